@@ -1,0 +1,49 @@
+"""Lists of ids of different lengths, stored without padding."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class RaggedIds(NamedTuple):
+    """Rows of ids in compressed sparse row form.
+
+    Row ``i`` is ``values[offsets[i]:offsets[i + 1]]``. Both fields may be torch tensors or NumPy
+    arrays. Being a named tuple, it passes through ``torch.compile`` and pytrees as it is.
+
+    Attributes
+    ----------
+    values : int32 or int64, shape [nnz]
+        The ids of all rows, one row after the other.
+    offsets : int64, shape [rows + 1]
+        Where each row starts; the first is 0 and the last is ``nnz``.
+    """
+
+    values: Any
+    offsets: Any
+
+    @classmethod
+    def from_lists(cls, rows: Iterable[Sequence[int] | np.ndarray]) -> "RaggedIds":
+        """Pack a list of id lists (NumPy int64 arrays come out).
+
+        Raises
+        ------
+        TypeError
+            If a row holds something other than whole numbers.
+        """
+        arrays = [np.asarray(row) for row in rows]
+        for i, array in enumerate(arrays):
+            if array.size and (array.dtype.kind not in "iu" or array.ndim != 1):
+                raise TypeError(f"row {i} must be a flat list of whole numbers, got {array!r}")
+        lengths = np.fromiter((a.size for a in arrays), dtype=np.int64, count=len(arrays))
+        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        filled = [array for array in arrays if array.size]
+        values = np.concatenate(filled).astype(np.int64) if filled else np.empty(0, np.int64)
+        return cls(values, offsets)
+
+    def to_lists(self) -> list[list[int]]:
+        """Unpack into plain lists."""
+        values, offsets = np.asarray(self.values), np.asarray(self.offsets)
+        return [values[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)]

@@ -1,0 +1,65 @@
+"""Builds the two native libraries with CMake and Ninja.
+
+``rl4rec_kernels._C`` holds the torch operators (LibTorch Stable ABI, one build for torch >= 2.10);
+``rl4rec_kernels._sampler`` is the negative sampler, a pybind11 module that knows nothing of torch.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+class CMakeBuild(build_ext):
+    """Runs CMake once and puts each target where setuptools expects its extension."""
+
+    def run(self) -> None:
+        try:
+            import pybind11
+            import torch
+            from torch.utils.cpp_extension import include_paths, library_paths
+        except ModuleNotFoundError as error:
+            raise SystemExit(
+                f"building rl4rec-kernels needs {error.name}: install the build requirements "
+                "first (pip install torch pybind11 cmake ninja setuptools), then "
+                "pip install --no-build-isolation ."
+            ) from error
+        if shutil.which(os.environ.get("CXX", "c++")) is None:
+            raise SystemExit("building rl4rec-kernels needs a C++17 compiler: install g++ or clang")
+        build = Path(self.build_temp).resolve()
+        self._cmake(
+            "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            f"-DCMAKE_BUILD_TYPE={os.environ.get('RL4REC_BUILD_TYPE', 'Release')}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DTORCH_INCLUDE_DIRS={';'.join(include_paths())}",
+            f"-DTORCH_LIBRARY_DIR={library_paths()[0]}",
+            f"-DTORCH_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+        )  # fmt: skip
+        self._cmake("--build", str(build))
+        for extension in self.extensions:
+            target = Path(self.get_ext_fullpath(extension.name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(build / f"{extension.name.rpartition('.')[2]}.so", target)
+
+    @staticmethod
+    def _cmake(*arguments: str) -> None:
+        try:
+            subprocess.run(["cmake", *arguments], check=True)
+        except FileNotFoundError:
+            raise SystemExit("building rl4rec-kernels needs CMake: pip install cmake") from None
+
+
+setup(
+    ext_modules=[
+        Extension("rl4rec_kernels._C", sources=[]),
+        Extension("rl4rec_kernels._sampler", sources=[]),
+    ],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def beauty_dir() -> Path:
+    """The directory that holds ``beauty/``; set RL4REC_DATA to run the tests that need it."""
+    root = os.environ.get("RL4REC_DATA")
+    if not root or not (Path(root) / "beauty").is_dir():
+        pytest.skip("needs Amazon Beauty: set RL4REC_DATA to the directory that contains beauty/")
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def ml100k_dir() -> Path:
+    """The directory that holds ``ml-100k/`` as RecBole's atomic files."""
+    root = os.environ.get("RL4REC_ML100K")
+    if not root or not (Path(root) / "ml-100k").is_dir():
+        pytest.skip("needs MovieLens-100k: run `make test`, which fetches it")
+    return Path(root)
