@@ -16,8 +16,6 @@ _HOME = {
     "rl4rec_kernels.metrics": (
         "RankCounts",
         "metrics_from_counts",
-        "bias_variance_metric",
-        "unbiased_rank",
     ),
     "rl4rec_kernels.ops": (
         "cpu_level",
@@ -46,12 +44,7 @@ if TYPE_CHECKING:
         create_dataloaders,
         load_item_metadata,
     )
-    from rl4rec_kernels.metrics import (
-        RankCounts,
-        bias_variance_metric,
-        metrics_from_counts,
-        unbiased_rank,
-    )
+    from rl4rec_kernels.metrics import RankCounts, metrics_from_counts
     from rl4rec_kernels.ops import (
         cpu_level,
         rank_candidates,

@@ -1,0 +1,187 @@
+#include "cpu/candidates.h"
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace rl4rec {
+
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+
+namespace {
+
+// Calls f with a value of the C++ type of a storage type.
+template <typename F>
+void with_type(Storage storage, const F& f) {
+  switch (storage) {
+    case kFloat32: return f(float());
+    case kFloat16: return f(Half());
+    case kBFloat16: return f(BFloat16());
+  }
+}
+
+Storage storage_of(const Tensor& tensor, const char* name) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return kFloat32;
+    case ScalarType::Half: return kFloat16;
+    case ScalarType::BFloat16: return kBFloat16;
+    default:
+      throw std::invalid_argument(std::string(name) + " must be float32, float16 or bfloat16");
+  }
+}
+
+}  // namespace
+
+Embeddings::Embeddings(const Tensor& tensor, const char* name) {
+  check(tensor.is_cpu(), name, " must be on the CPU");
+  check(tensor.dim() == 2, name, " must have 2 dimensions, got ", tensor.dim());
+  storage = storage_of(tensor, name);
+  rows = tensor.size(0);
+  dim = tensor.size(1);
+  owner = dim > 1 && tensor.stride(1) != 1 ? torch::stable::contiguous(tensor) : tensor;
+  data = static_cast<const char*>(owner.const_data_ptr());
+  row_bytes = owner.stride(0) * static_cast<int64_t>(owner.element_size());
+}
+
+void Embeddings::copy_row(int64_t i, float* out) const {
+  with_type(storage, [&](auto type) {
+    const auto* from = static_cast<const decltype(type)*>(row(i));
+    for (int64_t j = 0; j < dim; ++j) out[j] = static_cast<float>(from[j]);
+  });
+  std::fill(out + dim, out + padded_dim(), 0.0f);
+}
+
+void store_row(const Tensor& tensor, int64_t i, const float* values, int64_t n) {
+  with_type(storage_of(tensor, "gradient"), [&](auto type) {
+    auto* to = static_cast<decltype(type)*>(tensor.mutable_data_ptr()) + i * n;
+    for (int64_t j = 0; j < n; ++j) to[j] = static_cast<decltype(type)>(values[j]);
+  });
+}
+
+Candidates::Candidates(const Tensor& ids, const std::optional<Tensor>& offsets_tensor,
+                       int64_t query_rows)
+    : ids_owner(ids), offsets_owner(offsets_tensor), rows(query_rows) {
+  check(ids.is_cpu(), "candidates must be on the CPU");
+  wide = ids.scalar_type() == ScalarType::Long;
+  check(wide || ids.scalar_type() == ScalarType::Int, "candidates must be int32 or int64");
+  count = ids.numel();
+  if (!offsets_tensor) {
+    check(ids.dim() == 2 && ids.size(0) == rows, "candidates must be [", rows,
+          ", C], one row for each row of query");
+    columns = ids.size(1);
+    if (columns > 1 && ids.stride(1) != 1) ids_owner = torch::stable::contiguous(ids);
+    row_stride = ids_owner.stride(0);
+  } else {
+    check(ids.dim() == 1, "the values of ragged candidates must have 1 dimension");
+    check(offsets_tensor->is_cpu() && offsets_tensor->dim() == 1 &&
+              offsets_tensor->size(0) == rows + 1 &&
+              offsets_tensor->scalar_type() == ScalarType::Long,
+          "the offsets of ragged candidates must be int64 [", rows + 1, "] on the CPU");
+    ids_owner = torch::stable::contiguous(ids);
+    offsets_owner = torch::stable::contiguous(*offsets_tensor);
+    offsets = static_cast<const int64_t*>(offsets_owner->const_data_ptr());
+    check(offsets[0] == 0 && offsets[rows] == count, "the offsets of ragged candidates ",
+          "must start at 0 and end at ", count, ", the number of values; they go from ", offsets[0],
+          " to ", offsets[rows]);
+    for (int64_t i = 0; i < rows; ++i)
+      check(offsets[i] <= offsets[i + 1], "the offsets of ragged candidates must not ",
+            "fall, but offsets[", i, "] = ", offsets[i], " and offsets[", i + 1,
+            "] = ", offsets[i + 1]);
+  }
+  data = ids_owner.const_data_ptr();
+}
+
+int64_t Candidates::row_of(int64_t candidate) const {
+  if (!offsets) return candidate / columns;
+  return std::upper_bound(offsets, offsets + rows + 1, candidate) - offsets - 1;
+}
+
+void IdCheck::report(int64_t candidate) {
+  int64_t seen = first_.load();
+  while (candidate < seen && !first_.compare_exchange_weak(seen, candidate)) {}
+}
+
+void IdCheck::raise() const {
+  const int64_t candidate = first_.load();
+  if (candidate == std::numeric_limits<int64_t>::max()) return;
+  const int64_t row = candidates_.row_of(candidate);
+  const int64_t column = candidate - candidates_.begin(row);
+  const int64_t id = candidates_.id(row, candidate);
+  check(id != -1, "candidates: row ", row, " starts with padding (-1), but its first id must be ",
+        "the target's");
+  check<std::out_of_range>(false, "candidates: id ", id, " in row ", row, ", column ", column,
+                           " is not in the table, whose ids are 0 to ", table_rows_ - 1,
+                           " (-1 is padding); check that the ids and the table belong together");
+}
+
+namespace {
+
+// What a stretch of candidates adds to the counts of its row.
+struct Tally {
+  int64_t above = 0, tied = 0, total = 0;
+
+  void add(const Chunk& chunk, float target_score) {
+    // Comparisons with NaN are false: a NaN competitor is never above, and below, a NaN target
+    // puts all of its competitors above itself.
+    for (int64_t i = 0; i < chunk.size; ++i) {
+      above += chunk.scores[i] > target_score;
+      tied += chunk.scores[i] == target_score;
+    }
+    total += chunk.size;
+  }
+};
+
+}  // namespace
+
+Counts count_candidates(const Embeddings& queries, const Embeddings& table,
+                        const Candidates& candidates) {
+  Counts counts;
+  for (auto* column : {&counts.above, &counts.tied, &counts.total})
+    *column = std::vector<std::atomic<int64_t>>(candidates.rows);
+  IdCheck id_check(candidates, table.rows, /*needs_target=*/true);
+
+  for (int64_t row = 0; row < candidates.rows; ++row)
+    check(candidates.begin(row) < candidates.end(row), "candidates: row ", row,
+          " is empty, but its first id must be the target");
+
+  for_each_stretch(candidates, queries,
+                   [&](int64_t row, int64_t begin, int64_t end, const float* query) {
+                     Chunk chunk;
+                     const int64_t first = candidates.begin(row);
+                     const int64_t target = candidates.id(row, first);
+                     if (!id_check.is_item(row, first, target)) return;
+                     chunk.rows[chunk.size++] = table.row(target);
+                     chunk.score(table, query);
+                     const float target_score = chunk.scores[0];
+
+                     Tally tally;
+                     if (begin == first)
+                       tally.total = 1;  // the target, counted by the stretch that holds it
+                     chunk.size = 0;
+                     const auto flush = [&] {
+                       if (chunk.size == 0) return;
+                       chunk.score(table, query);
+                       tally.add(chunk, target_score);
+                       chunk.size = 0;
+                     };
+                     for (int64_t i = std::max(begin, first + 1); i < end; ++i) {
+                       const int64_t id = candidates.id(row, i);
+                       if (!id_check.is_item(row, i, id) || id == target) continue;
+                       chunk.rows[chunk.size++] = table.row(id);
+                       if (chunk.size == kChunk) flush();
+                     }
+                     flush();
+                     if (std::isnan(target_score)) tally.above = tally.total - (begin == first);
+
+                     counts.above[row] += tally.above;
+                     counts.tied[row] += tally.tied;
+                     counts.total[row] += tally.total;
+                   });
+  id_check.raise();
+  return counts;
+}
+
+}  // namespace rl4rec

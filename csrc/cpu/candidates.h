@@ -1,0 +1,126 @@
+// What the candidate operators share: checked views of their arguments, the walk over all
+// candidates, and the counts of a row.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "check.h"
+#include "cpu/simd.h"
+
+namespace rl4rec {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Rows of a [rows, dim] matrix of embeddings whose last dimension is contiguous.
+struct Embeddings {
+  Embeddings(const Tensor& tensor, const char* name);
+
+  const void* row(int64_t i) const { return data + i * row_bytes; }
+  // Writes row i as float32 to `out`, which has room for padded_dim() values.
+  void copy_row(int64_t i, float* out) const;
+  int64_t padded_dim() const { return (dim + kStep - 1) / kStep * kStep; }
+
+  Tensor owner;
+  const char* data;
+  int64_t row_bytes;
+  int64_t rows, dim;
+  Storage storage;
+};
+
+// Writes the first n of `values` to row i of a contiguous tensor of any of the three dtypes.
+void store_row(const Tensor& tensor, int64_t i, const float* values, int64_t n);
+
+// Candidate ids, dense [rows, columns] or ragged (values [count], offsets [rows + 1]). Candidates
+// are numbered 0 ... count - 1, row after row.
+struct Candidates {
+  Candidates(const Tensor& ids, const std::optional<Tensor>& offsets, int64_t rows);
+
+  int64_t begin(int64_t row) const { return offsets ? offsets[row] : row * columns; }
+  int64_t end(int64_t row) const { return begin(row + 1); }
+  int64_t row_of(int64_t candidate) const;
+  int64_t id(int64_t row, int64_t candidate) const {
+    const int64_t at = offsets ? candidate : row * row_stride + (candidate - row * columns);
+    return wide ? static_cast<const int64_t*>(data)[at] : static_cast<const int32_t*>(data)[at];
+  }
+
+  Tensor ids_owner;
+  std::optional<Tensor> offsets_owner;
+  const void* data;
+  const int64_t* offsets = nullptr;
+  bool wide;
+  int64_t rows, columns = 0, row_stride = 0, count;
+};
+
+// Remembers the first candidate whose id is no row of the table, over all threads. The results of
+// a call that met one are thrown away.
+class IdCheck {
+ public:
+  IdCheck(const Candidates& candidates, int64_t table_rows, bool needs_target)
+      : candidates_(candidates), table_rows_(table_rows), needs_target_(needs_target) {}
+
+  // Whether the candidate is an item (true) or padding (false).
+  bool is_item(int64_t row, int64_t candidate, int64_t id) {
+    if (static_cast<uint64_t>(id) < static_cast<uint64_t>(table_rows_)) return true;
+    if (id != -1 || (needs_target_ && candidate == candidates_.begin(row))) report(candidate);
+    return false;
+  }
+  void report(int64_t candidate);
+  void raise() const;  // throws if anything was reported
+
+ private:
+  const Candidates& candidates_;
+  int64_t table_rows_;
+  bool needs_target_;
+  std::atomic<int64_t> first_{std::numeric_limits<int64_t>::max()};
+};
+
+// How many candidates one piece of work holds at most: their row pointers and scores stay in L1.
+constexpr int64_t kChunk = 512;
+
+// Rows of one query that are scored together.
+struct Chunk {
+  const void* rows[kChunk + kLookahead];
+  float scores[kChunk];
+  int64_t size = 0;
+
+  void score(const Embeddings& table, const float* query) {
+    std::fill_n(rows + size, kLookahead, rows[size - 1]);
+    simd().dot_rows[table.storage](query, rows, size, table.dim, scores);
+  }
+};
+
+// Calls visit(row, begin, end, query) for every stretch of candidates of one row, from several
+// threads: the work is shared out by candidates, not rows, so that rows may be of any length.
+// `query` is the row of queries as float32.
+template <typename Visit>
+void for_each_stretch(const Candidates& candidates, const Embeddings& queries, const Visit& visit) {
+  constexpr int64_t kWorthAThread = 1 << 15;  // multiplications; a thread costs some microseconds
+  const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, queries.dim));
+  torch::stable::parallel_for(0, candidates.count, grain, [&](int64_t begin, int64_t end) {
+    std::vector<float> query(queries.padded_dim());
+    for (int64_t row = candidates.row_of(begin); begin < end; ++row) {
+      const int64_t stop = std::min(end, candidates.end(row));
+      if (begin == stop) continue;
+      queries.copy_row(row, query.data());
+      visit(row, begin, stop, query.data());
+      begin = stop;
+    }
+  });
+}
+
+// The counts of every row, see RankCounts in rl4rec_kernels/metrics.py.
+struct Counts {
+  std::vector<std::atomic<int64_t>> above, tied, total;
+};
+Counts count_candidates(const Embeddings& queries, const Embeddings& table,
+                        const Candidates& candidates);
+
+}  // namespace rl4rec

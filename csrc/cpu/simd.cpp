@@ -1,0 +1,161 @@
+// Dot products and scaled sums of embedding rows, for one level of CPU features.
+//
+// The same source is compiled for every level with other compiler flags (see CMakeLists.txt). All
+// levels keep kStep partial sums and add them in the same order, so that levels with fused
+// multiply-add (avx2, avx512) give the same bits.
+//
+// No header with inline functions may be included: the linker keeps one copy of such a function,
+// which might be the one compiled for a CPU that this machine is not.
+
+#include "cpu/simd.h"
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace rl4rec {
+namespace RL4REC_LEVEL {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kRowsAtOnce = 4;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kRowsAtOnce = 2;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kRowsAtOnce = 1;
+#endif
+constexpr int kWidth = kVectorBytes / sizeof(float);
+constexpr int kParts = kStep / kWidth;
+
+using Floats [[gnu::vector_size(kVectorBytes)]] = float;
+using Words [[gnu::vector_size(kVectorBytes)]] = uint32_t;
+using Halves [[gnu::vector_size(kVectorBytes / 2)]] = uint16_t;
+
+struct Half {
+  uint16_t bits;
+};
+struct BHalf {
+  uint16_t bits;
+};
+
+template <typename V>
+V load_unaligned(const void* p) {
+  V v;
+  __builtin_memcpy(&v, p, sizeof(V));
+  return v;
+}
+
+Floats load(const float* p) { return load_unaligned<Floats>(p); }
+
+Floats load(const BHalf* p) {
+  return (Floats)(__builtin_convertvector(load_unaligned<Halves>(p), Words) << 16);
+}
+
+Floats load(const Half* p) {
+#if defined(__AVX512F__)
+  // The masked form: GCC 12 warns of an uninitialised value inside the plain one.
+  return (Floats)_mm512_maskz_cvtph_ps(0xffff, load_unaligned<__m256i>(p));
+#elif defined(__F16C__)
+  return (Floats)_mm256_cvtph_ps(load_unaligned<__m128i>(p));
+#else
+  // Move exponent and mantissa into place and let a multiplication by 2^112 correct the exponent's
+  // bias: it makes subnormals exact. Infinities and NaN get the full exponent instead.
+  const Words half = __builtin_convertvector(load_unaligned<Halves>(p), Words);
+  const Words magnitude = (half & 0x7fff) << 13;
+  const Floats scaled = (Floats)magnitude * 0x1p112f;
+  const Words special = (Words)((half & 0x7c00) == 0x7c00);
+  return (Floats)((special & (magnitude | 0x7f800000)) | (~special & (Words)scaled) |
+                  ((half & 0x8000) << 16));
+#endif
+}
+
+// The last, incomplete step of a row, filled up with zeros (they change no sum).
+template <typename T>
+struct Tail {
+  T values[kStep] = {};
+  Tail(const T* from, int64_t count) { __builtin_memcpy(values, from, count * sizeof(T)); }
+};
+
+// Adds kStep partial sums pairwise; which are paired is the same for every vector width.
+float reduce(Floats (&parts)[kParts]) {
+  for (int half = kParts / 2; half > 0; half /= 2)
+    for (int p = 0; p < half; ++p) parts[p] += parts[p + half];
+  float lanes[kWidth];
+  __builtin_memcpy(lanes, &parts[0], sizeof(lanes));
+  for (int half = kWidth / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+template <typename T>
+void multiply_add(Floats (&parts)[kParts], const float* query, const T* row) {
+#pragma GCC unroll 8
+  for (int p = 0; p < kParts; ++p) parts[p] += load(query + p * kWidth) * load(row + p * kWidth);
+}
+
+// R rows at once share the loads of the query and keep more memory reads in flight. `ahead` are
+// rows that come soon: their cache lines are fetched while these are computed.
+template <typename T, int R>
+void dot(const float* query, const T* const* rows, const T* const* ahead, int64_t dim, float* out) {
+  Floats parts[R][kParts] = {};
+  const int64_t whole = dim - dim % kStep;
+  for (int64_t j = 0; j < whole; j += kStep) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      for (int64_t line = 0; line < kStep; line += 64 / sizeof(T))
+        __builtin_prefetch(ahead[r] + j + line);
+      multiply_add(parts[r], query + j, rows[r] + j);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    if (whole < dim)
+      multiply_add(parts[r], query + whole, Tail<T>(rows[r] + whole, dim - whole).values);
+    out[r] = reduce(parts[r]);
+  }
+}
+
+template <typename T>
+void dot_rows(const float* query, const void* const* rows, int64_t n, int64_t dim, float* out) {
+  const T* const* row = reinterpret_cast<const T* const*>(rows);
+  int64_t i = 0;
+  for (; i + kRowsAtOnce <= n; i += kRowsAtOnce)
+    dot<T, kRowsAtOnce>(query, row + i, row + i + kLookahead, dim, out + i);
+  for (; i < n; ++i) dot<T, 1>(query, row + i, row + i + kLookahead, dim, out + i);
+}
+
+template <typename T>
+void add_scaled(float* sum, float scale, const T* row) {
+#pragma GCC unroll 8
+  for (int p = 0; p < kParts; ++p) {
+    const Floats total = load(sum + p * kWidth) + scale * load(row + p * kWidth);
+    __builtin_memcpy(sum + p * kWidth, &total, sizeof(total));
+  }
+}
+
+template <typename T>
+void add_rows(float* sum, const float* scale, const void* const* rows, int64_t n, int64_t dim) {
+  const int64_t whole = dim - dim % kStep;
+  for (int64_t i = 0; i < n; ++i) {
+    const T* row = static_cast<const T*>(rows[i]);
+    for (int64_t j = 0; j < whole; j += kStep) add_scaled(sum + j, scale[i], row + j);
+    if (whole < dim) add_scaled(sum + whole, scale[i], Tail<T>(row + whole, dim - whole).values);
+  }
+}
+
+}  // namespace
+
+#define RL4REC_STRING_(x) #x
+#define RL4REC_STRING(x) RL4REC_STRING_(x)
+
+extern const Simd simd;
+const Simd simd = {
+    RL4REC_STRING(RL4REC_LEVEL),
+    {dot_rows<float>, dot_rows<Half>, dot_rows<BHalf>},
+    {add_rows<float>, add_rows<Half>, add_rows<BHalf>},
+};
+
+}  // namespace RL4REC_LEVEL
+}  // namespace rl4rec

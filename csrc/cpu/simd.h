@@ -1,0 +1,47 @@
+// The inner loops, compiled once for every level of CPU features (see simd.cpp).
+#pragma once
+
+#include <cstdint>
+
+namespace rl4rec {
+
+// Storage types of embedding rows; the values index the arrays of Simd.
+enum Storage : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+constexpr int kNumStorages = 3;
+
+// Scratch rows (queries, sums) are padded to a multiple of this, so only table rows need care at
+// their end.
+constexpr int64_t kStep = 32;
+
+// dot_rows reads (but only prefetches) this many pointers past the rows it is given.
+constexpr int64_t kLookahead = 4;
+
+struct Simd {
+  const char* name;
+
+  // out[i] = sum_j query[j] * rows[i][j] for i < n, accumulated in float32. A score depends on
+  // nothing but its query and its row: not on n, nor on the place of the row.
+  void (*dot_rows[kNumStorages])(const float* query, const void* const* rows, int64_t n,
+                                 int64_t dim, float* out);
+
+  // sum[j] += scale[i] * rows[i][j] for i = 0, 1, ..., n - 1 in this order.
+  void (*add_rows[kNumStorages])(float* sum, const float* scale, const void* const* rows, int64_t n,
+                                 int64_t dim);
+};
+
+namespace portable {
+extern const Simd simd;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const Simd simd;
+}
+namespace avx512 {
+extern const Simd simd;
+}
+#endif
+
+// The level in use: the best one this CPU has, or the one that was forced.
+const Simd& simd();
+
+}  // namespace rl4rec

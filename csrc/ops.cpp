@@ -1,0 +1,39 @@
+// Registers the operators torch.ops.rl4rec.*. Their Python side (checks, fake implementations,
+// gradients) stands in rl4rec_kernels/ops/, one file an operator.
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/dispatch.h"
+#include "cpu/rank_candidates.h"
+#include "cpu/reward_candidates.h"
+#include "cpu/score_candidates.h"
+
+STABLE_TORCH_LIBRARY(rl4rec, m) {
+  m.def("score_candidates(Tensor query, Tensor table, Tensor ids, Tensor? offsets) -> Tensor");
+  m.def(
+      "score_candidates_grad_query(Tensor grad, Tensor query, Tensor table, Tensor ids, "
+      "Tensor? offsets) -> Tensor");
+  m.def(
+      "score_candidates_grad_table(Tensor grad, Tensor query, Tensor table, Tensor ids, "
+      "Tensor? offsets) -> Tensor");
+  m.def(
+      "rank_candidates(Tensor query, Tensor table, Tensor ids, Tensor? offsets) -> "
+      "(Tensor above, Tensor tied, Tensor total)");
+  m.def(
+      "reward_candidates(Tensor query, Tensor table, Tensor ids, Tensor? offsets, int[] kinds, "
+      "int[] cutoffs, int ties) -> Tensor");
+  m.def("cpu_level(str name) -> str");
+  m.def("cpu_levels() -> str[]");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(rl4rec, CPU, m) {
+  m.impl("score_candidates", TORCH_BOX(&rl4rec::score_candidates));
+  m.impl("score_candidates_grad_query", TORCH_BOX(&rl4rec::score_candidates_grad_query));
+  m.impl("score_candidates_grad_table", TORCH_BOX(&rl4rec::score_candidates_grad_table));
+  m.impl("rank_candidates", TORCH_BOX(&rl4rec::rank_candidates));
+  m.impl("reward_candidates", TORCH_BOX(&rl4rec::reward_candidates));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(rl4rec, CompositeExplicitAutograd, m) {
+  m.impl("cpu_level", TORCH_BOX(&rl4rec::cpu_level));
+  m.impl("cpu_levels", TORCH_BOX(&rl4rec::cpu_levels));
+}

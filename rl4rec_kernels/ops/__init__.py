@@ -1,0 +1,15 @@
+"""Tensor operators: one file an operator, `reference` defines them all."""
+
+from rl4rec_kernels.ops._library import cpu_level, cpu_levels, use_cpu_level
+from rl4rec_kernels.ops.rank_candidates import rank_candidates
+from rl4rec_kernels.ops.reward_candidates import reward_candidates
+from rl4rec_kernels.ops.score_candidates import score_candidates
+
+__all__ = [
+    "cpu_level",
+    "cpu_levels",
+    "rank_candidates",
+    "reward_candidates",
+    "score_candidates",
+    "use_cpu_level",
+]

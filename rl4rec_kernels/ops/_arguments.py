@@ -1,0 +1,81 @@
+"""Checks that the candidate operators share: shapes, dtypes and devices, never values.
+
+Values (ids out of range) are checked by the kernels as they read them, so that a call needs no
+extra pass and works inside ``torch.compile``.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl4rec_kernels.ragged import RaggedIds
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+_INTS = (torch.int32, torch.int64)
+
+
+def check_embeddings(query: Any, table: Any) -> None:
+    """Check ``query [B, D]`` and ``table [N, D]``.
+
+    Raises
+    ------
+    TypeError
+        If one is no tensor, or their dtypes are not served.
+    ValueError
+        If shapes or devices do not fit.
+    """
+    for name, tensor in (("query", query), ("table", table)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in _FLOATS:
+            raise TypeError(f"{name} must be float32, float16 or bfloat16, got {tensor.dtype}; "
+                            f"convert it with {name}.float()")  # fmt: skip
+        if tensor.dim() != 2:
+            raise ValueError(f"{name} must be a matrix of embeddings, one a row, "
+                             f"got shape {tuple(tensor.shape)}")  # fmt: skip
+    if query.dtype not in (table.dtype, torch.float32):
+        raise TypeError(f"query is {query.dtype} but table is {table.dtype}: they must share a "
+                        "dtype, or query be float32; convert with query.float()")  # fmt: skip
+    if query.shape[1] != table.shape[1]:
+        raise ValueError(f"query has {query.shape[1]} dimensions but table has {table.shape[1]}: "
+                         "both must come from the same encoder")  # fmt: skip
+    if query.device != table.device:
+        raise ValueError(f"query is on {query.device} but table on {table.device}; "
+                         "move one of them with .to(device)")  # fmt: skip
+
+
+def split_ids(name: str, ids: Any, query: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return ``(ids [B, C], None)`` for a matrix, ``(values, offsets)`` for ragged ids.
+
+    Raises
+    ------
+    TypeError
+        If the ids are not integers in a tensor or RaggedIds.
+    ValueError
+        If shapes or devices do not fit `query`.
+    """
+    offsets = None
+    if isinstance(ids, RaggedIds):
+        values, offsets = (torch.as_tensor(part, device=query.device) for part in ids)
+        if offsets.dtype != torch.int64:
+            raise TypeError(f"{name}.offsets must be int64, got {offsets.dtype}")
+        if values.dim() != 1 or tuple(offsets.shape) != (query.shape[0] + 1,):
+            raise ValueError(
+                f"{name} must have values [nnz] and offsets [{query.shape[0] + 1}] (one more than "
+                f"the rows of query), got {tuple(values.shape)} and {tuple(offsets.shape)}"
+            )
+    elif isinstance(ids, Tensor):
+        values = ids
+        if values.dim() != 2 or values.shape[0] != query.shape[0]:
+            raise ValueError(f"{name} must be [{query.shape[0]}, C], one row for each row of "
+                             f"query, got shape {tuple(values.shape)}")  # fmt: skip
+    else:
+        raise TypeError(f"{name} must be a tensor or RaggedIds, got {type(ids).__name__}; lists "
+                        "of ids become one by RaggedIds.from_lists(...)")  # fmt: skip
+    if values.dtype not in _INTS:
+        raise TypeError(f"{name} must hold int32 or int64 ids, got {values.dtype}")
+    if values.device != query.device:
+        raise ValueError(f"{name} is on {values.device} but query on {query.device}; "
+                         "move one of them with .to(device)")  # fmt: skip
+    return values, offsets

@@ -1,0 +1,57 @@
+"""The rank of each target among its candidates, as counts."""
+
+import torch
+from torch import Tensor
+
+from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.ops import _library, reference
+from rl4rec_kernels.ops._arguments import check_embeddings, split_ids
+from rl4rec_kernels.ragged import RaggedIds
+
+
+def rank_candidates(
+    query: Tensor, table: Tensor, candidates: Tensor | RaggedIds, *, backend: str = "auto"
+) -> RankCounts:
+    """Count how each row's candidates score against its target.
+
+    Neither a ``[B, C, D]`` gather nor a ``[B, C]`` score matrix is written: extra memory is O(B).
+    The target is scored by the same arithmetic as its competitors, so equal embeddings tie.
+
+    Parameters
+    ----------
+    query : Tensor, shape [B, D]
+        float32, float16 or bfloat16.
+    table : Tensor, shape [N, D]
+        Embeddings of all items; of the dtype of `query`, or lower where `query` is float32.
+    candidates : Tensor, shape [B, C], or RaggedIds with B rows
+        int32 or int64 rows of the table. The first of each row is the target. -1 is padding;
+        candidates with the target's id are dropped, other ids count as often as they stand.
+    backend : {"auto", "cpu", "reference"}
+        Who computes.
+
+    Returns
+    -------
+    RankCounts
+        ``above``, ``tied`` and ``total``, int64 [B]. A NaN target ranks last (all competitors are
+        above); a NaN competitor is never above and never tied, but counts in ``total``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes, shapes or devices do not fit; the message names the argument.
+    RuntimeError
+        If an id is not in the table or a row has no target; the message names the row.
+    """
+    check_embeddings(query, table)
+    ids, offsets = split_ids("candidates", candidates, query)
+    if _library.resolve_backend(backend, query) == "reference":
+        return reference.rank_candidates(query, table, ids, offsets)
+    return RankCounts(*torch.ops.rl4rec.rank_candidates(query, table, ids, offsets))
+
+
+@torch.library.register_fake("rl4rec::rank_candidates")
+def _(
+    query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    above, tied, total = (query.new_empty(query.shape[0], dtype=torch.int64) for _ in range(3))
+    return above, tied, total

@@ -1,0 +1,105 @@
+"""The definition of every operator in plain torch: what all backends are tested against.
+
+Slow and memory-hungry on purpose: each candidate row is gathered and scored in float64. Arguments
+are those of the registered operators: `ids` is a matrix [B, C], or the values of ragged rows that
+`offsets` [B + 1] delimits.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from rl4rec_kernels.metrics import Kind, Metric, RankCounts, Ties
+
+
+def row_slices(ids: Tensor, offsets: Tensor | None) -> list[slice]:
+    """Where each row's ids stand in ``ids.reshape(-1)``."""
+    if offsets is None:
+        rows, columns = ids.shape
+        return [slice(b * columns, (b + 1) * columns) for b in range(rows)]
+    bounds = offsets.tolist()
+    return [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def score_candidates(
+    query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None = None
+) -> Tensor:
+    """Dot product of every candidate with its query; padding (-1) scores -inf. Float64."""
+    flat = ids.reshape(-1).long()
+    scores = query.new_full(flat.shape, -math.inf, dtype=torch.float64)
+    for b, where in enumerate(row_slices(ids, offsets)):
+        items = (flat[where] >= 0).nonzero().squeeze(1) + where.start
+        scores = scores.index_put((items,), table[flat[items]].double() @ query[b].double())
+    return scores.reshape(ids.shape)
+
+
+def rank_candidates(
+    query: Tensor,
+    table: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None = None,
+    scores: Tensor | None = None,
+) -> RankCounts:
+    """Counts of each row's candidates against its first one, the target.
+
+    `scores` may be given, to ask how other scores than the reference's would rank.
+    """
+    scores = score_candidates(query, table, ids, offsets) if scores is None else scores
+    flat_ids, flat_scores = ids.reshape(-1), scores.reshape(-1)
+    counts = []
+    for where in row_slices(ids, offsets):
+        row, score = flat_ids[where], flat_scores[where]
+        competitors = score[(row != -1) & (row != row[0])]
+        if score[0].isnan():
+            above, tied = competitors.numel(), 0
+        else:
+            above = int((competitors > score[0]).sum())
+            tied = int((competitors == score[0]).sum())
+        counts.append((above, tied, 1 + competitors.numel()))
+    columns = torch.tensor(counts, dtype=torch.int64, device=query.device).reshape(-1, 3)
+    return RankCounts(*columns.unbind(1))
+
+
+def metric_at_rank(metric: Metric, rank: float, total: int) -> float:
+    """A metric of one relevant item at a rank (1 is best, halves may occur)."""
+    kind, cutoff = metric
+    within = rank <= cutoff
+    if kind is Kind.NDCG:
+        return within / math.log2(1 + rank)
+    if kind is Kind.HIT:
+        return float(within)
+    if kind is Kind.MRR:
+        return within / rank
+    if kind is Kind.AUC:
+        return (total - rank) / (total - 1) if total > 1 else 1.0
+    if kind is Kind.LOGRANK:
+        return 1 - math.log(rank) / math.log(total) if total > 1 else 1.0
+    return rank
+
+
+def metrics_from_counts(counts: RankCounts, metrics: list[Metric], ties: Ties) -> Tensor:
+    """Metrics [B, M] in float64, the expectation over ties taken by enumeration."""
+    rows = []
+    for above, tied, total in zip(*(column.tolist() for column in counts), strict=True):
+        ranks = {
+            Ties.OPTIMISTIC: [1 + above],
+            Ties.PESSIMISTIC: [1 + above + tied],
+            Ties.AVERAGE: [1 + above + tied / 2],
+            Ties.EXPECTED: range(1 + above, 2 + above + tied),
+        }[ties]
+        rows.append([sum(metric_at_rank(m, r, total) for r in ranks) / len(ranks) for m in metrics])
+    return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(metrics))
+
+
+def reward_candidates(
+    query: Tensor,
+    table: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    metrics: list[Metric],
+    ties: Ties,
+) -> Tensor:
+    """Metrics of every row's target, float64 [B, M]."""
+    counts = rank_candidates(query, table, ids, offsets)
+    return metrics_from_counts(counts, metrics, ties).to(query.device)
