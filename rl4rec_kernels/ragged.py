@@ -1,6 +1,7 @@
 """Lists of ids of different lengths, stored without padding."""
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,4 +47,4 @@ class RaggedIds(NamedTuple):
     def to_lists(self) -> list[list[int]]:
         """Unpack into plain lists."""
         values, offsets = np.asarray(self.values), np.asarray(self.offsets)
-        return [values[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)]
+        return [values[a:b].tolist() for a, b in pairwise(offsets)]

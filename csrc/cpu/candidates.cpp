@@ -123,63 +123,65 @@ namespace {
 struct Tally {
   int64_t above = 0, tied = 0, total = 0;
 
-  void add(const Chunk& chunk, float target_score) {
-    // Comparisons with NaN are false: a NaN competitor is never above, and below, a NaN target
-    // puts all of its competitors above itself.
-    for (int64_t i = 0; i < chunk.size; ++i) {
-      above += chunk.scores[i] > target_score;
-      tied += chunk.scores[i] == target_score;
+  // Adds the scores of competitors. Comparisons with NaN are false: a NaN competitor is never
+  // above the target.
+  void add(const float* scores, int64_t n, float target_score) {
+    int32_t higher = 0, same = 0;  // narrow, so that the loop becomes SIMD code
+    for (int64_t i = 0; i < n; ++i) {
+      higher += scores[i] > target_score;
+      same += scores[i] == target_score;
     }
-    total += chunk.size;
+    above += std::isnan(target_score) ? n : higher;  // a NaN target ranks last
+    tied += same;
+    total += n;
   }
 };
 
 }  // namespace
 
-Counts count_candidates(const Embeddings& queries, const Embeddings& table,
+Counts count_candidates(const Embeddings& queries, const Embeddings& items,
                         const Candidates& candidates) {
   Counts counts;
   for (auto* column : {&counts.above, &counts.tied, &counts.total})
     *column = std::vector<std::atomic<int64_t>>(candidates.rows);
-  IdCheck id_check(candidates, table.rows, /*needs_target=*/true);
+  IdCheck id_check(candidates, items.rows, /*needs_target=*/true);
 
   for (int64_t row = 0; row < candidates.rows; ++row)
     check(candidates.begin(row) < candidates.end(row), "candidates: row ", row,
           " is empty, but its first id must be the target");
 
-  for_each_stretch(candidates, queries,
-                   [&](int64_t row, int64_t begin, int64_t end, const float* query) {
-                     Chunk chunk;
-                     const int64_t first = candidates.begin(row);
-                     const int64_t target = candidates.id(row, first);
-                     if (!id_check.is_item(row, first, target)) return;
-                     chunk.rows[chunk.size++] = table.row(target);
-                     chunk.score(table, query);
-                     const float target_score = chunk.scores[0];
+  const auto count = [&](int64_t row, int64_t begin, int64_t end, const float* query) {
+    const int64_t first = candidates.begin(row);
+    const int64_t target = candidates.id(row, first);
+    if (!id_check.is_item(row, first, target)) return;
+    Tally tally;
+    if (begin == first) tally.total = 1;  // the target, counted by the stretch that holds it
 
-                     Tally tally;
-                     if (begin == first)
-                       tally.total = 1;  // the target, counted by the stretch that holds it
-                     chunk.size = 0;
-                     const auto flush = [&] {
-                       if (chunk.size == 0) return;
-                       chunk.score(table, query);
-                       tally.add(chunk, target_score);
-                       chunk.size = 0;
-                     };
-                     for (int64_t i = std::max(begin, first + 1); i < end; ++i) {
-                       const int64_t id = candidates.id(row, i);
-                       if (!id_check.is_item(row, i, id) || id == target) continue;
-                       chunk.rows[chunk.size++] = table.row(id);
-                       if (chunk.size == kChunk) flush();
-                     }
-                     flush();
-                     if (std::isnan(target_score)) tally.above = tally.total - (begin == first);
+    // The target leads the first chunk: its score comes from the same arithmetic.
+    Chunk chunk;
+    chunk.add(items.row(target));
+    int64_t competitors = 1;  // where they start in the chunk
+    float target_score = 0;
+    const auto flush = [&](int64_t next) {
+      if (chunk.size == 0) return;
+      chunk.score(items, query, candidates, next);
+      if (competitors == 1) target_score = chunk.scores[0];
+      tally.add(chunk.scores + competitors, chunk.size - competitors, target_score);
+      chunk.size = competitors = 0;
+    };
+    for (int64_t i = std::max(begin, first + 1); i < end; ++i) {
+      const int64_t id = candidates.id(row, i);
+      if (!id_check.is_item(row, i, id) || id == target) continue;
+      chunk.add(items.row(id));
+      if (chunk.full()) flush(i + 1);
+    }
+    flush(end);
 
-                     counts.above[row] += tally.above;
-                     counts.tied[row] += tally.tied;
-                     counts.total[row] += tally.total;
-                   });
+    counts.above[row] += tally.above;
+    counts.tied[row] += tally.tied;
+    counts.total[row] += tally.total;
+  };
+  for_each_stretch(candidates, queries, count);
   id_check.raise();
   return counts;
 }

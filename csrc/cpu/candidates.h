@@ -46,6 +46,7 @@ struct Candidates {
   int64_t begin(int64_t row) const { return offsets ? offsets[row] : row * columns; }
   int64_t end(int64_t row) const { return begin(row + 1); }
   int64_t row_of(int64_t candidate) const;
+  int64_t id(int64_t candidate) const { return id(offsets ? 0 : candidate / columns, candidate); }
   int64_t id(int64_t row, int64_t candidate) const {
     const int64_t at = offsets ? candidate : row * row_stride + (candidate - row * columns);
     return wide ? static_cast<const int64_t*>(data)[at] : static_cast<const int32_t*>(data)[at];
@@ -85,14 +86,23 @@ class IdCheck {
 // How many candidates one piece of work holds at most: their row pointers and scores stay in L1.
 constexpr int64_t kChunk = 512;
 
-// Rows of one query that are scored together.
+// Rows that are scored together against one query.
 struct Chunk {
   const void* rows[kChunk + kLookahead];
   float scores[kChunk];
   int64_t size = 0;
 
-  void score(const Embeddings& table, const float* query) {
-    std::fill_n(rows + size, kLookahead, rows[size - 1]);
+  void add(const void* row) { rows[size++] = row; }
+  bool full() const { return size == kChunk; }
+
+  // Fills `scores`. `next` is the candidate after this chunk's last one: it and those behind it,
+  // of whatever query, are fetched from memory meanwhile.
+  void score(const Embeddings& table, const float* query, const Candidates& candidates,
+             int64_t next) {
+    for (int64_t i = 0; i < kLookahead; ++i) {
+      const int64_t id = next + i < candidates.count ? candidates.id(next + i) : -1;
+      rows[size + i] = 0 <= id && id < table.rows ? table.row(id) : rows[size - 1];
+    }
     simd().dot_rows[table.storage](query, rows, size, table.dim, scores);
   }
 };
@@ -120,7 +130,7 @@ void for_each_stretch(const Candidates& candidates, const Embeddings& queries, c
 struct Counts {
   std::vector<std::atomic<int64_t>> above, tied, total;
 };
-Counts count_candidates(const Embeddings& queries, const Embeddings& table,
+Counts count_candidates(const Embeddings& queries, const Embeddings& items,
                         const Candidates& candidates);
 
 }  // namespace rl4rec

@@ -14,28 +14,28 @@ Tensor score_candidates(const Tensor& query, const Tensor& table, const Tensor& 
   float* out = static_cast<float*>(scores.mutable_data_ptr());
   IdCheck id_check(candidates, items.rows, /*needs_target=*/false);
 
-  for_each_stretch(candidates, queries,
-                   [&](int64_t row, int64_t begin, int64_t end, const float* query_row) {
-                     Chunk chunk;
-                     int64_t places[kChunk];  // of the chunk's candidates in `out`
-                     const auto flush = [&] {
-                       if (chunk.size == 0) return;
-                       chunk.score(items, query_row);
-                       for (int64_t i = 0; i < chunk.size; ++i) out[places[i]] = chunk.scores[i];
-                       chunk.size = 0;
-                     };
-                     for (int64_t i = begin; i < end; ++i) {
-                       const int64_t id = candidates.id(row, i);
-                       if (!id_check.is_item(row, i, id)) {
-                         out[i] = -std::numeric_limits<float>::infinity();
-                         continue;
-                       }
-                       places[chunk.size] = i;
-                       chunk.rows[chunk.size++] = items.row(id);
-                       if (chunk.size == kChunk) flush();
-                     }
-                     flush();
-                   });
+  const auto score = [&](int64_t row, int64_t begin, int64_t end, const float* query_row) {
+    Chunk chunk;
+    int64_t places[kChunk];  // of the chunk's candidates in `out`
+    const auto flush = [&](int64_t next) {
+      if (chunk.size == 0) return;
+      chunk.score(items, query_row, candidates, next);
+      for (int64_t i = 0; i < chunk.size; ++i) out[places[i]] = chunk.scores[i];
+      chunk.size = 0;
+    };
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t id = candidates.id(row, i);
+      if (!id_check.is_item(row, i, id)) {
+        out[i] = -std::numeric_limits<float>::infinity();
+        continue;
+      }
+      places[chunk.size] = i;
+      chunk.add(items.row(id));
+      if (chunk.full()) flush(i + 1);
+    }
+    flush(end);
+  };
+  for_each_stretch(candidates, queries, score);
   id_check.raise();
   return scores;
 }

@@ -12,6 +12,9 @@
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms of GCC 12's avx512 headers
+#endif
 
 namespace rl4rec {
 namespace RL4REC_LEVEL {
@@ -22,7 +25,7 @@ constexpr int kVectorBytes = 64;
 constexpr int kRowsAtOnce = 4;
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
-constexpr int kRowsAtOnce = 2;
+constexpr int kRowsAtOnce = 3;
 #else
 constexpr int kVectorBytes = 16;
 constexpr int kRowsAtOnce = 1;
@@ -50,20 +53,28 @@ V load_unaligned(const void* p) {
 
 Floats load(const float* p) { return load_unaligned<Floats>(p); }
 
-Floats load(const BHalf* p) {
-  return (Floats)(__builtin_convertvector(load_unaligned<Halves>(p), Words) << 16);
+// GCC 12 makes one instruction of the widening only where it is spelled out.
+Words load_words(const void* p) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_cvtepu16_epi32(load_unaligned<__m256i>(p));
+#elif defined(__AVX2__)
+  return (Words)_mm256_cvtepu16_epi32(load_unaligned<__m128i>(p));
+#else
+  return __builtin_convertvector(load_unaligned<Halves>(p), Words);
+#endif
 }
+
+Floats load(const BHalf* p) { return (Floats)(load_words(p) << 16); }
 
 Floats load(const Half* p) {
 #if defined(__AVX512F__)
-  // The masked form: GCC 12 warns of an uninitialised value inside the plain one.
-  return (Floats)_mm512_maskz_cvtph_ps(0xffff, load_unaligned<__m256i>(p));
+  return (Floats)_mm512_cvtph_ps(load_unaligned<__m256i>(p));
 #elif defined(__F16C__)
   return (Floats)_mm256_cvtph_ps(load_unaligned<__m128i>(p));
 #else
   // Move exponent and mantissa into place and let a multiplication by 2^112 correct the exponent's
   // bias: it makes subnormals exact. Infinities and NaN get the full exponent instead.
-  const Words half = __builtin_convertvector(load_unaligned<Halves>(p), Words);
+  const Words half = load_words(p);
   const Words magnitude = (half & 0x7fff) << 13;
   const Floats scaled = (Floats)magnitude * 0x1p112f;
   const Words special = (Words)((half & 0x7c00) == 0x7c00);
@@ -75,46 +86,77 @@ Floats load(const Half* p) {
 // The last, incomplete step of a row, filled up with zeros (they change no sum).
 template <typename T>
 struct Tail {
-  T values[kStep] = {};
-  Tail(const T* from, int64_t count) { __builtin_memcpy(values, from, count * sizeof(T)); }
+  alignas(kVectorBytes) T values[kStep];
+  Tail(const T* from, int64_t count) {
+    for (int i = 0; i < kStep; ++i) values[i] = T{};
+    __builtin_memcpy(values, from, count * sizeof(T));
+  }
 };
 
-// Adds kStep partial sums pairwise; which are paired is the same for every vector width.
-float reduce(Floats (&parts)[kParts]) {
-  for (int half = kParts / 2; half > 0; half /= 2)
-    for (int p = 0; p < half; ++p) parts[p] += parts[p + half];
-  float lanes[kWidth];
-  __builtin_memcpy(lanes, &parts[0], sizeof(lanes));
-  for (int half = kWidth / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+using Floats4 [[gnu::vector_size(16)]] = float;
+using Floats8 [[gnu::vector_size(32)]] = float;
+using Floats16 [[gnu::vector_size(64)]] = float;
+
+// fold adds the lanes of a vector, its upper half onto its lower one, until one is left.
+template <typename Whole, typename Half>
+[[gnu::always_inline]] inline Half halve(const Whole& v) {
+  Half low, high;
+  __builtin_memcpy(&low, &v, sizeof(Half));
+  __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(Half), sizeof(Half));
+  return low + high;
+}
+[[gnu::always_inline]] inline float fold(const Floats4& v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+[[gnu::always_inline]] inline float fold(const Floats8& v) {
+  return fold(halve<Floats8, Floats4>(v));
+}
+[[gnu::always_inline]] inline float fold(const Floats16& v) {
+  return fold(halve<Floats16, Floats8>(v));
 }
 
-template <typename T>
-void multiply_add(Floats (&parts)[kParts], const float* query, const T* row) {
+// kStep partial sums. Everything about them is unrolled, so that they stay in registers.
+struct Sums {
+  Floats parts[kParts] = {};
+
+  template <typename T>
+  [[gnu::always_inline]] void multiply_add(const float* query, const T* row) {
 #pragma GCC unroll 8
-  for (int p = 0; p < kParts; ++p) parts[p] += load(query + p * kWidth) * load(row + p * kWidth);
-}
+    for (int p = 0; p < kParts; ++p) parts[p] += load(query + p * kWidth) * load(row + p * kWidth);
+  }
+
+  // Adds pairwise; which sums are paired is the same for every vector width.
+  [[gnu::always_inline]] float total() const {
+    Floats folded[kParts];
+    __builtin_memcpy(folded, parts, sizeof(folded));
+#pragma GCC unroll 4
+    for (int half = kParts / 2; half > 0; half /= 2)
+#pragma GCC unroll 4
+      for (int p = 0; p < half; ++p) folded[p] += folded[p + half];
+    return fold(folded[0]);
+  }
+};
 
 // R rows at once share the loads of the query and keep more memory reads in flight. `ahead` are
 // rows that come soon: their cache lines are fetched while these are computed.
 template <typename T, int R>
 void dot(const float* query, const T* const* rows, const T* const* ahead, int64_t dim, float* out) {
-  Floats parts[R][kParts] = {};
+  Sums sums[R];
   const int64_t whole = dim - dim % kStep;
   for (int64_t j = 0; j < whole; j += kStep) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
       for (int64_t line = 0; line < kStep; line += 64 / sizeof(T))
         __builtin_prefetch(ahead[r] + j + line);
-      multiply_add(parts[r], query + j, rows[r] + j);
+      sums[r].multiply_add(query + j, rows[r] + j);
     }
   }
-  for (int r = 0; r < R; ++r) {
-    if (whole < dim)
-      multiply_add(parts[r], query + whole, Tail<T>(rows[r] + whole, dim - whole).values);
-    out[r] = reduce(parts[r]);
+  if (whole < dim) {
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+      sums[r].multiply_add(query + whole, Tail<T>(rows[r] + whole, dim - whole).values);
   }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) out[r] = sums[r].total();
 }
 
 template <typename T>

@@ -14,7 +14,7 @@ constexpr int kNumStorages = 3;
 constexpr int64_t kStep = 32;
 
 // dot_rows reads (but only prefetches) this many pointers past the rows it is given.
-constexpr int64_t kLookahead = 4;
+constexpr int64_t kLookahead = 6;
 
 struct Simd {
   const char* name;

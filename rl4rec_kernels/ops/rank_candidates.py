@@ -38,9 +38,10 @@ def rank_candidates(
     Raises
     ------
     TypeError, ValueError
-        If dtypes, shapes or devices do not fit; the message names the argument.
-    RuntimeError
-        If an id is not in the table or a row has no target; the message names the row.
+        If dtypes, shapes or devices do not fit, or a row has no target; the message names the
+        argument.
+    IndexError
+        If an id is not in the table; the message names its row and column.
     """
     check_embeddings(query, table)
     ids, offsets = split_ids("candidates", candidates, query)

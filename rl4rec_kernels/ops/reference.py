@@ -5,6 +5,7 @@ are those of the registered operators: `ids` is a matrix [B, C], or the values o
 `offsets` [B + 1] delimits.
 """
 
+import itertools
 import math
 
 import torch
@@ -19,7 +20,7 @@ def row_slices(ids: Tensor, offsets: Tensor | None) -> list[slice]:
         rows, columns = ids.shape
         return [slice(b * columns, (b + 1) * columns) for b in range(rows)]
     bounds = offsets.tolist()
-    return [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
 def score_candidates(

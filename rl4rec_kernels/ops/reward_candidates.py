@@ -40,9 +40,10 @@ def reward_candidates(
     Raises
     ------
     TypeError, ValueError
-        If dtypes, shapes or devices do not fit, or a metric or tie rule is unknown.
-    RuntimeError
-        If an id is not in the table or a row has no target; the message names the row.
+        If dtypes, shapes or devices do not fit, a row has no target, or a metric or tie rule is
+        unknown.
+    IndexError
+        If an id is not in the table; the message names its row and column.
     """
     parsed, rule = parse_metrics(metrics), parse_ties(ties)
     check_embeddings(query, table)

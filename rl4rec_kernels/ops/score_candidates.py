@@ -41,7 +41,7 @@ def score_candidates(
     ------
     TypeError, ValueError
         If dtypes, shapes or devices do not fit; the message names the argument.
-    RuntimeError
+    IndexError
         If an id is not in the table; the message names its row and column.
     """
     check_embeddings(query, table)
@@ -80,6 +80,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_query, grad_table, None, None
 
 
-torch.library.register_autograd(
-    "rl4rec::score_candidates", _backward, setup_context=_setup_context
-)
+torch.library.register_autograd("rl4rec::score_candidates", _backward, setup_context=_setup_context)
