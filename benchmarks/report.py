@@ -1,0 +1,72 @@
+"""Turns the JSON of a benchmark run into a page of ratios: `report.py RUN.json [PAGE.md]`.
+
+Every row is a contestant of one run on one machine. The first of ours in each group is what the
+others are compared with; times are medians.
+"""
+
+import json
+import platform
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import rl4rec_kernels as rk
+
+
+def groups_of(run: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Contestants by group, in the order in which they ran."""
+    groups = defaultdict(list)
+    for entry in run["benchmarks"]:
+        groups[entry["group"]].append({**entry["extra_info"], **entry["stats"]})
+    return dict(groups)
+
+
+def table_of(contestants: list[dict[str, Any]]) -> list[str]:
+    """One group as a Markdown table, fastest first."""
+    ours = next(c["median"] for c in contestants if c["role"] == "ours")
+    limit = next((c["median"] for c in contestants if c["role"] == "limit"), None)
+    lines = [
+        "| contestant | median | spread (IQR) | time / ours | time / limit |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for c in sorted(contestants, key=lambda c: c["median"]):
+        name = f"**{c['name']}**" if c["role"] == "ours" else c["name"]
+        name += " (limit)" if c["role"] == "limit" else ""
+        to_limit = f"{c['median'] / limit:.2f}" if limit else ""
+        lines.append(
+            f"| {name} | {c['median'] * 1e3:.2f} ms | {c['iqr'] * 1e3:.2f} ms "
+            f"| {c['median'] / ours:.2f} | {to_limit} |"
+        )
+    return lines
+
+
+def page_of(run: dict[str, Any]) -> str:
+    """The whole page in Markdown."""
+    cpu = run["machine_info"]["cpu"]
+    lines = [
+        "# Measured on the CPU",
+        "",
+        f"{run['datetime'][:10]}, {cpu['brand_raw']}, {torch.get_num_threads()} threads, CPU level "
+        f"{rk.cpu_level()}, Python {platform.python_version()}, torch {torch.__version__}. "
+        "All rows of a table were measured in the same run; compare ratios, not times.",
+    ]
+    for group, contestants in groups_of(run).items():
+        lines += ["", f"## {group[0].upper()}{group[1:]}", "", *table_of(contestants)]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the page next to the committed results, or to the path given."""
+    run = json.loads(Path(sys.argv[1]).read_text())
+    default = Path(__file__).parent / "results" / "cpu.md"
+    target = Path(sys.argv[2]) if len(sys.argv) > 2 else default
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page_of(run))
+    print(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    main()
