@@ -1,0 +1,25 @@
+"""Datasets: item metadata, prompts, leave-one-out samples with negatives, DataLoaders."""
+
+from rl4rec_kernels.data.dataset import RecommendationDataset, Sample
+from rl4rec_kernels.data.interactions import Interactions, load_interactions
+from rl4rec_kernels.data.loaders import Batch, DataLoaders, collate_samples, create_dataloaders
+from rl4rec_kernels.data.metadata import load_item_metadata
+from rl4rec_kernels.data.negatives import split_seed
+from rl4rec_kernels.data.prompts import PromptGenerator
+from rl4rec_kernels.data.splits import SPLITS, DatasetReport
+
+__all__ = [
+    "SPLITS",
+    "Batch",
+    "DataLoaders",
+    "DatasetReport",
+    "Interactions",
+    "PromptGenerator",
+    "RecommendationDataset",
+    "Sample",
+    "collate_samples",
+    "create_dataloaders",
+    "load_interactions",
+    "load_item_metadata",
+    "split_seed",
+]

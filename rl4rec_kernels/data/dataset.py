@@ -1,0 +1,207 @@
+"""``RecommendationDataset``: one sample a user, made of a prompt, a target and negatives."""
+
+import logging
+import operator
+import os
+from collections.abc import Mapping
+from typing import Any, SupportsIndex, TypedDict
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from rl4rec_kernels.data._checks import whole_number
+from rl4rec_kernels.data.export import to_hf
+from rl4rec_kernels.data.interactions import Interactions, load_interactions
+from rl4rec_kernels.data.negatives import check_alpha, draw_negatives, sampling_weights, split_seed
+from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
+from rl4rec_kernels.data.splits import leave_one_out, split_index
+
+logger = logging.getLogger("rl4rec_kernels.data")
+
+
+class Sample(TypedDict):
+    """One sample: a user's history, what came next, and items that are known to be neither."""
+
+    prompt: str
+    history: list[int]
+    target: int
+    user_id: int
+    neg_items: list[int]
+
+
+class RecommendationDataset(Dataset[Sample]):
+    """One split of a dataset, one sample a user.
+
+    The target of ``"test"`` is a user's last item, of ``"valid"`` the last but one, of ``"train"``
+    the one before; the history is everything before the target. What had to be left out is in
+    `report`, and logged as a warning. Negatives are drawn and checked here, once; prompts are made
+    when a sample is asked for.
+
+    Parameters
+    ----------
+    data_name : str
+        Name of the dataset: its directory in `data_dir`.
+    item_metadata : mapping of int to mapping
+        The items, from `load_item_metadata`.
+    prompt_generator : callable
+        Makes a prompt of a history, for example a `PromptGenerator`.
+    split : str
+        ``"train"``, ``"valid"`` or ``"test"``.
+    num_negs : int
+        Negatives a sample. 0 draws none: the target is to be ranked among all items.
+    num_items : int, optional
+        Rows of the item table, padding included: ``max(item_metadata) + 1``. Needed for negatives.
+    seed : int
+        Seed of the negatives, not negative. A user's negatives depend on it, on the split (see
+        `rl4rec_kernels.data.negatives.split_seed`) and on the user's id, and on no other user.
+    data_dir : path, optional
+        The directory that contains the dataset's directory; default: ``RL4REC_DATA`` or ``./data``.
+    neg_alpha : float
+        Draw negatives in proportion to popularity^neg_alpha; 0 draws all items alike. Popularity is
+        `item_counts`, so with ``neg_alpha > 0`` items in no history are never drawn.
+    interactions : Interactions, optional
+        The interactions, where they are loaded already; no file is read then.
+
+    Notes
+    -----
+    A negative is never an item the user has in any split: a later item is no negative, and what is
+    excluded is then the same in all splits. It always has metadata, and is never padding.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument does not fit: negatives without `num_items`, an item id that is not below
+        `num_items`, a user who has seen too much for `num_negs` negatives.
+    FileNotFoundError
+        If there is no such dataset.
+    """
+
+    def __init__(
+        self,
+        data_name: str,
+        item_metadata: Mapping[int, Mapping[str, Any]],
+        prompt_generator: PromptGenerator,
+        split: str,
+        num_negs: int = 0,
+        num_items: int | None = None,
+        seed: int = 42,
+        data_dir: str | os.PathLike[str] | None = None,
+        *,
+        neg_alpha: float = 0.0,
+        interactions: Interactions | None = None,
+    ) -> None:
+        split_index(split)
+        check_metadata(item_metadata)
+        if not callable(prompt_generator):
+            raise TypeError("prompt_generator must be a PromptGenerator(item_metadata=…), "
+                            f"got {prompt_generator!r}")  # fmt: skip
+        num_negs = whole_number("num_negs", num_negs, 0)
+        seed = whole_number("seed", seed, 0)
+        if num_items is not None:
+            num_items = whole_number("num_items", num_items, 2)
+        elif num_negs:
+            raise ValueError(f"num_negs={num_negs} needs num_items, the number of rows of the item "
+                             "table; pass num_items=max(item_metadata.keys()) + 1")  # fmt: skip
+        check_alpha(neg_alpha)
+        if interactions is None:
+            interactions = load_interactions(data_name, data_dir)
+        known = np.fromiter(item_metadata, dtype=np.int64)
+        if num_items is None:
+            num_items = int(known.max()) + 1
+        else:
+            _check_range(num_items, known, interactions)
+
+        parts = leave_one_out(split, interactions.user_ids, interactions.sequences, known)
+        self.data_name = data_name
+        self.item_metadata = item_metadata
+        self.prompt_generator = prompt_generator
+        self.split = split
+        self.num_negs = num_negs
+        self.num_items = num_items
+        self.seed = seed
+        self.user_ids = parts.user_ids
+        self.targets = parts.targets
+        self.histories = parts.histories
+        self.user_tokens = interactions.user_tokens
+        self.item_tokens = interactions.item_tokens
+        self.report = parts.report
+        self.negatives = np.empty((len(self), 0), dtype=np.int64)
+        if num_negs:
+            weights = sampling_weights(num_items, known, self.item_counts, neg_alpha)
+            self.negatives = draw_negatives(
+                num_items,
+                parts.seen,
+                num_negs,
+                seed=split_seed(seed, split),
+                user_ids=self.user_ids,
+                weights=weights,
+            )
+        if not self.report.clean:
+            logger.warning("%s %s", data_name, self.report)
+
+    @property
+    def item_counts(self) -> np.ndarray:
+        """How often each item stands in the histories of this split, int64 [num_items]."""
+        return np.bincount(self.histories.values, minlength=self.num_items)
+
+    def __len__(self) -> int:
+        return int(self.user_ids.size)
+
+    def __getitem__(self, index: SupportsIndex) -> Sample:
+        i = operator.index(index)
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"index {i} is out of range: the split has {len(self)} samples")
+        i %= len(self)
+        history = self.history(i)
+        return {
+            "prompt": self.prompt_generator(history),
+            "history": history,
+            "target": int(self.targets[i]),
+            "user_id": int(self.user_ids[i]),
+            "neg_items": self.negatives[i].tolist(),
+        }
+
+    def history(self, index: int) -> list[int]:
+        """Return the history of the sample at `index`, without making its prompt."""
+        start, end = self.histories.offsets[index : index + 2]
+        return list(self.histories.values[start:end].tolist())
+
+    def to_hf(self, conversational: bool = False) -> Any:
+        """Return all samples as a Hugging Face ``datasets.Dataset``.
+
+        Columns are those of a sample. Needs the extra ``datasets``.
+
+        Parameters
+        ----------
+        conversational : bool
+            Whether ``prompt`` is a list of chat messages, to which a trainer applies its model's
+            template, instead of a text. The prompt generator must then have ``messages``.
+
+        Raises
+        ------
+        ImportError
+            If ``datasets`` is not installed.
+        """
+        return to_hf(self, conversational)
+
+    def __repr__(self) -> str:
+        return (
+            f"RecommendationDataset({self.data_name!r}, split={self.split!r}, samples={len(self)}, "
+            f"num_items={self.num_items}, num_negs={self.num_negs}, seed={self.seed})"
+        )
+
+
+def _check_range(num_items: int, known: np.ndarray, interactions: Interactions) -> None:
+    """Check that every item of the metadata and of the interactions has a row in the table."""
+    remedy = "pass num_items=max(item_metadata.keys()) + 1, and check that both are of one dataset"
+    if known.max() >= num_items:
+        raise ValueError(f"item_metadata has item {known.max()}, but num_items is {num_items}, so "
+                         f"items end at {num_items - 1}; {remedy}")  # fmt: skip
+    values, offsets = interactions.sequences
+    outside = np.flatnonzero(values >= num_items)
+    if outside.size:
+        row = np.searchsorted(offsets, outside[0], side="right") - 1
+        raise ValueError(
+            f"user {interactions.user_ids[row]} has item {values[outside[0]]}, but num_items is "
+            f"{num_items}, so items end at {num_items - 1}; {remedy}"
+        )

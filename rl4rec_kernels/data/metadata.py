@@ -1,0 +1,168 @@
+"""What is known about the items: ``load_item_metadata``."""
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rl4rec_kernels.data.atomic import atomic_file, read_atomic_metadata
+from rl4rec_kernels.data.files import dataset_dir, first_file, numbered_lines, read_text, with_gz
+from rl4rec_kernels.data.interactions import SEQUENCE_FILES
+from rl4rec_kernels.data.item_fields import normalise_item
+
+logger = logging.getLogger("rl4rec_kernels.data")
+
+METADATA_FILES = with_gz("item_metadata.json", "item_metadata.jsonl")
+_ID_FIELDS = ("item_id", "id")
+_FORMS = (
+    'write {"1": {"title": …}, …}, a list of {"item_id": 1, "title": …}, or one such item a line'
+)
+
+
+def load_item_metadata(
+    name: str, data_dir: str | os.PathLike[str] | None = None
+) -> dict[int, dict[str, Any]]:
+    """Load a dataset's item metadata.
+
+    Reads ``item_metadata.json`` or another ``meta*.json``, plain, as JSON lines (``.jsonl``) or
+    with ``.gz``; for a dataset in RecBole's atomic files, ``<name>.item``.
+
+    Parameters
+    ----------
+    name, data_dir
+        See `rl4rec_kernels.data.files.dataset_dir`.
+
+    Returns
+    -------
+    dict of int to dict
+        Item id to its fields, ids ascending. Fields are named as in
+        `rl4rec_kernels.data.item_fields.ALIASES` (``title``, ``brand``, ``category``,
+        ``release_year``; others keep their names); one that holds nothing is absent. Items of
+        atomic files carry their name in the file as ``token``. ``max(metadata) + 1`` is the
+        number of table rows, row 0 being padding.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the directory or the file is missing.
+    ValueError
+        If the file is malformed, or a pickle (which is never read).
+    """
+    directory = dataset_dir(name, data_dir)
+    if not first_file(directory, SEQUENCE_FILES) and atomic_file(directory, name, "inter"):
+        if not (path := atomic_file(directory, name, "item")):
+            raise FileNotFoundError(f"{directory} has {name}.inter but no {name}.item, which "
+                                    "must hold the items' titles")  # fmt: skip
+        items: dict[int, dict[str, Any]] = read_atomic_metadata(directory, name)
+    else:
+        path = _metadata_file(directory)
+        items = read_json_metadata(path)
+    if 0 in items:
+        del items[0]
+        logger.warning("%s: item id 0 is left out, it is kept for padding", path)
+    if not items:
+        raise ValueError(f"{path} describes no item; {_FORMS}")
+    return {item: normalise_item(items[item]) for item in sorted(items)}
+
+
+def _metadata_file(directory: Path) -> Path:
+    path = first_file(directory, METADATA_FILES)
+    if path is not None:
+        return path
+    endings = tuple(with_gz(".json", ".jsonl"))
+    found = sorted(p for p in directory.glob("meta*") if p.name.endswith(endings) and p.is_file())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(path.name for path in found)
+        raise ValueError(f"{directory} has several metadata files ({names}); name the right one "
+                         "item_metadata.json")  # fmt: skip
+    pickles = sorted(p for p in directory.glob("*meta*") if ".pkl" in p.name or ".pickle" in p.name)
+    if pickles:
+        raise ValueError(
+            f"{pickles[0]} is a pickle, and pickles are not read: loading one can run any code. "
+            "Convert it to JSON where you trust it: json.dump({int(i): dict(m) for i, m in "
+            'metadata.items()}, open("item_metadata.json", "w"))'
+        )
+    raise FileNotFoundError(f"{directory} has no item metadata: put there item_metadata.json or "
+                            "another meta*.json, plain or with .gz")  # fmt: skip
+
+
+def read_json_metadata(path: Path) -> dict[int, dict[str, Any]]:
+    """Read a JSON file of items in one of its three forms, fields as they are.
+
+    The forms are one object ``{id: fields}``, a list of objects with an ``item_id`` (or ``id``),
+    and such objects one a line.
+
+    Raises
+    ------
+    ValueError
+        If it has none of these forms, or an item twice.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text, object_pairs_hook=_unique)
+    except _DuplicateKey as error:
+        raise ValueError(f"{path}: {error}") from None
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise ValueError(f"{path} is not JSON ({error}); {_FORMS}") from error
+        content = _json_lines(path, text)  # a second value after the first: one object a line
+    if isinstance(content, dict) and not any(field in content for field in _ID_FIELDS):
+        return _by_id(path, ((f"item {key!r}", key, value) for key, value in content.items()))
+    if isinstance(content, dict):
+        content = [content]
+    if not isinstance(content, list):
+        raise ValueError(f"{path} holds a {type(content).__name__}; {_FORMS}")
+    return _by_id(path, map(_with_id, range(1, len(content) + 1), content))
+
+
+class _DuplicateKey(ValueError):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _DuplicateKey(f"{twice!r} stands twice in one object; remove one of them")
+    return result
+
+
+def _json_lines(path: Path, text: str) -> list[Any]:
+    items = []
+    for number, line in numbered_lines(text):
+        try:
+            items.append(json.loads(line, object_pairs_hook=_unique))
+        except ValueError as error:  # not JSON, or a key twice
+            raise ValueError(f"{path}, line {number}: {error}; {_FORMS}") from error
+    return items
+
+
+def _with_id(position: int, item: Any) -> tuple[str, Any, Any]:
+    """Name an item of a list, and split it into its id and its other fields."""
+    if not isinstance(item, dict):
+        return f"entry {position}", None, item
+    field = next((field for field in _ID_FIELDS if field in item), None)
+    others = {name: value for name, value in item.items() if name != field}
+    return f"entry {position}", item.get(field), others
+
+
+def _by_id(path: Path, entries: Iterable[tuple[str, Any, Any]]) -> dict[int, dict[str, Any]]:
+    items: dict[int, dict[str, Any]] = {}
+    for what, key, fields in entries:
+        if not isinstance(fields, dict):
+            raise ValueError(
+                f"{path}: {what} is {str(fields)[:40]!r}, not an object of fields; {_FORMS}"
+            )
+        digits = "" if isinstance(key, bool) else str(key)
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
+            raise ValueError(f"{path}: the id of {what} is {key!r}; it must be the whole number "
+                             f"used in the interactions, as item_id or id; {_FORMS}")  # fmt: skip
+        if int(key) in items:
+            raise ValueError(f"{path}: {what} has id {int(key)}, which another item already has")
+        items[int(key)] = fields
+    return items

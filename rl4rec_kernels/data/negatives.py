@@ -1,0 +1,128 @@
+"""Drawing the negatives of a split, and checking them."""
+
+from numbers import Real
+
+import numpy as np
+
+from rl4rec_kernels.data.splits import rows_of, split_index
+from rl4rec_kernels.ragged import RaggedIds
+
+
+def split_seed(seed: int, split: str) -> int:
+    """Return the seed of a split's negatives, a number below 2^63.
+
+    What a user has seen is the same in every split, so one seed would give a user the same
+    negatives in training and in the test. NumPy's ``SeedSequence([seed, i])``, i being the
+    split's position in train, valid, test, makes a seed for each that shares nothing with the
+    others, and stays the same from one NumPy version to the next.
+    """
+    state = np.random.SeedSequence([seed, split_index(split)]).generate_state(1, np.uint64)
+    return int(state[0]) >> 1
+
+
+def check_alpha(alpha: float) -> None:
+    """Check the exponent of `sampling_weights`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a finite number from 0.
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, Real):
+        raise TypeError(f"neg_alpha must be a number, got {alpha!r}")
+    if not 0 <= alpha < np.inf:
+        raise ValueError(f"neg_alpha must be 0 (uniform) or more (popularity^alpha), got {alpha}")
+
+
+def sampling_weights(
+    num_items: int, known_items: np.ndarray, item_counts: np.ndarray, alpha: float
+) -> np.ndarray | None:
+    """Return each item's weight ``count ** alpha``, 0 for those without metadata.
+
+    Returns
+    -------
+    float64, shape [num_items], or None
+        None where every item from 1 has the same weight, which is faster to draw from.
+    """
+    if alpha == 0 and known_items.size == num_items - 1:
+        return None
+    weights = np.zeros(num_items)
+    weights[known_items] = item_counts[known_items].astype(np.float64) ** alpha
+    return weights
+
+
+def draw_negatives(
+    num_items: int,
+    seen: RaggedIds,
+    num_negs: int,
+    *,
+    seed: int,
+    user_ids: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw and check ``num_negs`` negatives a user, int64 [U, num_negs].
+
+    Parameters
+    ----------
+    num_items : int
+        Negatives are below this.
+    seen : RaggedIds, U rows
+        What each user may not be given.
+    num_negs : int
+        How many.
+    seed : int
+        See `split_seed`.
+    user_ids : int64, shape [U]
+        A user's negatives depend on the seed and the user's id only.
+    weights : float64, shape [num_items], optional
+        See `sampling_weights`.
+
+    Raises
+    ------
+    ValueError
+        If a user has too few items left.
+    RuntimeError
+        If the sampler broke its promise.
+    """
+    from rl4rec_kernels.sampling import sample_negatives  # compiled; not needed without negatives
+
+    negatives = sample_negatives(
+        num_items, seen, num_negs, seed=seed, user_ids=user_ids, weights=weights, first_item=1
+    )
+    verify_negatives(negatives, num_items, seen, user_ids, weights)
+    return negatives
+
+
+def verify_negatives(
+    negatives: np.ndarray,
+    num_items: int,
+    seen: RaggedIds,
+    user_ids: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> None:
+    """Check that negatives are items that exist, differ, and were not seen.
+
+    Raises
+    ------
+    RuntimeError
+        If one is not; the message names the user and the item.
+    """
+
+    def refuse(items: np.ndarray, bad: np.ndarray, why: str) -> None:
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise RuntimeError(f"negative {items[row, column]} of user {user_ids[row]} {why}; this "
+                               "is a bug of the sampler, please report it")  # fmt: skip
+
+    outside = (negatives < 1) | (negatives >= num_items)
+    refuse(negatives, outside, f"is outside 1…{num_items - 1}")
+    if weights is not None:
+        refuse(negatives, weights[negatives] == 0, "has weight 0 or no metadata")
+    # Sorted, repeats are neighbours, and the search below reads its table in one direction.
+    ordered = np.sort(negatives, axis=1)
+    refuse(ordered[:, 1:], ordered[:, 1:] == ordered[:, :-1], "stands there twice")
+    # A pair (row, item) as one number; the last entry keeps every search inside the table.
+    seen_pairs = np.sort(rows_of(seen) * num_items + seen.values)
+    seen_pairs = np.append(seen_pairs, np.iinfo(np.int64).max)
+    pairs = np.arange(ordered.shape[0])[:, None] * num_items + ordered
+    refuse(ordered, seen_pairs[np.searchsorted(seen_pairs, pairs)] == pairs, "was seen by the user")
