@@ -1,7 +1,6 @@
 """Rank metrics of one relevant item, as pure functions of rank counts."""
 
 import math
-import re
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
@@ -59,6 +58,8 @@ class Metric(NamedTuple):
 
 
 _NO_CUTOFF = 1 << 62
+_KINDS = {kind.name.lower(): kind for kind in Kind}
+_TIES = {rule.name.lower(): rule for rule in Ties}
 _KNOWN = "ndcg@k, hit@k, mrr@k, mrr, auc, logrank, rank"
 
 
@@ -71,14 +72,15 @@ def parse_metric(name: str) -> Metric:
         If the name is not one of ndcg@k, hit@k, mrr@k, mrr, auc, logrank, rank, or k is not
         between 1 and `MAX_CUTOFF`.
     """
-    match = re.fullmatch(r"(ndcg|hit|mrr)@(-?\d+)", name) if isinstance(name, str) else None
-    if match:
-        cutoff = int(match[2])
+    # No regular expression, no Kind[...]: torch.compile of torch 2.10 can trace neither.
+    family, at, k = name.partition("@") if isinstance(name, str) else ("", "", "")
+    if family in ("ndcg", "hit", "mrr") and at and k.removeprefix("-").isdecimal():
+        cutoff = int(k)
         if not 1 <= cutoff <= MAX_CUTOFF:
             raise ValueError(f"metric {name!r}: k must be between 1 and {MAX_CUTOFF}")
-        return Metric(Kind[match[1].upper()], cutoff)
-    if name in ("mrr", "auc", "logrank", "rank"):
-        return Metric(Kind[name.upper()], _NO_CUTOFF)
+        return Metric(_KINDS[family], cutoff)
+    if family in ("mrr", "auc", "logrank", "rank") and not at:
+        return Metric(_KINDS[family], _NO_CUTOFF)
     raise ValueError(f"unknown metric {name!r}; known are {_KNOWN}, with k a whole number >= 1")
 
 
@@ -98,10 +100,9 @@ def parse_ties(ties: str) -> Ties:
     ValueError
         If it is none of optimistic, pessimistic, average, expected.
     """
-    known = [rule.name.lower() for rule in Ties]
-    if ties not in known:
-        raise ValueError(f"unknown tie rule {ties!r}; known are {', '.join(known)}")
-    return Ties[ties.upper()]
+    if ties not in _TIES:
+        raise ValueError(f"unknown tie rule {ties!r}; known are {', '.join(_TIES)}")
+    return _TIES[ties]
 
 
 def metrics_from_counts(
