@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 ALIASES = {
@@ -22,26 +23,33 @@ def as_text(value: Any) -> str:
 
     Lists, nested ones too, are joined by commas, each part once.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
+    return ", ".join(dict.fromkeys(_parts(value)))
+
+
+def _parts(value: Any) -> Iterator[str]:
     if isinstance(value, list | tuple):
-        return ", ".join(dict.fromkeys(filter(None, map(as_text, value))))
-    return " ".join(str(value).split())
+        for part in value:
+            yield from _parts(part)
+    elif value is not None and not (isinstance(value, float) and math.isnan(value)):
+        text = " ".join(str(value).split())
+        if text:
+            yield text
 
 
-def normalise_item(fields: dict[str, Any]) -> dict[str, Any]:
+def normalise_item(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields under the names used here, without those that hold nothing.
 
     ``title``, ``brand`` and ``category`` become text; a ``release_year`` that is no year of four
-    digits is left out; all other fields stay as they are. Where a file has a field under our name
-    and under another, both stay.
+    digits is left out; all other fields stay as they are. Where two fields have the same name here,
+    the one that has it in the file (else the first) gets it and the other keeps its own.
     """
+    filled = {name: value for name, value in fields.items() if as_text(value)}
     result: dict[str, Any] = {}
-    for name, value in fields.items():
+    for name, value in filled.items():
         ours = canonical_name(name)
-        ours = name if ours in fields else ours
-        text = as_text(value)
-        if not text or (ours == "release_year" and not re.fullmatch(r"\d{4}", text)):
+        if ours in filled or ours in result:
+            ours = name
+        if ours == "release_year" and not re.fullmatch(r"\d{4}", as_text(value)):
             continue
-        result.setdefault(ours, text if ours in ("title", "brand", "category") else value)
+        result[ours] = as_text(value) if ours in ("title", "brand", "category") else value
     return result

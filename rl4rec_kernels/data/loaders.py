@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 from rl4rec_kernels.data._checks import whole_number
 from rl4rec_kernels.data.dataset import RecommendationDataset, Sample
@@ -73,7 +73,8 @@ def create_dataloaders(args: Any) -> DataLoaders:
     -------
     DataLoaders
         A tuple ``(train, valid, test, prompt_generator, item_metadata)``. Batches are `Batch`.
-        Training samples are shuffled, differently in every epoch and equally in every run.
+        Training samples are shuffled, differently in every epoch and equally in every run,
+        with any number of workers.
 
     Raises
     ------
@@ -113,8 +114,11 @@ def create_dataloaders(args: Any) -> DataLoaders:
         return DataLoader(
             dataset,
             batch_size=batch_size,
-            shuffle=shuffle,
-            # Own generator: the order must not depend on what else draws from torch's.
+            # The sampler has a generator of its own, because a DataLoader draws seeds for its
+            # workers from its generator: the order must not depend on how many there are.
+            sampler=RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))
+            if shuffle
+            else None,
             generator=torch.Generator().manual_seed(seed),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,

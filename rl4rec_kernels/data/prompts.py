@@ -8,7 +8,7 @@ from rl4rec_kernels.data._checks import whole_number
 from rl4rec_kernels.data.item_fields import as_text
 
 DEFAULT_TEMPLATE = """\
-A user has interacted with these {count} items, the oldest first:
+A user's latest interactions, the oldest first:
 {history}
 
 Think about what the user likes and needs, and describe the item that they would like next: its \
