@@ -1,0 +1,66 @@
+// Philox4x32-10, a counter-based generator: the n-th number of a stream is a function of key and n.
+// Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace rl4rec {
+
+using Block = std::array<uint32_t, 4>;
+
+inline Block philox(Block counter, std::array<uint32_t, 2> key) {
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t{0xD2511F53} * counter[0];
+    const uint64_t b = uint64_t{0xCD9E8D57} * counter[2];
+    counter = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(b),
+               static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(a)};
+    key[0] += 0x9E3779B9;
+    key[1] += 0xBB67AE85;
+  }
+  return counter;
+}
+
+// The stream of one user: the key is the seed, the upper half of the counter the user's id.
+class Stream {
+ public:
+  Stream(uint64_t seed, uint64_t user)
+      : key_{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)}, user_(user) {}
+
+  uint64_t bits() {
+    if (used_ == 2) {
+      block_ = philox({static_cast<uint32_t>(count_), static_cast<uint32_t>(count_ >> 32),
+                       static_cast<uint32_t>(user_), static_cast<uint32_t>(user_ >> 32)},
+                      key_);
+      ++count_;
+      used_ = 0;
+    }
+    const int i = 2 * used_++;
+    return block_[i] | uint64_t{block_[i + 1]} << 32;
+  }
+
+  // A number below n, each with the same probability: multiplication with rejection of the few
+  // values that would come up once too often (Lemire, ACM TOMACS 2019).
+  uint64_t below(uint64_t n) {
+    unsigned __int128 product = static_cast<unsigned __int128>(bits()) * n;
+    if (static_cast<uint64_t>(product) < n) {
+      const uint64_t threshold = -n % n;
+      while (static_cast<uint64_t>(product) < threshold)
+        product = static_cast<unsigned __int128>(bits()) * n;
+    }
+    return static_cast<uint64_t>(product >> 64);
+  }
+
+  // A number in (0, 1), never 0 or 1.
+  double open_unit() { return (static_cast<double>(bits() >> 12) + 0.5) * 0x1p-52; }
+  // A number in [0, 1).
+  double unit() { return static_cast<double>(bits() >> 11) * 0x1p-53; }
+
+ private:
+  std::array<uint32_t, 2> key_;
+  uint64_t user_, count_ = 0;
+  Block block_{};
+  int used_ = 2;
+};
+
+}  // namespace rl4rec
