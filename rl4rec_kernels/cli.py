@@ -1,0 +1,212 @@
+"""The command ``rl4rec``: the demo, item indexes, negatives and rewards without writing Python."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+from rl4rec_kernels._imports import require
+
+typer = require("typer", "cli")
+require("rich", "cli")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Rewards for recommendation: how high the true next item ranks.",
+)
+index_app = typer.Typer(no_args_is_help=True, help="Build and inspect item indexes.")
+app.add_typer(index_app, name="index")
+
+BATCH = 256
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Directory that contains the data set's directory (default: $RL4REC_DATA)."),
+]
+EncoderName = Annotated[
+    str, typer.Option("--encoder", help="'minilm', or a sentence-transformers name or path.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
+
+
+def main() -> None:
+    """Run the command line; errors of use are one line, without a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "sentence_transformers", "transformers"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        app()
+    except (ImportError, IndexError, OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(help="A data set's directory (default: fetch MovieLens-100k).")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the histogram is written.")] = Path("demo_out"),
+    users: Annotated[int, typer.Option(min=1, help="Rank the targets of this many users.")] = 2000,
+    encoder: EncoderName = "minilm",
+    seed: Seed = 42,
+) -> None:
+    """Rank every user's true next item by the text of their recent titles."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from rl4rec_kernels import demo as job
+    from rl4rec_kernels.retrieval import Encoder
+
+    if data is not None and not data.is_dir():
+        raise FileNotFoundError(f"--data {data} is not a directory; pass one that holds "
+                                "sequential_data.txt and item_metadata.json")  # fmt: skip
+    dataset_dir = job.fetch_ml100k() if data is None else data.resolve()
+    result = job.run(dataset_dir, users, seed, Encoder(encoder))
+
+    console = Console()
+    for sample in result.examples:
+        console.print(f"[bold]user {sample.user_id}[/] text: {sample.text}", highlight=False)
+        console.print(
+            f"  next item: {sample.title}   reward (NDCG@10 among 99 negatives): "
+            f"{sample.reward:.3f}",
+            highlight=False,
+        )
+    table = Table(title=f"{dataset_dir.name}: {result.num_users:,} users")
+    table.add_column("competitors")
+    table.add_column("ranked by")
+    for metric in job.METRICS:
+        table.add_column(metric, justify="right")
+    for contest in result.contests:
+        for ranker in contest.counts:
+            values = [f"{value:.4f}" for value in contest.means(ranker).values()]
+            table.add_row(contest.competitors, ranker, *values, end_section=ranker == "random")
+    console.print(table)
+    picture = out / f"{dataset_dir.name}_ranks.png"
+    job.draw_ranks(result.contests, picture)
+    console.print(f"histogram of the ranks: {picture}")
+
+
+@index_app.command("build")
+def index_build(
+    name: Annotated[str, typer.Argument(help="Name of the data set: its directory.")],
+    out: Annotated[Path, typer.Option(help="The index file to write (.safetensors).")],
+    data_dir: DataDir = None,
+    encoder: EncoderName = "minilm",
+) -> None:
+    """Encode the items of a data set into an index file."""
+    from rl4rec_kernels.data import load_item_metadata
+    from rl4rec_kernels.retrieval import Encoder, ItemIndex
+
+    item_metadata = load_item_metadata(name, data_dir=data_dir)
+    index = ItemIndex.build(item_metadata, Encoder(encoder))
+    index.save(out)
+    print(f"wrote {out}: {len(item_metadata):,} items of {index.table.shape[1]} dimensions")
+
+
+@index_app.command("info")
+def index_info(path: Annotated[Path, typer.Argument(help="An index file.")]) -> None:
+    """Print what an index file holds, as JSON."""
+    from rl4rec_kernels.retrieval import ItemIndex
+
+    print(json.dumps(ItemIndex.open(path).info(), indent=2))
+
+
+@app.command()
+def sample(
+    name: Annotated[str, typer.Argument(help="Name of the data set: its directory.")],
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "train",
+    num_negs: Annotated[int, typer.Option(min=0, help="Negatives a user.")] = 99,
+    data_dir: DataDir = None,
+    seed: Seed = 42,
+) -> None:
+    """Print the samples of a split with their negatives, one JSON object a line."""
+    from rl4rec_kernels.data import PromptGenerator, RecommendationDataset, load_item_metadata
+
+    item_metadata = load_item_metadata(name, data_dir=data_dir)
+    dataset = RecommendationDataset(
+        name, item_metadata, PromptGenerator(item_metadata), split,
+        num_negs=num_negs, num_items=max(item_metadata) + 1, seed=seed, data_dir=data_dir,
+    )  # fmt: skip
+    for i in range(len(dataset)):
+        print(json.dumps(dataset[i], ensure_ascii=False))
+
+
+@app.command()
+def reward(
+    index: Annotated[Path, typer.Option(help="The index file of the items.")],
+    input: Annotated[
+        Path | None, typer.Argument(help="JSON lines (default: standard input).")
+    ] = None,
+    reward_type: Annotated[str, typer.Option(help="ndcg, hit, mrr, mixed or a metric.")] = "ndcg",
+    k: Annotated[int, typer.Option(help="Cut-off of ndcg, hit, mrr and mixed.")] = 10,
+    encoder: EncoderName = "minilm",
+) -> None:
+    """Compute rewards: JSON lines in, JSON lines out.
+
+    A line in is {"text": …, "target": …, "history": […], "neg_items": […]}; without neg_items the
+    target is ranked in the whole catalog. A line out is {"reward": …}, in the same order.
+    """
+    from rl4rec_kernels.retrieval import Encoder, ItemIndex, LocalRetrievalService
+    from rl4rec_kernels.reward import RecReward
+
+    model = Encoder(encoder)
+    service = LocalRetrievalService({"items": ItemIndex.open(index, encoder=model)}, model)
+    reward_fn = RecReward(service=service, dataset_name="items", reward_type=reward_type, k=k)
+    with input.open(encoding="utf-8") if input else sys.stdin as lines:
+        requests = _requests(lines)
+        while batch := list(islice(requests, BATCH)):
+            for value in _rewards(reward_fn, batch):
+                print(json.dumps({"reward": value}))
+
+
+def _requests(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Parse and check JSON lines; a bad one is named by its number."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            request = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number} is not JSON: {error}") from error
+        if not isinstance(request, dict):
+            raise ValueError(f"line {number} must be a JSON object, got {line.strip()[:40]}")
+        if not isinstance(request.get("text"), str):
+            raise ValueError(f"line {number}: 'text' must be a string")
+        if type(request.get("target")) is not int:
+            raise ValueError(f"line {number}: 'target' must be an item id")
+        for name in ("history", "neg_items"):
+            ids = request.get(name)
+            if ids is not None and not (
+                isinstance(ids, list) and all(type(item) is int for item in ids)
+            ):
+                raise ValueError(f"line {number}: {name!r} must be a list of item ids")
+        yield request
+
+
+def _rewards(reward_fn: Any, requests: list[dict[str, Any]]) -> list[float]:
+    """Rewards in the order of the requests, which may come with negatives or without."""
+    rewards: list[float] = [0.0] * len(requests)
+    for sampled in (True, False):
+        places = [i for i, r in enumerate(requests) if (r.get("neg_items") is not None) is sampled]
+        if not places:
+            continue
+        chosen = [requests[i] for i in places]
+        values = reward_fn(
+            generated_texts=[r["text"] for r in chosen],
+            targets=[r["target"] for r in chosen],
+            histories=[r.get("history") or [] for r in chosen],
+            neg_items=[r["neg_items"] for r in chosen] if sampled else None,
+        )
+        for place, value in zip(places, values, strict=True):
+            rewards[place] = float(value)
+    return rewards
+
+
+if __name__ == "__main__":
+    main()

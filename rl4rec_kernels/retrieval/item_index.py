@@ -1,0 +1,382 @@
+"""The embeddings of a data set's items, with what they were made from."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl4rec_kernels._imports import require
+from rl4rec_kernels.retrieval.encoder import Encoder
+
+DEFAULT_FIELDS = ("title", "brand", "category")
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_FORMAT = "rl4rec_kernels.ItemIndex/1"
+_BLOCK = 65_536  # rows looked at together, so that checks of a mapped table stay small
+
+
+class ItemIndex:
+    """A table of item embeddings whose row is the item's id.
+
+    Make one with `build`, `open`, `from_embeddings` or `import_file`.
+
+    Attributes
+    ----------
+    table : Tensor, shape [N, D]
+        float32, float16 or bfloat16.
+    valid : Tensor, bool [N]
+        Which rows are items. Row 0 of Beauty, for example, is not; such rows never rank.
+    origin : dict of str to str
+        What it was made from: ``encoder`` and ``metadata`` (fingerprints) and ``fields``; empty for
+        an index that was made elsewhere.
+    """
+
+    def __init__(self, table: Tensor, valid: Tensor, origin: Mapping[str, str]) -> None:
+        self.table = table
+        self.valid = valid
+        self.origin = dict(origin)
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return int(self.valid.sum())
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the table, those that are no items included."""
+        return self.table.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of an embedding."""
+        return self.table.shape[1]
+
+    @classmethod
+    def build(
+        cls,
+        item_metadata: Mapping[int, Mapping[str, Any]],
+        encoder: Encoder,
+        *,
+        fields: Sequence[str] = DEFAULT_FIELDS,
+        dtype: torch.dtype = torch.float32,
+        show_progress: bool | None = None,
+    ) -> "ItemIndex":
+        """Encode the items of a data set.
+
+        Parameters
+        ----------
+        item_metadata : mapping of int to mapping
+            Item id to its fields, from `load_item_metadata`.
+        encoder : Encoder
+            Encodes the items, and later the queries.
+        fields : sequence of str
+            What of an item is encoded, in this order; fields that an item lacks are left out.
+        dtype : torch.dtype
+            float32, float16 or bfloat16.
+        show_progress : bool, optional
+            See `Encoder.encode_items`.
+
+        Raises
+        ------
+        ValueError
+            If there are no items, ids are spread too thinly for a table, or an embedding is not
+            finite.
+        """
+        texts = item_texts(item_metadata, fields)
+        ids = np.fromiter(texts, dtype=np.int64, count=len(texts))
+        vectors = encoder.encode_items(list(texts.values()), show_progress).cpu()
+        index = cls.from_embeddings(vectors.to(dtype), ids=ids)
+        index.origin = {
+            "encoder": encoder.fingerprint,
+            "metadata": texts_fingerprint(texts),
+            "fields": json.dumps(list(fields)),
+        }
+        return index
+
+    @classmethod
+    def from_embeddings(
+        cls, embeddings: Tensor, *, ids: Any = None, valid: Any = None
+    ) -> "ItemIndex":
+        """Make an index of embeddings that are there already.
+
+        Parameters
+        ----------
+        embeddings : Tensor, shape [M, D]
+            float32, float16 or bfloat16.
+        ids : int, shape [M], optional
+            The item of each row; by default row i is item i.
+        valid : bool, shape [M], optional
+            Which rows are items. By default all but row 0, which is padding, and rows of zeros,
+            which no encoder makes; with `ids`, all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If dtypes or shapes do not fit, an id is there twice or below 0, or an embedding is not
+            finite; the message names the row.
+        """
+        if not isinstance(embeddings, Tensor):
+            raise TypeError(f"embeddings must be a tensor, got {type(embeddings).__name__}; "
+                            "convert an array with torch.from_numpy")  # fmt: skip
+        if embeddings.dtype not in _DTYPES:
+            raise TypeError(f"embeddings must be float32, float16 or bfloat16, got "
+                            f"{embeddings.dtype}; convert them with .float()")  # fmt: skip
+        if embeddings.dim() != 2 or 0 in embeddings.shape:
+            raise ValueError(f"embeddings must be [M, D] with M, D >= 1, got "
+                             f"{tuple(embeddings.shape)}")  # fmt: skip
+        embeddings = embeddings.detach()
+        if ids is not None:
+            embeddings, valid = _scatter(embeddings, np.asarray(ids), valid)
+        elif valid is None:
+            valid = embeddings.ne(0).any(1)
+            valid[0] = False
+        valid = torch.as_tensor(valid)
+        if valid.dtype != torch.bool or valid.shape != embeddings.shape[:1]:
+            raise ValueError(f"valid must be bool [{embeddings.shape[0]}], got {valid.dtype} "
+                             f"{tuple(valid.shape)}")  # fmt: skip
+        check_finite("embeddings", embeddings)
+        return cls(embeddings, valid, {})
+
+    @classmethod
+    def import_file(cls, path: str | os.PathLike[str], **options: Any) -> "ItemIndex":
+        """Read embeddings that were made elsewhere: ``.npy``, or ``.pt`` with one tensor.
+
+        Parameters
+        ----------
+        path : path
+            A NumPy array or a torch tensor [M, D]; a ``.pt`` file may also be a dict with one
+            two-dimensional tensor and, as ``ids``, the items of its rows. No pickled objects.
+        **options
+            Passed to `from_embeddings`.
+
+        Raises
+        ------
+        FileNotFoundError, TypeError, ValueError
+            If the file is not there, of another kind, or what is in it does not fit.
+        """
+        path = _existing(path)
+        if path.suffix == ".npy":
+            embeddings = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        elif path.suffix in (".pt", ".pth"):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(loaded, Mapping):
+                tables = [v for v in loaded.values() if isinstance(v, Tensor) and v.dim() == 2]
+                if len(tables) != 1:
+                    raise ValueError(f"{path} must hold one [M, D] tensor, it has {len(tables)}; "
+                                     "pass the right one to from_embeddings")  # fmt: skip
+                options.setdefault("ids", loaded.get("ids"))
+                loaded = tables[0]
+            embeddings = loaded
+        else:
+            raise ValueError(f"{path} is no .npy or .pt file; load it and call "
+                             "ItemIndex.from_embeddings")  # fmt: skip
+        return cls.from_embeddings(embeddings, **options)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file; an existing one is replaced at once or not at all.
+
+        Raises
+        ------
+        ValueError
+            If the name does not end in .safetensors.
+        FileNotFoundError
+            If the directory does not exist.
+        """
+        path = _named_safetensors(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent} is no directory; make it first")
+        save_file = require("safetensors.torch", "encoder").save_file
+        tensors = {"table": self.table.contiguous(), "valid": self.valid.contiguous()}
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            save_file(tensors, part, metadata={"format": _FORMAT, **self.origin})
+            with open(part, "rb") as file:
+                os.fsync(file.fileno())
+            os.chmod(part, 0o666 & ~_umask())
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        encoder: Encoder | None = None,
+        item_metadata: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> "ItemIndex":
+        """Open a saved index; its table is mapped into memory, not read.
+
+        Parameters
+        ----------
+        path : path
+            A file that `save` wrote.
+        encoder : Encoder, optional
+            Refuse the index if other items' vectors came from another encoder.
+        item_metadata : mapping, optional
+            Refuse the index if it was built from other metadata.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is no index, or was built with another encoder or from other metadata.
+        """
+        path = _existing(_named_safetensors(path))
+        safetensors = require("safetensors", "encoder")
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                origin = file.metadata() or {}
+                if origin.pop("format", None) != _FORMAT or set(file.keys()) != {"table", "valid"}:
+                    raise ValueError(f"{path} is no item index; load its tensor and call "
+                                     "ItemIndex.from_embeddings")  # fmt: skip
+                table, valid = file.get_tensor("table"), file.get_tensor("valid")
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); build it again") from error
+        shapes_fit = table.dim() == 2 and valid.shape == table.shape[:1]
+        if not shapes_fit or valid.dtype != torch.bool or table.dtype not in _DTYPES:
+            raise ValueError(f"{path} is damaged (table {table.dtype} {tuple(table.shape)}, valid "
+                             f"{valid.dtype} {tuple(valid.shape)}); build it again")  # fmt: skip
+        index = cls(table, valid, origin)
+        if encoder is not None:
+            index.check_encoder(encoder)
+        if item_metadata is not None:
+            fields = json.loads(origin.get("fields", "[]"))
+            fingerprint = texts_fingerprint(item_texts(item_metadata, fields))
+            if fingerprint != origin.get("metadata"):
+                raise ValueError(f"{path} was built from other metadata than this; "
+                                 "build it again with ItemIndex.build")  # fmt: skip
+        return index
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Check that queries of `encoder` can be held against this table.
+
+        Raises
+        ------
+        ValueError
+            If the dimensions differ, or the index is known to come from another encoder.
+        """
+        if encoder.dim != self.dim:
+            raise ValueError(f"the encoder makes {encoder.dim} dimensions but the index has "
+                             f"{self.dim}; build the index again with this encoder")  # fmt: skip
+        if self.origin.get("encoder", encoder.fingerprint) != encoder.fingerprint:
+            raise ValueError("the index was built with another encoder (its weights, prefix or "
+                             "limits differ); build it again with this one")  # fmt: skip
+
+    def check_items(self, name: str, ids: np.ndarray) -> None:
+        """Check that all ids are items.
+
+        Raises
+        ------
+        IndexError
+            If one is outside the table, or a row that is no item; the message names it.
+        """
+        if not ids.size:
+            return
+        outside = (ids < 0) | (ids >= self.num_rows)
+        if outside.any():
+            raise IndexError(
+                f"{name}: item {ids[outside][0]} is not in the index, whose ids are below "
+                f"{self.num_rows}; check that both are of one data set"
+            )
+        unknown = ~self.valid.numpy()[ids]
+        if unknown.any():
+            raise IndexError(
+                f"{name}: {ids[unknown][0]} is no item of the index (it is padding, or had no "
+                "metadata); leave it out"
+            )
+
+    def info(self) -> dict[str, Any]:
+        """Describe the index, for people and as JSON."""
+        return {
+            "items": len(self),
+            "rows": self.num_rows,
+            "dim": self.dim,
+            "dtype": str(self.table.dtype).removeprefix("torch."),
+            "mebibytes": round(self.table.nbytes / 2**20, 1),
+            "built from": self.origin or "imported embeddings",
+        }
+
+
+def item_texts(
+    item_metadata: Mapping[int, Mapping[str, Any]], fields: Sequence[str] = DEFAULT_FIELDS
+) -> dict[int, str]:
+    """The text of every item that is encoded: its fields, one after the other."""
+    if not item_metadata:
+        raise ValueError("item_metadata is empty; pass load_item_metadata(name)")
+    return {
+        int(item): ". ".join(str(metadata[name]) for name in fields if metadata.get(name))
+        for item, metadata in item_metadata.items()
+    }
+
+
+def texts_fingerprint(texts: Mapping[int, str]) -> str:
+    """A digest of the items' texts."""
+    return hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()
+
+
+def check_finite(name: str, table: Tensor) -> None:
+    """Check that a table holds neither NaN nor infinities.
+
+    Raises
+    ------
+    ValueError
+        If it does; the message names the first such row.
+    """
+    for start in range(0, table.shape[0], _BLOCK):
+        bad = (~table[start : start + _BLOCK].isfinite()).any(1).nonzero()
+        if bad.numel():
+            raise ValueError(f"{name}: row {start + int(bad[0])} holds NaN or infinity; "
+                             "encode it again")  # fmt: skip
+
+
+def _scatter(embeddings: Tensor, ids: np.ndarray, valid: Any) -> tuple[Tensor, Tensor]:
+    """Put row i of the embeddings at row ids[i] of a table."""
+    if valid is not None:
+        raise ValueError("pass ids or valid, not both: rows without an id are no items")
+    if ids.dtype.kind not in "iu" or ids.shape != (embeddings.shape[0],):
+        raise ValueError(f"ids must be [{embeddings.shape[0]}] integers, one for each embedding, "
+                         f"got {ids.dtype} {ids.shape}")  # fmt: skip
+    if ids.min() < 0:
+        raise ValueError(f"ids must not be negative, got {ids.min()}")
+    unique, counts = np.unique(ids, return_counts=True)
+    if unique.size != ids.size:
+        raise ValueError(f"ids: item {unique[counts > 1][0]} is there twice")
+    num_rows = int(ids.max()) + 1
+    if num_rows > 10 * ids.size + 1000:
+        raise ValueError(f"ids go up to {num_rows - 1} but there are only {ids.size} items, so the "
+                         "table would be nearly empty; number the items from 1")  # fmt: skip
+    places = torch.from_numpy(ids.astype(np.int64))
+    table = embeddings.new_zeros(num_rows, embeddings.shape[1])
+    table[places] = embeddings
+    is_item = torch.zeros(num_rows, dtype=torch.bool)
+    is_item[places] = True
+    return table, is_item
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}; build it with ItemIndex.build, or check "
+                                "the path")  # fmt: skip
+    return Path(path)
+
+
+def _named_safetensors(path: str | os.PathLike[str]) -> Path:
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"an index file must be named *.safetensors, got {path}; other files are "
+                         "read by ItemIndex.import_file")  # fmt: skip
+    return Path(path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
