@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from rl4rec_kernels import Encoder
+
 
 @pytest.fixture(scope="session")
 def beauty_dir() -> Path:
@@ -22,3 +24,9 @@ def ml100k_dir() -> Path:
     if not root or not (Path(root) / "ml-100k").is_dir():
         pytest.skip("needs MovieLens-100k: run `make test`, which fetches it")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def encoder() -> Encoder:
+    """The packaged MiniLM."""
+    return Encoder(device="cpu")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pickle
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -161,9 +162,21 @@ class ItemIndex:
         """
         path = _existing(path)
         if path.suffix == ".npy":
-            embeddings = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+            try:
+                array = np.load(path, mmap_mode="c", allow_pickle=False)
+            except (ValueError, EOFError) as error:
+                raise ValueError(f"{path} is no plain array ({error}); save one with "
+                                 "np.save(path, embeddings)") from error  # fmt: skip
+            embeddings = torch.from_numpy(array)
         elif path.suffix in (".pt", ".pth"):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            try:
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+                raise ValueError(f"{path} holds something else than tensors, which is never "
+                                 "loaded, or is damaged; save one with torch.save(embeddings, "
+                                 "path)") from error  # fmt: skip
+            if not isinstance(loaded, Mapping | Tensor):
+                raise ValueError(f"{path} must hold a tensor, got {type(loaded).__name__}")
             if isinstance(loaded, Mapping):
                 tables = [v for v in loaded.values() if isinstance(v, Tensor) and v.dim() == 2]
                 if len(tables) != 1:

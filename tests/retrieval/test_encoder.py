@@ -1,0 +1,65 @@
+"""The encoder, with the real model that a package carries."""
+
+import pytest
+import torch
+
+from rl4rec_kernels import Encoder
+
+TEXTS = ["red lipstick", "a shampoo for dry hair", "", "립스틱 💄", "x" * 3000]
+
+
+def test_texts_become_unit_vectors_of_the_model(encoder):
+    vectors = encoder.encode_queries(TEXTS)
+    assert vectors.shape == (5, encoder.dim) == (5, 384)
+    assert vectors.dtype == torch.float32
+    assert not vectors.requires_grad
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(5))
+    want = torch.from_numpy(encoder.model.encode(TEXTS, normalize_embeddings=True))
+    torch.testing.assert_close(vectors, want, rtol=0, atol=1e-5)
+
+
+def test_a_vector_hardly_depends_on_its_batch(encoder):
+    alone = torch.cat([encoder.encode_queries([text]) for text in TEXTS])
+    torch.testing.assert_close(alone, encoder.encode_queries(TEXTS), rtol=0, atol=1e-5)
+
+
+def test_prefixes_and_scaling(encoder):
+    other = Encoder(encoder.model, query_prefix="query: ", item_prefix="item: ", normalize=False)
+    want = torch.from_numpy(encoder.model.encode(["query: soap", "item: soap"]))
+    got = torch.cat([other.encode_queries(["soap"]), other.encode_items(["soap"])])
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+
+
+def test_the_fingerprint_tells_encoders_apart(encoder):
+    assert encoder.fingerprint == Encoder(encoder.model).fingerprint
+    assert encoder.fingerprint == Encoder(encoder.model, query_prefix="q").fingerprint
+    assert encoder.fingerprint != Encoder(encoder.model, item_prefix="q").fingerprint
+    assert encoder.fingerprint != Encoder(encoder.model, normalize=False).fingerprint
+    trained = Encoder()
+    with torch.no_grad():
+        for weight in trained.model.parameters():
+            weight.add_(1e-3)
+    assert trained.fingerprint != encoder.fingerprint
+    assert Encoder(max_length=16).fingerprint != encoder.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "words"),
+    [
+        ("one text", TypeError, "put a single text in a list"),
+        (5, TypeError, "texts must be a list of strings, got int"),
+        ([], ValueError, "texts is empty"),
+        (["a", None], TypeError, r"texts\[1\] must be a string, got NoneType"),
+        (["a", "\ud800"], ValueError, r"texts\[1\] is no valid Unicode"),
+    ],
+)
+def test_bad_texts_are_named(encoder, texts, error, words):
+    with pytest.raises(error, match=words):
+        encoder.encode_queries(texts)
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="batch_size must be a whole number from 1, got 0"):
+        Encoder(batch_size=0)
+    with pytest.raises(TypeError, match="model must be a name"):
+        Encoder(3)

@@ -1,0 +1,252 @@
+"""The reward function, against a plain loop over rows."""
+
+import logging
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rl4rec_kernels import (
+    ItemIndex,
+    LocalRetrievalService,
+    RaggedIds,
+    RecReward,
+    RecRewardFrunction,
+)
+from rl4rec_kernels.reward import extract_query, remove_repeats
+
+TEXTS = ["red nail polish", "<think>soap?</think><query>dry hair</query>", "perfume"]
+TARGETS, HISTORIES = [3, 17, 40], [[1, 2], [5], []]
+NEGATIVES = [[5, 9, 11], [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12], [4]]
+
+
+@pytest.fixture(scope="module")
+def service(encoder) -> LocalRetrievalService:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(50, 384, generator=generator)
+    table[21] = table[3]  # two items with one embedding
+    return LocalRetrievalService({"toys": ItemIndex.from_embeddings(table)}, encoder)
+
+
+def make(service, **options) -> RecReward:
+    return RecReward(service=service, dataset_name="toys", **options)
+
+
+def loop(service, metric, texts, targets, histories, neg_items=None, k=10) -> list[float]:
+    """What projects do today, and what a tie is worth by hand: the mean over its places."""
+    rewards = []
+    everything = service.calculate_reward([extract_query(text) for text in texts], "toys")
+    for b, target in enumerate(targets):
+        if neg_items is None:
+            items = [i for i in range(1, 50) if i not in histories[b] and i != target]
+        else:
+            items = neg_items[b]
+        scores = [everything[b, item].item() for item in items]
+        own = everything[b, target].item()
+        above, tied = sum(s > own for s in scores), sum(s == own for s in scores)
+        values = [metric(rank, k) for rank in range(1 + above, 2 + above + tied)]
+        rewards.append(sum(values) / len(values))
+    return rewards
+
+
+def ndcg(rank, k):
+    return (rank <= k) / math.log2(1 + rank)
+
+
+def hit(rank, k):
+    return float(rank <= k)
+
+
+def mrr(rank, k):
+    return (rank <= k) / rank
+
+
+def mixed(rank, k):
+    return 0.7 * ndcg(rank, k) + 0.3 * hit(rank, k)
+
+
+@pytest.mark.parametrize("metric", [ndcg, hit, mrr, mixed], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("k", [1, 3, 10])
+@pytest.mark.parametrize("negatives", [NEGATIVES, None], ids=["negatives", "catalog"])
+def test_rewards_equal_a_loop_over_rows(service, metric, k, negatives):
+    reward = make(service, reward_type=metric.__name__, k=k)
+    got = reward(TEXTS, TARGETS, HISTORIES, negatives)
+    assert all(type(value) is float for value in got)
+    assert got == pytest.approx(
+        loop(service, metric, TEXTS, TARGETS, HISTORIES, negatives, k), abs=1e-6
+    )
+
+
+def test_ties_share_their_places(service):
+    kwargs = {"generated_texts": ["x"], "targets": [3], "histories": [[]], "neg_items": [[21]]}
+    assert make(service, reward_type="rank")(**kwargs) == [1.5]
+    assert make(service, reward_type="rank", ties="pessimistic")(**kwargs) == [2.0]
+
+
+def test_a_row_alone_earns_what_it_earns_in_a_batch(service):
+    reward = make(service, reward_type="rank")
+    for negatives in (NEGATIVES, None):
+        batch = reward(TEXTS, TARGETS, HISTORIES, negatives)
+        for b in range(3):
+            own = negatives and [negatives[b]]
+            assert reward([TEXTS[b]], [TARGETS[b]], [HISTORIES[b]], own) == [batch[b]]
+
+
+def test_the_target_stays_though_it_is_in_the_history(service):
+    reward = make(service, reward_type="rank")
+    want = reward(["x"], [3], [[7]])
+    assert reward(["x"], [3], [[7, 3]]) == want
+
+
+def test_metric_names_and_ids_of_all_kinds(service):
+    auc = make(service, reward_type="auc")
+    want = auc(TEXTS, TARGETS, HISTORIES, NEGATIVES)
+    padded = torch.tensor([[*row, *[-1] * (11 - len(row))] for row in NEGATIVES])
+    for form in (padded, padded.numpy(), RaggedIds.from_lists(NEGATIVES)):
+        assert auc(TEXTS, torch.tensor(TARGETS), HISTORIES, form) == want
+    assert auc(TEXTS, [np.int64(t) for t in TARGETS], None, NEGATIVES) == want
+    fixed = make(service, reward_type="ndcg@2", k=10)(TEXTS, TARGETS, HISTORIES, NEGATIVES)
+    assert fixed == make(service, reward_type="ndcg", k=2)(TEXTS, TARGETS, HISTORIES, NEGATIVES)
+
+
+def test_repeats_are_removed_and_reported(service, caplog):
+    reward = make(service, reward_type="rank")
+    want = reward(["x", "y"], [3, 4], [[], []], [[5, 6], [7]])
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        got = reward(["x", "y"], [3, 4], [[], []], [[5, 6, 5, 3, 5], [4, 7, 4]])
+        reward(["x", "y"], [3, 4], [[], []], [[5, 6, 5], [7]])
+    assert got == want
+    assert [record.getMessage() for record in caplog.records] == [
+        "neg_items had 2 repeats and 3 targets among the negatives; they were removed"
+    ]
+    assert (reward.last_report.duplicates, reward.last_report.targets) == (1, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 5))), min_size=1))
+def test_remove_repeats_keeps_the_first_in_order(rows):
+    targets = np.array([target for target, _ in rows])
+    lists = [negatives for _, negatives in rows]
+    kept, report = remove_repeats(RaggedIds.from_lists(lists), targets)
+    want = [[i for i in dict.fromkeys(row) if i != t] for t, row in rows]
+    assert kept.to_lists() == want
+    assert report.targets == sum(row.count(t) for t, row in rows)
+    assert report.duplicates + report.targets == sum(map(len, lists)) - sum(map(len, want))
+
+
+def test_use_negatives_only(service):
+    catalog = make(service, reward_type="rank")(TEXTS, TARGETS, HISTORIES)
+    ignoring = make(service, reward_type="rank", use_negatives_only=False)
+    assert ignoring(TEXTS, TARGETS, HISTORIES, NEGATIVES) == catalog
+    # A dataset without negatives has empty lists: they must not make the target stand alone.
+    assert make(service, reward_type="rank")(TEXTS, TARGETS, HISTORIES, [[], [], []]) == catalog
+    strict = make(service, use_negatives_only=True)
+    for nothing in (None, [[], [], []]):
+        with pytest.raises(ValueError, match="use_negatives_only=True needs neg_items"):
+            strict(TEXTS, TARGETS, HISTORIES, nothing)
+    with pytest.raises(ValueError, match="row 1 has no negatives but its target"):
+        strict(TEXTS, TARGETS, HISTORIES, [[1], [17], [2]])
+
+
+def test_normalize_is_off_and_safe(service):
+    plain = np.array(make(service, reward_type="mrr")(TEXTS, TARGETS, HISTORIES))
+    got = make(service, reward_type="mrr", k=10**6, normalize=True)(TEXTS, TARGETS, HISTORIES)
+    scores = np.array(make(service, reward_type="mrr", k=10**6)(TEXTS, TARGETS, HISTORIES))
+    np.testing.assert_allclose(got, (scores - scores.mean()) / scores.std())
+    assert make(service, normalize=True)(["x"], [3], [[]]) == [0.0]
+    assert plain.min() >= 0
+
+
+def test_compute_metrics(service):
+    got = make(service, k=5).compute_metrics(TEXTS, TARGETS, HISTORIES, NEGATIVES)
+    for name, metric in (("ndcg@5", ndcg), ("hit@5", hit), ("mrr@5", mrr)):
+        want = loop(service, metric, TEXTS, TARGETS, HISTORIES, NEGATIVES, k=5)
+        assert got[name] == pytest.approx(np.mean(want), abs=1e-6)
+    assert list(make(service).compute_metrics(TEXTS, TARGETS, HISTORIES, metrics=["auc"])) == [
+        "auc"
+    ]
+
+
+def test_chat_completions(service):
+    reward = make(service, reward_type="rank")
+    chats = [[{"role": "user", "content": "?"}, {"role": "assistant", "content": t}] for t in TEXTS]
+    assert reward(chats, TARGETS, HISTORIES) == reward(TEXTS, TARGETS, HISTORIES)
+    with pytest.raises(ValueError, match=r"generated_texts\[0\] has no message by the assistant"):
+        reward([[{"role": "user", "content": "?"}]], [3], [[]])
+    with pytest.raises(TypeError, match=r"generated_texts\[0\] must be a string or a list of chat"):
+        reward([3], [3], [[]])
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("soap", "soap"),
+        ("  soap\n", "soap"),
+        ("<query>soap</query>", "soap"),
+        ("a <QUERY>\n soap\n bar </Query> b", "soap\n bar"),
+        ("I write <query> tags: <query>soap</query>.", "soap"),
+        ("<query>a</query> no: <query>b</query>", "b"),
+        ("<query>a</query> and <query>b", "a"),
+        ("hm <query>soap", "soap"),
+        ("hm </query> soap", "hm </query> soap"),
+        ("<query></query>", ""),
+        ("", ""),
+    ],
+)
+def test_extract_query(text, query):
+    assert extract_query(text) == query
+
+
+@given(st.text())
+def test_extract_query_finds_what_was_wrapped(text):
+    if "<query>" not in text.lower() and "</query>" not in text.lower():
+        assert extract_query(f"thoughts <query>{text}</query> end") == text.strip()
+
+
+def test_found_by_name_in_every_process(service):
+    service.register("reward tests", "tests")
+    reward = RecRewardFrunction(
+        retrieval_service_name="reward tests", namespace="tests", dataset_name="toys"
+    )
+    again = pickle.loads(pickle.dumps(reward))
+    assert again(TEXTS, TARGETS, HISTORIES) == reward(TEXTS, TARGETS, HISTORIES)
+    assert reward.__name__ == "rec_ndcg"
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(make(service))
+    with pytest.raises(LookupError, match="no retrieval service 'nobody'"):
+        RecReward("nobody", dataset_name="toys")(TEXTS, TARGETS, HISTORIES)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reward_type": "bleu"}, "reward_type 'bleu'.*unknown metric"),
+        ({"k": 0}, "k must be a whole number from 1, got 0"),
+        ({"k": 2.0}, "k must be a whole number"),
+        ({"k": 2**30}, "k must be between 1 and"),
+        ({"ties": "lucky"}, "unknown tie rule 'lucky'"),
+    ],
+)
+def test_bad_options_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        RecReward(**options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"generated_texts": []}, ValueError, "generated_texts is empty"),
+        ({"targets": [1]}, ValueError, "targets must have one item id for each of the 3"),
+        ({"targets": [1, 2, 99]}, IndexError, "targets: item 99"),
+        ({"histories": [[1]]}, ValueError, "histories must have one list for each of the 3"),
+        ({"neg_items": [[1], [2], [0]]}, IndexError, "neg_items: 0 is no item"),
+    ],
+)
+def test_bad_arguments_are_named(service, changes, error, words):
+    arguments = {"generated_texts": TEXTS, "targets": TARGETS, "histories": HISTORIES} | changes
+    with pytest.raises(error, match=words):
+        make(service)(**arguments)
