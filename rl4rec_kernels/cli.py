@@ -155,17 +155,17 @@ def reward(
     from rl4rec_kernels.retrieval import Encoder, ItemIndex, LocalRetrievalService
     from rl4rec_kernels.reward import RecReward
 
-    model = Encoder(encoder)
-    service = LocalRetrievalService({"items": ItemIndex.open(index, encoder=model)}, model)
+    items = ItemIndex.open(index)
+    service = LocalRetrievalService({"items": items}, Encoder(encoder))
     reward_fn = RecReward(service=service, dataset_name="items", reward_type=reward_type, k=k)
     with input.open(encoding="utf-8") if input else sys.stdin as lines:
-        requests = _requests(lines)
+        requests = read_requests(lines)
         while batch := list(islice(requests, BATCH)):
             for value in _rewards(reward_fn, batch):
                 print(json.dumps({"reward": value}))
 
 
-def _requests(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def read_requests(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Parse and check JSON lines; a bad one is named by its number."""
     for number, line in enumerate(lines, 1):
         if not line.strip():

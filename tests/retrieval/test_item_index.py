@@ -118,7 +118,7 @@ def test_no_pickled_object_is_ever_loaded(tmp_path, monkeypatch):
     torch.save({"table": Evil()}, "evil.pt")
     np.save("evil.npy", np.array([Evil()], dtype=object), allow_pickle=True)
     for name in ("evil.pt", "evil.npy"):
-        with pytest.raises(ValueError, match="never loaded|no plain array"):
+        with pytest.raises(ValueError, match=r"never loaded|no plain array"):
             ItemIndex.import_file(name)
     assert not (tmp_path / "evil").exists()
 
@@ -174,7 +174,7 @@ def test_bad_files_are_named(tmp_path, index):
         ItemIndex.import_file(tmp_path / "table.csv")
     for name in ("table.npy", "table.pt"):
         (tmp_path / name).write_bytes(b"no such thing")
-        with pytest.raises(ValueError, match="never loaded|no plain array"):
+        with pytest.raises(ValueError, match=r"never loaded|no plain array"):
             ItemIndex.import_file(tmp_path / name)
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="must hold a tensor, got list"):

@@ -1,0 +1,160 @@
+"""The command line, run as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rl4rec_kernels.cli import read_requests
+from rl4rec_kernels.demo import METRICS, fetch_ml100k, run
+
+
+def rl4rec(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "rl4rec_kernels.cli", *arguments],
+        input=stdin, capture_output=True, text=True, check=False, env={**os.environ, **variables},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    (root / "toys").mkdir()
+    items = {i: {"title": f"{colour} {thing}"} for i, (colour, thing) in enumerate(
+        [(c, t) for c in ("red", "blue", "green") for t in ("ball", "car", "doll", "kite")], 1
+    )}  # fmt: skip
+    (root / "toys" / "item_metadata.json").write_text(json.dumps(items))
+    (root / "toys" / "sequential_data.txt").write_text("1 1 2 3 4 5\n2 5 6 7 8\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def index(data_dir):
+    path = data_dir / "toys.safetensors"
+    done = rl4rec("index", "build", "toys", "--out", str(path), RL4REC_DATA=str(data_dir))
+    assert done.returncode == 0, done.stderr
+    assert "12 items of 384 dimensions" in done.stdout
+    return path
+
+
+def test_index_info(index):
+    info = json.loads(rl4rec("index", "info", str(index)).stdout)
+    assert (info["items"], info["rows"], info["dim"], info["dtype"]) == (12, 13, 384, "float32")
+
+
+def test_sample(data_dir):
+    done = rl4rec("sample", "toys", "--num-negs", "5", "--data-dir", str(data_dir))
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["user_id"], row["target"], row["history"]) for row in rows] == [
+        (1, 3, [1, 2]),
+        (2, 6, [5]),
+    ]
+    for row, seen in zip(rows, ({1, 2, 3, 4, 5}, {5, 6, 7, 8}), strict=True):
+        assert len(set(row["neg_items"])) == 5
+        assert not seen & set(row["neg_items"])
+
+
+def test_reward(index):
+    requests = [
+        {"text": "<query>red ball</query>", "target": 1, "neg_items": [2, 7, 12]},
+        {"text": "green kite", "target": 12, "history": [1, 2]},
+        {"text": "green kite", "target": 1, "neg_items": [12]},
+    ]
+    done = rl4rec(
+        "reward", "--index", str(index), "--reward-type", "rank",
+        stdin="\n\n".join(map(json.dumps, requests)),
+    )  # fmt: skip
+    assert [json.loads(line)["reward"] for line in done.stdout.splitlines()] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 2 is not JSON"),
+        ("[1]", "line 2 must be a JSON object"),
+        ('{"target": 1}', "line 2: 'text' must be a string"),
+        ('{"text": "a", "target": "b"}', "line 2: 'target' must be an item id"),
+        ('{"text": "a", "target": true}', "line 2: 'target' must be an item id"),
+        ('{"text": "a", "target": 1, "neg_items": [1.5]}', "line 2: 'neg_items' must be a list"),
+        ('{"text": "a", "target": 1, "history": 7}', "line 2: 'history' must be a list"),
+    ],
+)
+def test_bad_lines_are_named(line, words):
+    good = '{"text": "red ball", "target": 1}'
+    with pytest.raises(ValueError, match=words):
+        list(read_requests([good, line]))
+
+
+def test_ids_that_the_index_lacks_are_named(index):
+    line = '{"text": "a", "target": 99, "neg_items": [1]}'
+    done = rl4rec("reward", "--index", str(index), stdin=line)
+    assert done.returncode == 2
+    assert "targets: item 99 is not in the index" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["index", "info", "nothing.safetensors"], "there is no file nothing.safetensors"),
+        (["sample", "nothing"], "no dataset 'nothing'"),
+        (["demo", "--data", "nowhere"], "--data nowhere is not a directory"),
+        (["demo", "--users", "0"], "Invalid value for '--users'"),
+        (["reward", "--index", "nothing.safetensors"], "there is no file"),
+        (["dance"], "No such command 'dance'"),
+    ],
+)
+def test_errors_are_one_line(arguments, words):
+    done = rl4rec(*arguments)
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+
+
+def test_demo_on_movielens(ml100k_dir, encoder, tmp_path):
+    done = rl4rec(
+        "demo", "--users", "200", "--out", str(tmp_path),
+        RL4REC_ML100K=str(ml100k_dir), RL4REC_CACHE=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for words in ("ml-100k: 200 users", "99 negatives", "whole catalog", "popularity", "random"):
+        assert words in done.stdout
+    assert (tmp_path / "ml-100k_ranks.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_demo_on_beauty_finds_more_than_chance(beauty_dir, encoder, tmp_path, monkeypatch):
+    """Recent titles say something of the next item; with fewer items it runs in seconds."""
+    source, target = beauty_dir / "beauty", tmp_path / "beauty"
+    target.mkdir()
+    metadata = json.loads((source / "item_metadata.json").read_text())
+    metadata = {item: metadata[item] for item in metadata if int(item) <= 1500}
+    (target / "item_metadata.json").write_text(json.dumps(metadata))
+    with (source / "sequential_data.txt").open() as lines:
+        users = [line.split() for line in lines]
+    rows = [[user, *(i for i in items if int(i) <= 1500)] for user, *items in users]
+    text = "\n".join(" ".join(row) for row in rows if len(row) > 5)
+    (target / "sequential_data.txt").write_text(text)
+    monkeypatch.setenv("RL4REC_CACHE", str(tmp_path / "cache"))
+    first, second = (run(target, 150, 42, encoder) for _ in range(2))
+    assert first.num_users == 150
+    for contest, again in zip(first.contests, second.contests, strict=True):
+        assert contest.means("text") == again.means("text")  # the second used the cached index
+        for metric in METRICS:
+            if metric != "hit@10" or contest.competitors != "5 negatives":
+                assert contest.means("text")[metric] > 1.1 * contest.means("random")[metric]
+    example = first.examples[0]
+    assert 0 <= example.reward <= 1
+
+
+def test_movielens_is_fetched_once(ml100k_dir, monkeypatch, tmp_path):
+    monkeypatch.setenv("RL4REC_ML100K", str(ml100k_dir))
+    assert fetch_ml100k() == ml100k_dir / "ml-100k"
+    monkeypatch.delenv("RL4REC_ML100K")
+    monkeypatch.setenv("RL4REC_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    with pytest.raises(RuntimeError, match="could not download recbole"):
+        fetch_ml100k()
