@@ -1,6 +1,5 @@
 """Rank metrics of one relevant item, as pure functions of rank counts."""
 
-import math
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
@@ -216,19 +215,3 @@ def _expected(metric: Metric, above: Tensor, tied: Tensor, total: Tensor) -> Ten
 
 def _digamma(n: Tensor) -> Tensor:
     return torch.digamma(n.double())
-
-
-def random_expectation(metric: str, total: int) -> float:
-    """What a random order of `total` candidates earns on average: the floor to compare with.
-
-    Raises
-    ------
-    ValueError
-        On an unknown metric or ``total < 1``.
-    """
-    if total < 1:
-        raise ValueError(f"total must be at least 1, got {total}")
-    constant = RankCounts(*(torch.tensor([n]) for n in (0, total - 1, total)))
-    value = metrics_from_counts(constant, (metric,), ties="expected").item()
-    assert math.isfinite(value)
-    return value

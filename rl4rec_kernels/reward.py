@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.metrics import metrics_from_counts, parse_metric, parse_ties
 from rl4rec_kernels.ragged import RaggedIds
 from rl4rec_kernels.retrieval.service import (
@@ -92,8 +93,7 @@ class RecReward:
         normalize: bool = False,
         service: Any = None,
     ) -> None:
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"k must be a whole number from 1, got {k!r}")
+        k = whole_number("k", k, 1)
         parse_ties(ties)
         self.weights = _metric_weights(reward_type, k)
         self.retrieval_service_name = retrieval_service_name

@@ -1,6 +1,5 @@
 """Reproducible negative sampling without replacement."""
 
-import operator
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rl4rec_kernels import _sampler
+from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.ragged import RaggedIds
 
 
@@ -70,13 +70,13 @@ def sample_negatives(
     >>> sample_negatives(1000, [[1, 2, 3], [4]], 5).shape
     (2, 5)
     """
-    num_items = _whole("num_items", num_items, 0, 2**63 - 1)
-    num_negs = _whole("num_negs", num_negs, 0, num_items)
-    first_item = _whole("first_item", first_item, 0, num_items)
-    seed = _whole("seed", seed, 0, 2**64 - 1)
+    num_items = whole_number("num_items", num_items, 0, 2**63 - 1)
+    num_negs = whole_number("num_negs", num_negs, 0, num_items)
+    first_item = whole_number("first_item", first_item, 0, num_items)
+    seed = whole_number("seed", seed, 0, 2**64 - 1)
     if num_threads is None:
         num_threads = len(os.sched_getaffinity(0))
-    num_threads = _whole("num_threads", num_threads, 1, 4096)
+    num_threads = whole_number("num_threads", num_threads, 1, 4096)
 
     values, offsets = _check_seen(seen)
     num_users = len(offsets) - 1
@@ -94,19 +94,6 @@ def sample_negatives(
     return _sampler.sample(
         num_items, values, offsets, num_negs, seed, users, weights, first_item, num_threads
     )
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    """Check a whole number."""
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
-    if not low <= number <= high:
-        raise ValueError(f"{name} must be from {low} to {high}, got {number}")
-    return number
 
 
 def _integers(name: str, values: Any) -> npt.NDArray[np.int64]:

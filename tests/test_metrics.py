@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl4rec_kernels import RankCounts, metrics_from_counts
-from rl4rec_kernels.metrics import MAX_CUTOFF, parse_metrics, parse_ties, random_expectation
+from rl4rec_kernels.metrics import MAX_CUTOFF, parse_metrics, parse_ties
 from rl4rec_kernels.ops import reference
 
 TIES = ("expected", "optimistic", "pessimistic", "average")
@@ -68,13 +68,6 @@ def test_expectation_lies_between_the_extremes():
 def test_empty():
     assert metrics_from_counts(counts_of(), ("mrr",)).shape == (0, 1)
     assert metrics_from_counts(counts_of((0, 0, 1)), ()).shape == (1, 0)
-
-
-def test_random_expectation():
-    assert random_expectation("hit@10", 100) == pytest.approx(0.1)
-    assert random_expectation("auc", 6) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="total must be at least 1"):
-        random_expectation("auc", 0)
 
 
 @pytest.mark.parametrize(

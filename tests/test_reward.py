@@ -225,8 +225,7 @@ def test_found_by_name_in_every_process(service):
     ("options", "words"),
     [
         ({"reward_type": "bleu"}, "reward_type 'bleu'.*unknown metric"),
-        ({"k": 0}, "k must be a whole number from 1, got 0"),
-        ({"k": 2.0}, "k must be a whole number"),
+        ({"k": 0}, "k must be at least 1, got 0"),
         ({"k": 2**30}, "k must be between 1 and"),
         ({"ties": "lucky"}, "unknown tie rule 'lucky'"),
     ],
@@ -234,6 +233,11 @@ def test_found_by_name_in_every_process(service):
 def test_bad_options_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         RecReward(**options)
+
+
+def test_k_is_a_whole_number():
+    with pytest.raises(TypeError, match=r"k must be a whole number, got 2.0"):
+        RecReward(k=2.0)
 
 
 @pytest.mark.parametrize(

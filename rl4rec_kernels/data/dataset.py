@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypedDict
 import numpy as np
 from torch.utils.data import Dataset
 
-from rl4rec_kernels.data._checks import whole_number
+from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.data.export import to_hf
 from rl4rec_kernels.data.interactions import Interactions, load_interactions
 from rl4rec_kernels.data.negatives import check_alpha, draw_negatives, sampling_weights, split_seed

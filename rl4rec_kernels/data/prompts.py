@@ -4,7 +4,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rl4rec_kernels.data._checks import whole_number
+from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.data.item_fields import as_text
 
 DEFAULT_TEMPLATE = """\

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels._imports import require
 
 if TYPE_CHECKING:
@@ -64,13 +65,12 @@ class Encoder:
         item_prefix: str = "",
         max_length: int | None = None,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+        self.batch_size = whole_number("batch_size", batch_size, 1)
+        if max_length is not None:
+            max_length = whole_number("max_length", max_length, 1)
         self.model = _load(model, device)
         if max_length is not None:
             self.model.max_seq_length = max_length
-        self.batch_size = batch_size
         self.normalize = normalize
         self.query_prefix = query_prefix
         self.item_prefix = item_prefix

@@ -59,7 +59,7 @@ def test_bad_texts_are_named(encoder, texts, error, words):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="batch_size must be a whole number from 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         Encoder(batch_size=0)
     with pytest.raises(TypeError, match="model must be a name"):
         Encoder(3)
