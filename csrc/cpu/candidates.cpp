@@ -54,6 +54,10 @@ void Embeddings::copy_row(int64_t i, float* out) const {
   std::fill(out + dim, out + padded_dim(), 0.0f);
 }
 
+void check_same_dim(const Embeddings& queries, const Embeddings& items) {
+  check(queries.dim == items.dim, "query has ", queries.dim, " dimensions, table ", items.dim);
+}
+
 void store_row(const Tensor& tensor, int64_t i, const float* values, int64_t n) {
   with_type(storage_of(tensor, "gradient"), [&](auto type) {
     auto* to = static_cast<decltype(type)*>(tensor.mutable_data_ptr()) + i * n;

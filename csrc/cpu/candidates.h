@@ -35,6 +35,8 @@ struct Embeddings {
   Storage storage;
 };
 
+void check_same_dim(const Embeddings& queries, const Embeddings& items);
+
 // Writes the first n of `values` to row i of a contiguous tensor of any of the three dtypes.
 void store_row(const Tensor& tensor, int64_t i, const float* values, int64_t n);
 

@@ -9,7 +9,7 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(const Tensor& query, const Te
                                                    const Tensor& ids,
                                                    const std::optional<Tensor>& offsets) {
   const Embeddings queries(query, "query"), items(table, "table");
-  check(queries.dim == items.dim, "query has ", queries.dim, " dimensions, table ", items.dim);
+  check_same_dim(queries, items);
   const Counts counts = count_candidates(queries, items, Candidates(ids, offsets, queries.rows));
   const auto to_tensor = [&](const std::vector<std::atomic<int64_t>>& column) {
     const Tensor result = torch::stable::new_empty(ids, {queries.rows}, ScalarType::Long);

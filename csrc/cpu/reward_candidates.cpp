@@ -46,7 +46,7 @@ Tensor reward_candidates(const Tensor& query, const Tensor& table, const Tensor&
                          const std::optional<Tensor>& offsets, const std::vector<int64_t>& kinds,
                          const std::vector<int64_t>& cutoffs, int64_t ties) {
   const Embeddings queries(query, "query"), items(table, "table");
-  check(queries.dim == items.dim, "query has ", queries.dim, " dimensions, table ", items.dim);
+  check_same_dim(queries, items);
   check(kinds.size() == cutoffs.size(), "kinds and cutoffs must have the same length");
   for (const int64_t kind : kinds)
     check(0 <= kind && kind < kNumKinds, "unknown metric kind ", kind);

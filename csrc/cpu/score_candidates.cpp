@@ -8,7 +8,7 @@ namespace rl4rec {
 Tensor score_candidates(const Tensor& query, const Tensor& table, const Tensor& ids,
                         const std::optional<Tensor>& offsets) {
   const Embeddings queries(query, "query"), items(table, "table");
-  check(queries.dim == items.dim, "query has ", queries.dim, " dimensions, table ", items.dim);
+  check_same_dim(queries, items);
   const Candidates candidates(ids, offsets, queries.rows);
   const Tensor scores = torch::stable::new_empty(ids, ids.sizes(), ScalarType::Float);
   float* out = static_cast<float*>(scores.mutable_data_ptr());
@@ -84,8 +84,9 @@ class WeightedSum {
 
 Tensor score_candidates_grad_query(const Tensor& grad, const Tensor& query, const Tensor& table,
                                    const Tensor& ids, const std::optional<Tensor>& offsets) {
-  const Embeddings items(table, "table");
-  const Candidates candidates(ids, offsets, query.size(0));
+  const Embeddings queries(query, "query"), items(table, "table");
+  check_same_dim(queries, items);
+  const Candidates candidates(ids, offsets, queries.rows);
   Tensor grad_owner;
   const float* weights = gradients(grad, candidates, grad_owner);
   const Tensor result = torch::stable::new_empty(query, query.sizes());
@@ -110,9 +111,10 @@ Tensor score_candidates_grad_query(const Tensor& grad, const Tensor& query, cons
 // threads write to the same row and the result does not depend on their number.
 Tensor score_candidates_grad_table(const Tensor& grad, const Tensor& query, const Tensor& table,
                                    const Tensor& ids, const std::optional<Tensor>& offsets) {
-  const Embeddings queries(query, "query");
+  const Embeddings queries(query, "query"), items(table, "table");
+  check_same_dim(queries, items);
   const Candidates candidates(ids, offsets, queries.rows);
-  const int64_t num_items = table.size(0);
+  const int64_t num_items = items.rows;
   Tensor grad_owner;
   const float* weights = gradients(grad, candidates, grad_owner);
   const Tensor result = torch::stable::new_zeros(table, table.sizes());

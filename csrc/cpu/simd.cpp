@@ -105,11 +105,13 @@ template <typename Whole, typename Half>
   __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(Half), sizeof(Half));
   return low + high;
 }
-[[gnu::always_inline]] inline float fold(const Floats4& v) { return (v[0] + v[2]) + (v[1] + v[3]); }
-[[gnu::always_inline]] inline float fold(const Floats8& v) {
+[[maybe_unused, gnu::always_inline]] inline float fold(const Floats4& v) {
+  return (v[0] + v[2]) + (v[1] + v[3]);
+}
+[[maybe_unused, gnu::always_inline]] inline float fold(const Floats8& v) {
   return fold(halve<Floats8, Floats4>(v));
 }
-[[gnu::always_inline]] inline float fold(const Floats16& v) {
+[[maybe_unused, gnu::always_inline]] inline float fold(const Floats16& v) {
   return fold(halve<Floats16, Floats8>(v));
 }
 

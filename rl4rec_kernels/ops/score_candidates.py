@@ -81,3 +81,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("rl4rec::score_candidates", _backward, setup_context=_setup_context)
+
+
+def _differentiable_once(ctx: Any, grad: Tensor) -> None:
+    raise NotImplementedError("score_candidates can be differentiated once, not twice")
+
+
+torch.library.register_autograd("rl4rec::score_candidates_grad_query", _differentiable_once)
+torch.library.register_autograd("rl4rec::score_candidates_grad_table", _differentiable_once)

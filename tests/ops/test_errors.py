@@ -87,6 +87,13 @@ def test_the_raw_operators_check_too():
         ops.reward_candidates(QUERY, TABLE, IDS, None, [17], [1], 0)
     with pytest.raises(ValueError, match="grad must be float32"):
         ops.score_candidates_grad_query(torch.ones(3), QUERY, TABLE, IDS, None)
+    for op in (ops.score_candidates_grad_query, ops.score_candidates_grad_table):
+        with pytest.raises(ValueError, match="query has 8 dimensions, table 7"):
+            op(torch.ones(2, 2), QUERY, TABLE[:, :7], IDS, None)
+        with pytest.raises(ValueError, match="query must be float32"):
+            op(torch.ones(2, 2), QUERY.double(), TABLE, IDS, None)
+        with pytest.raises(IndexError, match="id 9 in row 1, column 1"):
+            op(torch.ones(2, 2), QUERY, TABLE, torch.tensor([[0, 1], [2, 9]]), None)
 
 
 def test_unknown_cpu_level():

@@ -103,6 +103,15 @@ def test_fake_tensors_have_the_right_shapes():
         assert rk.reward_candidates(query, table, ids, ("mrr", "auc")).shape == (3, 2)
 
 
+def test_a_second_derivative_is_refused():
+    case = CASES[0]
+    query = case.query.detach().clone().requires_grad_()
+    scores = rk.score_candidates(query, case.table.detach(), case.candidates).nan_to_num(neginf=0)
+    (grad,) = torch.autograd.grad((scores**2).sum(), query, create_graph=True)
+    with pytest.raises(NotImplementedError, match="differentiated once"):
+        grad.sum().backward()
+
+
 def test_rewards_carry_no_gradient():
     case = CASES[0]
     query = case.query.detach().clone().requires_grad_()
