@@ -39,7 +39,8 @@ class Encoder:
     query_prefix, item_prefix : str
         Put before each text, as models such as E5 want it (``"query: "``, ``"passage: "``).
     max_length : int, optional
-        Tokens that are read of a text; by default the model's own limit.
+        Tokens that are read of a text; by default the model's own limit. Not with a loaded model,
+        whose other users would silently be cut off too.
 
     Raises
     ------
@@ -68,8 +69,16 @@ class Encoder:
         self.batch_size = whole_number("batch_size", batch_size, 1)
         if max_length is not None:
             max_length = whole_number("max_length", max_length, 1)
+            if not isinstance(model, str):
+                raise ValueError("max_length is for models that are loaded here; set "
+                                 "model.max_seq_length on the loaded one")  # fmt: skip
         self.model = _load(model, device)
         if max_length is not None:
+            config = getattr(getattr(self.model[0], "auto_model", None), "config", None)
+            positions = getattr(config, "max_position_embeddings", max_length)
+            if max_length > positions:
+                raise ValueError(f"max_length is {max_length} but {model!r} has positions for "
+                                 f"{positions} tokens only")  # fmt: skip
             self.model.max_seq_length = max_length
         self.normalize = normalize
         self.query_prefix = query_prefix
@@ -85,10 +94,16 @@ class Encoder:
     def fingerprint(self) -> str:
         """A digest of all that decides on the vectors of items.
 
-        It covers names, shapes and a sample of the values of all weights (every weight of a model
-        moves when it is trained), the token limit, the item prefix and the scaling.
+        It covers the modules and their settings (pooling has no weights), names, shapes and a
+        sample of the values of all weights (every weight of a model moves when it is trained), the
+        token limit, the item prefix and the scaling.
         """
-        digest = hashlib.sha256()
+        modules = [
+            [type(module).__name__, module.get_config_dict()]
+            for module in self.model
+            if hasattr(module, "get_config_dict")
+        ]
+        digest = hashlib.sha256(json.dumps(modules, sort_keys=True, default=str).encode())
         for name, weight in sorted(self.model.state_dict().items()):
             flat = weight.detach().reshape(-1)
             values = flat[:: max(1, flat.numel() // 4096)].cpu().float().numpy()
@@ -153,11 +168,22 @@ def check_texts(texts: Any) -> None:
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts[{i}] must be a string, got {type(text).__name__}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"texts[{i}] is no valid Unicode ({error}); decode the bytes it came "
-                             "from with errors='replace'") from None  # fmt: skip
+        check_unicode(f"texts[{i}]", text)
+
+
+def check_unicode(name: str, text: str) -> None:
+    """Check that a string holds no lone surrogates.
+
+    Raises
+    ------
+    ValueError
+        If it does.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is no valid Unicode ({error}); decode the bytes it came from "
+                         "with errors='replace'") from None  # fmt: skip
 
 
 def _load(model: Any, device: str | None) -> Any:

@@ -1,6 +1,5 @@
 """The embeddings of a data set's items, with what they were made from."""
 
-import hashlib
 import json
 import os
 import pickle
@@ -15,8 +14,9 @@ from torch import Tensor
 
 from rl4rec_kernels._imports import require
 from rl4rec_kernels.retrieval.encoder import Encoder
+from rl4rec_kernels.retrieval.ids import check_inside
+from rl4rec_kernels.retrieval.item_texts import DEFAULT_FIELDS, item_texts, texts_fingerprint
 
-DEFAULT_FIELDS = ("title", "brand", "category")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _FORMAT = "rl4rec_kernels.ItemIndex/1"
 _BLOCK = 65_536  # rows looked at together, so that checks of a mapped table stay small
@@ -84,14 +84,19 @@ class ItemIndex:
 
         Raises
         ------
+        TypeError
+            If `fields` is a single string.
         ValueError
-            If there are no items, ids are spread too thinly for a table, or an embedding is not
-            finite.
+            If there are no items, none of them has any of the fields, ids are spread too thinly
+            for a table, or an embedding is not finite.
         """
         texts = item_texts(item_metadata, fields)
         ids = np.fromiter(texts, dtype=np.int64, count=len(texts))
-        vectors = encoder.encode_items(list(texts.values()), show_progress).cpu()
-        index = cls.from_embeddings(vectors.to(dtype), ids=ids)
+        # Each text once: the last bits of a vector depend on its batch, and equal items must tie.
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts.values()))}
+        vectors = encoder.encode_items(list(places), show_progress).cpu().to(dtype)
+        vectors = vectors[[places[text] for text in texts.values()]]
+        index = cls.from_embeddings(vectors, ids=ids)
         index.origin = {
             "encoder": encoder.fingerprint,
             "metadata": texts_fingerprint(texts),
@@ -108,7 +113,7 @@ class ItemIndex:
         Parameters
         ----------
         embeddings : Tensor, shape [M, D]
-            float32, float16 or bfloat16.
+            float32, float16 or bfloat16. Without `ids`, a contiguous tensor is kept, not copied.
         ids : int, shape [M], optional
             The item of each row; by default row i is item i.
         valid : bool, shape [M], optional
@@ -130,7 +135,7 @@ class ItemIndex:
         if embeddings.dim() != 2 or 0 in embeddings.shape:
             raise ValueError(f"embeddings must be [M, D] with M, D >= 1, got "
                              f"{tuple(embeddings.shape)}")  # fmt: skip
-        embeddings = embeddings.detach()
+        embeddings = embeddings.detach().contiguous()  # else every call would copy it
         if ids is not None:
             embeddings, valid = _scatter(embeddings, np.asarray(ids), valid)
         elif valid is None:
@@ -163,11 +168,10 @@ class ItemIndex:
         path = _existing(path)
         if path.suffix == ".npy":
             try:
-                array = np.load(path, mmap_mode="c", allow_pickle=False)
-            except (ValueError, EOFError) as error:
+                embeddings = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+            except (TypeError, ValueError, EOFError) as error:
                 raise ValueError(f"{path} is no plain array ({error}); save one with "
                                  "np.save(path, embeddings)") from error  # fmt: skip
-            embeddings = torch.from_numpy(array)
         elif path.suffix in (".pt", ".pth"):
             try:
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -262,9 +266,12 @@ class ItemIndex:
         if encoder is not None:
             index.check_encoder(encoder)
         if item_metadata is not None:
-            fields = json.loads(origin.get("fields", "[]"))
+            if "metadata" not in origin:
+                raise ValueError(f"{path} was imported and does not say what metadata it belongs "
+                                 "to; open it without item_metadata")  # fmt: skip
+            fields = json.loads(origin["fields"])
             fingerprint = texts_fingerprint(item_texts(item_metadata, fields))
-            if fingerprint != origin.get("metadata"):
+            if fingerprint != origin["metadata"]:
                 raise ValueError(f"{path} was built from other metadata than this; "
                                  "build it again with ItemIndex.build")  # fmt: skip
         return index
@@ -292,14 +299,7 @@ class ItemIndex:
         IndexError
             If one is outside the table, or a row that is no item; the message names it.
         """
-        if not ids.size:
-            return
-        outside = (ids < 0) | (ids >= self.num_rows)
-        if outside.any():
-            raise IndexError(
-                f"{name}: item {ids[outside][0]} is not in the index, whose ids are below "
-                f"{self.num_rows}; check that both are of one data set"
-            )
+        check_inside(name, ids, self.num_rows)
         unknown = ~self.valid.numpy()[ids]
         if unknown.any():
             raise IndexError(
@@ -317,23 +317,6 @@ class ItemIndex:
             "mebibytes": round(self.table.nbytes / 2**20, 1),
             "built from": self.origin or "imported embeddings",
         }
-
-
-def item_texts(
-    item_metadata: Mapping[int, Mapping[str, Any]], fields: Sequence[str] = DEFAULT_FIELDS
-) -> dict[int, str]:
-    """The text of every item that is encoded: its fields, one after the other."""
-    if not item_metadata:
-        raise ValueError("item_metadata is empty; pass load_item_metadata(name)")
-    return {
-        int(item): ". ".join(str(metadata[name]) for name in fields if metadata.get(name))
-        for item, metadata in item_metadata.items()
-    }
-
-
-def texts_fingerprint(texts: Mapping[int, str]) -> str:
-    """A digest of the items' texts."""
-    return hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()
 
 
 def check_finite(name: str, table: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 from rl4rec_kernels import Encoder
 
@@ -43,6 +44,19 @@ def test_the_fingerprint_tells_encoders_apart(encoder):
     assert Encoder(max_length=16).fingerprint != encoder.fingerprint
 
 
+def test_the_fingerprint_knows_settings_without_weights(encoder):
+    transformer, pooling = encoder.model[0], encoder.model[1]
+    first_token, mean = (
+        Encoder(
+            SentenceTransformer(
+                modules=[transformer, type(pooling)(encoder.dim, pooling_mode=mode)], device="cpu"
+            )
+        )
+        for mode in ("cls", "mean")
+    )
+    assert first_token.fingerprint != mean.fingerprint
+
+
 @pytest.mark.parametrize(
     ("texts", "error", "words"),
     [
@@ -61,5 +75,14 @@ def test_bad_texts_are_named(encoder, texts, error, words):
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         Encoder(batch_size=0)
+    with pytest.raises(ValueError, match="5000 but 'minilm' has positions for 512 tokens"):
+        Encoder(max_length=5000)
     with pytest.raises(TypeError, match="model must be a name"):
         Encoder(3)
+
+
+def test_a_loaded_model_is_left_as_it_is(encoder):
+    limit = encoder.model.max_seq_length
+    with pytest.raises(ValueError, match=r"set model.max_seq_length on the loaded one"):
+        Encoder(encoder.model, max_length=8)
+    assert encoder.model.max_seq_length == limit

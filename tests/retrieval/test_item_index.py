@@ -33,6 +33,30 @@ def test_rows_are_ids(index, encoder):
     assert not index.table[[0, 3]].any()
 
 
+def test_equal_items_have_equal_rows(encoder):
+    """However far apart they stand, so that they tie."""
+    words = ["soap", "a much longer title of a soap", "oil"]
+    metadata = {i: {"title": words[i % 3]} for i in range(1, 200)}
+    table = ItemIndex.build(metadata, encoder).table
+    for i in range(1, 4):
+        assert (table[i::3] == table[i]).all()
+        assert table[i].any()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "options", "error", "words"),
+    [
+        (METADATA, {"fields": "title"}, TypeError, r"write \('title',\)"),
+        (METADATA, {"fields": ["titel"]}, ValueError, "fields titel; there are brand, category, t"),
+        ({7: {"title": "\ud800"}}, {}, ValueError, "the text of item 7 is no valid Unicode"),
+        (METADATA, {"dtype": torch.float64}, TypeError, "float32, float16 or bfloat16"),
+    ],
+)
+def test_bad_fields_and_texts_are_named(encoder, metadata, options, error, words):
+    with pytest.raises(error, match=words):
+        ItemIndex.build(metadata, encoder, **options)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_saved_and_opened_again(tmp_path, encoder, dtype):
     index = ItemIndex.build(METADATA, encoder, dtype=dtype)
@@ -59,6 +83,14 @@ def test_another_encoder_or_other_metadata_are_refused(tmp_path, index, encoder)
     with pytest.raises(ValueError, match="other metadata"):
         ItemIndex.open(path, item_metadata={**METADATA, 5: {"title": "new"}})
     ItemIndex.open(path, item_metadata={**METADATA, 4: {"category": "Soap", "price": 3}})
+
+
+def test_an_import_does_not_say_what_it_was_made_from(tmp_path, encoder):
+    path = tmp_path / "index.safetensors"
+    ItemIndex.from_embeddings(torch.ones(5, 384)).save(path)
+    assert len(ItemIndex.open(path, encoder=encoder)) == 4
+    with pytest.raises(ValueError, match="open it without item_metadata"):
+        ItemIndex.open(path, item_metadata=METADATA)
 
 
 def test_the_table_is_mapped_not_read(tmp_path):
@@ -94,11 +126,12 @@ def test_import_of_tensors_and_arrays(tmp_path):
     table[3] = 0
     want = [False, True, True, False, True, True]  # 0 is padding, a row of zeros no item
     torch.save(table, tmp_path / "a.pt")
-    np.save(tmp_path / "b.npy", table.numpy())
+    np.save(tmp_path / "b.npy", np.asfortranarray(table.numpy()))
     torch.save({"item_embeddings": table.half(), "name": "x"}, tmp_path / "c.pt")
     for name, dtype in (("a.pt", torch.float32), ("b.npy", torch.float32), ("c.pt", torch.float16)):
         index = ItemIndex.import_file(tmp_path / name)
         assert torch.equal(index.table, table.to(dtype))
+        assert index.table.is_contiguous()  # or each call would copy it
         assert index.valid.tolist() == want
     torch.save({"table": table[1:3], "ids": torch.tensor([7, 2])}, tmp_path / "d.pt")
     index = ItemIndex.import_file(tmp_path / "d.pt")
@@ -176,6 +209,10 @@ def test_bad_files_are_named(tmp_path, index):
         (tmp_path / name).write_bytes(b"no such thing")
         with pytest.raises(ValueError, match=r"never loaded|no plain array"):
             ItemIndex.import_file(tmp_path / name)
+    for kind in (">f4", [("x", "f4")]):
+        np.save(tmp_path / "table.npy", np.zeros((3, 2), dtype=kind))
+        with pytest.raises(ValueError, match="no plain array"):
+            ItemIndex.import_file(tmp_path / "table.npy")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="must hold a tensor, got list"):
         ItemIndex.import_file(tmp_path / "list.pt")
