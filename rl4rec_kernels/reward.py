@@ -9,22 +9,16 @@ from typing import Any
 import numpy as np
 
 from rl4rec_kernels._checks import whole_number
-from rl4rec_kernels.metrics import metrics_from_counts, parse_metric, parse_ties
+from rl4rec_kernels.metrics import metrics_from_counts, parse_metric, parse_metrics, parse_ties
 from rl4rec_kernels.ragged import RaggedIds
-from rl4rec_kernels.retrieval.service import (
-    DEFAULT_NAME,
-    DEFAULT_NAMESPACE,
-    as_ragged,
-    check_targets,
-    find_service,
-)
+from rl4rec_kernels.retrieval.ids import as_ragged, check_targets
+from rl4rec_kernels.retrieval.service import DEFAULT_NAME, DEFAULT_NAMESPACE, find_service
 
 logger = logging.getLogger("rl4rec_kernels.reward")
 
 _CUT_OFF_TYPES = ("ndcg", "hit", "mrr")
 _MIXED = {"ndcg": 0.7, "hit": 0.3}
-_QUERY = re.compile(r"<query>(.*?)</query>", re.DOTALL | re.IGNORECASE)
-_OPEN_QUERY = re.compile(r"<query>(.*)", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<(/?)query>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -96,14 +90,19 @@ class RecReward:
         k = whole_number("k", k, 1)
         parse_ties(ties)
         self.weights = _metric_weights(reward_type, k)
+        if use_negatives_only not in (None, True, False):
+            raise ValueError(f"use_negatives_only must be None, True or False, got "
+                             f"{use_negatives_only!r}")  # fmt: skip
+        if normalize not in (True, False):
+            raise ValueError(f"normalize must be True or False, got {normalize!r}")
         self.retrieval_service_name = retrieval_service_name
         self.namespace = namespace
         self.dataset_name = dataset_name
         self.reward_type = reward_type
         self.k = k
         self.ties = ties
-        self.use_negatives_only = use_negatives_only
-        self.normalize = normalize
+        self.use_negatives_only = None if use_negatives_only is None else bool(use_negatives_only)
+        self.normalize = bool(normalize)
         self.last_report = NegativesReport()
         self._service = service
         self._warned = False
@@ -167,8 +166,10 @@ class RecReward:
         self, texts: Any, targets: Any, histories: Any, neg_items: Any, metrics: Sequence[str]
     ) -> np.ndarray:
         """Metrics of every text, float64 [B, len(metrics)]."""
-        for name in metrics:
-            parse_metric(name)
+        parse_metrics(metrics)
+        if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+            raise TypeError("generated_texts must be a list of completions, got "
+                            f"{type(texts).__name__}; put a single one in a list")  # fmt: skip
         queries = [extract_query(completion_text(text, i)) for i, text in enumerate(texts)]
         if not queries:
             raise ValueError("generated_texts is empty: pass at least one text")
@@ -184,6 +185,7 @@ class RecReward:
 
     def _negatives(self, targets: np.ndarray, neg_items: Any) -> RaggedIds | None:
         """The negatives to rank among, without repeats and targets; None for all items."""
+        self.last_report = NegativesReport()
         if self.use_negatives_only is False:
             return None
         given = None if neg_items is None else as_ragged("neg_items", neg_items, len(targets))
@@ -225,18 +227,21 @@ def extract_query(text: str) -> str:
     The last complete pair counts; else all that follows the last opening tag; else the whole text.
     Tags may be in any case; white space around the query is removed.
     """
-    pairs = _QUERY.findall(text)
-    if pairs:
-        # "<query> a <query> b </query>": the pair is the innermost one.
-        return str(re.split("<query>", pairs[-1], flags=re.IGNORECASE)[-1].strip())
-    opened = _OPEN_QUERY.search(text)
-    if opened:
-        return str(re.split("<query>", opened[1], flags=re.IGNORECASE)[-1].strip())
-    return text.strip()
+    # One pass over the tags, not "<query>.*?</query>": a policy stuck on repeating the opening tag
+    # would make that quadratic.
+    tags = list(_TAG.finditer(text))
+    for opening, closing in zip(reversed(tags[:-1]), reversed(tags[1:]), strict=True):
+        if closing[1] and not opening[1]:
+            return text[opening.end() : closing.start()].strip()
+    openings = [tag for tag in tags if not tag[1]]
+    return text[openings[-1].end() if openings else 0 :].strip()
 
 
 def completion_text(completion: Any, row: int) -> str:
     """Return the text of a completion: itself, or of its last message by the assistant.
+
+    A message's content may be a string, a list of parts (``{"type": "text", "text": …}``; others
+    are left out), or None (a call of a tool), which is an empty text.
 
     Raises
     ------
@@ -247,11 +252,21 @@ def completion_text(completion: Any, row: int) -> str:
         return completion
     if isinstance(completion, Sequence) and all(isinstance(m, Mapping) for m in completion):
         for message in reversed(completion):
-            if message.get("role") == "assistant" and isinstance(message.get("content"), str):
-                return str(message["content"])
-        raise ValueError(f"generated_texts[{row}] has no message by the assistant with a text")
+            if message.get("role") == "assistant":
+                return _content_text(message.get("content"), row)
+        raise ValueError(f"generated_texts[{row}] has no message by the assistant")
     raise TypeError(f"generated_texts[{row}] must be a string or a list of chat messages, got "
                     f"{type(completion).__name__}")  # fmt: skip
+
+
+def _content_text(content: Any, row: int) -> str:
+    """The text of a message's content."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, Sequence) and all(isinstance(part, Mapping) for part in content):
+        return "".join(str(part["text"]) for part in content if part.get("type") == "text")
+    raise TypeError(f"generated_texts[{row}]: a message's content must be a string or a list of "
+                    f"parts, got {type(content).__name__}")  # fmt: skip
 
 
 def remove_repeats(negatives: RaggedIds, targets: np.ndarray) -> tuple[RaggedIds, NegativesReport]:

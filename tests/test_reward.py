@@ -3,6 +3,7 @@
 import logging
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -125,6 +126,8 @@ def test_repeats_are_removed_and_reported(service, caplog):
         "neg_items had 2 repeats and 3 targets among the negatives; they were removed"
     ]
     assert (reward.last_report.duplicates, reward.last_report.targets) == (1, 0)
+    reward(["x"], [3], [[]])  # the report is of the last call, whatever that was
+    assert (reward.last_report.duplicates, reward.last_report.targets) == (0, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 5))), min_size=1))
@@ -175,6 +178,15 @@ def test_chat_completions(service):
     reward = make(service, reward_type="rank")
     chats = [[{"role": "user", "content": "?"}, {"role": "assistant", "content": t}] for t in TEXTS]
     assert reward(chats, TARGETS, HISTORIES) == reward(TEXTS, TARGETS, HISTORIES)
+    parts = [
+        {"type": "text", "text": "dry "}, {"type": "image"}, {"type": "text", "text": "hair"},
+    ]  # fmt: skip
+    earlier = {"role": "assistant", "content": "let me look"}
+    for content, text in ((parts, "dry hair"), (None, ""), ([], "")):
+        chat = [earlier, {"role": "assistant", "content": content}]
+        assert reward([chat], [3], [[]]) == reward([text], [3], [[]])
+    with pytest.raises(TypeError, match=r"generated_texts\[0\]: a message's content must be"):
+        reward([[{"role": "assistant", "content": 7}]], [3], [[]])
     with pytest.raises(ValueError, match=r"generated_texts\[0\] has no message by the assistant"):
         reward([[{"role": "user", "content": "?"}]], [3], [[]])
     with pytest.raises(TypeError, match=r"generated_texts\[0\] must be a string or a list of chat"):
@@ -192,6 +204,9 @@ def test_chat_completions(service):
         ("<query>a</query> no: <query>b</query>", "b"),
         ("<query>a</query> and <query>b", "a"),
         ("hm <query>soap", "soap"),
+        ("<query>a <query>soap", "soap"),
+        ("<query>a</query></query> <query", "a"),
+        ("</query> soap <query> oil", "oil"),
         ("hm </query> soap", "hm </query> soap"),
         ("<query></query>", ""),
         ("", ""),
@@ -205,6 +220,23 @@ def test_extract_query(text, query):
 def test_extract_query_finds_what_was_wrapped(text):
     if "<query>" not in text.lower() and "</query>" not in text.lower():
         assert extract_query(f"thoughts <query>{text}</query> end") == text.strip()
+
+
+@given(
+    st.lists(st.sampled_from(["<query>", "</query>", "<QUERY>", "a", "\n", "İ", "<"]), max_size=9)
+)
+def test_extract_query_is_the_last_innermost_pair(pieces):
+    text = "".join(pieces)
+    pairs = re.findall(r"<query>((?:(?!</?query>).)*)</query>", text, re.DOTALL | re.IGNORECASE)
+    if pairs:
+        assert extract_query(text) == pairs[-1].strip()
+    else:
+        assert extract_query(text) == re.split("<query>", text, flags=re.I)[-1].strip()
+
+
+def test_a_repeated_tag_takes_no_quadratic_time():
+    """Takes a blink; minutes, if each tag looked for its end."""
+    assert extract_query("<query>" * 50_000 + "soap") == "soap"
 
 
 def test_found_by_name_in_every_process(service):
@@ -228,6 +260,8 @@ def test_found_by_name_in_every_process(service):
         ({"k": 0}, "k must be at least 1, got 0"),
         ({"k": 2**30}, "k must be between 1 and"),
         ({"ties": "lucky"}, "unknown tie rule 'lucky'"),
+        ({"use_negatives_only": "no"}, "use_negatives_only must be None, True or False"),
+        ({"normalize": "no"}, "normalize must be True or False"),
     ],
 )
 def test_bad_options_are_named(options, words):
@@ -244,6 +278,8 @@ def test_k_is_a_whole_number():
     ("changes", "error", "words"),
     [
         ({"generated_texts": []}, ValueError, "generated_texts is empty"),
+        ({"generated_texts": "abc"}, TypeError, "must be a list of completions, got str"),
+        ({"generated_texts": None}, TypeError, "must be a list of completions, got NoneType"),
         ({"targets": [1]}, ValueError, "targets must have one item id for each of the 3"),
         ({"targets": [1, 2, 99]}, IndexError, "targets: item 99"),
         ({"histories": [[1]]}, ValueError, "histories must have one list for each of the 3"),

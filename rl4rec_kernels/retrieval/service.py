@@ -12,6 +12,7 @@ from rl4rec_kernels.ops import rank_candidates, score_candidates
 from rl4rec_kernels.ragged import RaggedIds
 from rl4rec_kernels.retrieval.catalog import rank_catalog
 from rl4rec_kernels.retrieval.encoder import Encoder, check_texts
+from rl4rec_kernels.retrieval.ids import as_ragged, check_inside, check_targets
 from rl4rec_kernels.retrieval.item_index import ItemIndex, check_finite
 
 DEFAULT_NAME = "RetrievalService"
@@ -75,7 +76,7 @@ class LocalRetrievalService:
         dataset_name : str
             The data set.
         targets : B item ids, optional
-            Needed with `neg_items`.
+            Needed with `neg_items`; without, only checked.
         neg_items : B lists of item ids, a [B, num_negs] array, or RaggedIds, optional
             Negatives, of any number a row; -1 is padding.
 
@@ -92,7 +93,10 @@ class LocalRetrievalService:
             If an argument does not fit; the message names it.
         """
         index = self._index(dataset_name)
+        check_texts(texts)
         if neg_items is None:
+            if targets is not None:
+                index.check_items("targets", check_targets(targets, len(texts)))
             query = self._encode(texts)
             everything = torch.arange(index.num_rows).expand(len(texts), -1)
             scores = score_candidates(query, index.table, everything)
@@ -127,6 +131,7 @@ class LocalRetrievalService:
             int64, shape [B] each.
         """
         index = self._index(dataset_name)
+        check_texts(texts)
         if neg_items is not None:
             candidates = self._candidates(index, texts, targets, neg_items)
             return rank_candidates(self._encode(texts), index.table, candidates)
@@ -135,10 +140,7 @@ class LocalRetrievalService:
         seen = None
         if histories is not None:
             seen = as_ragged("histories", histories, len(texts))
-            outside = seen.values[seen.values >= index.num_rows]
-            if outside.size:
-                raise IndexError(f"histories: item {outside[0]} is not in the index, whose ids are "
-                                 f"below {index.num_rows}")  # fmt: skip
+            check_inside("histories", seen.values, index.num_rows)
         query = self._encode(texts)
         return rank_catalog(query, index.table, torch.from_numpy(items), seen, index.valid)
 
@@ -157,7 +159,6 @@ class LocalRetrievalService:
         self, index: ItemIndex, texts: Sequence[str], targets: Any, neg_items: Any
     ) -> RaggedIds:
         """Each row's target, then its negatives."""
-        check_texts(texts)
         items = check_targets(targets, len(texts))
         negatives = as_ragged("neg_items", neg_items, len(texts))
         index.check_items("targets", items)
@@ -182,50 +183,3 @@ def find_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -
             f"LocalRetrievalService({{name: index}}, encoder).register({name!r}, {namespace!r}), "
             "or pass service="
         ) from None
-
-
-def check_targets(targets: Any, rows: int) -> np.ndarray:
-    """Turn targets into int64 [rows].
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not whole numbers, or not one for each row.
-    """
-    if targets is None:
-        raise ValueError("targets is None: pass the item id that each row is about")
-    array = np.asarray(targets)
-    if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"targets must be item ids, got {array.dtype}")
-    if array.shape != (rows,):
-        raise ValueError(f"targets must have one item id for each of the {rows} texts, "
-                         f"got shape {array.shape}")  # fmt: skip
-    return array.astype(np.int64)
-
-
-def as_ragged(name: str, rows: Any, count: int) -> RaggedIds:
-    """Turn lists of ids, an array or RaggedIds into int64 RaggedIds of NumPy arrays, without -1.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not whole numbers, not `count` rows, or below -1.
-    """
-    if not isinstance(rows, RaggedIds):
-        if isinstance(rows, str) or not hasattr(rows, "__len__"):
-            raise TypeError(f"{name} must be a list of lists of item ids, got {rows!r}")
-        try:
-            rows = RaggedIds.from_lists(rows)
-        except TypeError as error:
-            raise TypeError(f"{name}: {error}") from None
-    values, offsets = (np.asarray(part, dtype=np.int64) for part in rows)
-    if len(offsets) != count + 1:
-        raise ValueError(f"{name} must have one list for each of the {count} texts, "
-                         f"got {len(offsets) - 1}")  # fmt: skip
-    if values.size and values.min() < -1:
-        raise IndexError(f"{name}: {values.min()} is no item id (-1 is padding)")
-    kept = values != -1
-    if kept.all():
-        return RaggedIds(values, offsets)
-    kept_before = np.concatenate([[0], np.cumsum(kept)])
-    return RaggedIds(values[kept], kept_before[offsets])

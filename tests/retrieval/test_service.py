@@ -16,6 +16,10 @@ NEGATIVES = [[5, 9, 150, 7], [1], [3, 4, 60, 3]]
 HISTORIES = [[1, 2, 3, 199], [], list(range(1, 200))]
 
 
+def ragged(values, offsets) -> RaggedIds:
+    return RaggedIds(np.array(values), np.array(offsets))
+
+
 @pytest.fixture(scope="module")
 def index(encoder: Encoder, beauty_dir) -> ItemIndex:
     metadata = load_item_metadata("beauty", data_dir=beauty_dir)
@@ -102,8 +106,42 @@ def test_rank_catalog_in_blocks_equals_a_loop(monkeypatch):
         assert counts.total[b] == 1 + competes.sum()
     empty = rank_catalog(query[:0], table, targets[:0])
     assert empty.above.shape == (0,)
-    with pytest.raises(TypeError, match="exclude must be RaggedIds, got list"):
-        rank_catalog(query, table, targets, exclude)
+
+
+@pytest.mark.parametrize("rows_a_block", [1, 2, 9])
+def test_rank_catalog_knows_padding_in_exclude(monkeypatch, rows_a_block):
+    monkeypatch.setattr("rl4rec_kernels.retrieval.catalog._BLOCK_BYTES", 4 * 21 * rows_a_block)
+    query, table, targets = torch.randn(3, 4), torch.randn(20, 4), torch.tensor([0, 7, 19])
+    exclude, padded = [[5, 7], [], [3]], [[-1, 5, 7], [-1], [3, -1, -1]]
+    want = rank_catalog(query, table, targets, RaggedIds.from_lists(exclude))
+    got = rank_catalog(query, table, targets.int(), RaggedIds.from_lists(padded))
+    assert torch.equal(torch.stack(got), torch.stack(want))
+    assert want.total.tolist() == [18, 20, 19]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"query": torch.ones(2, 3)}, ValueError, "query has 3 dimensions but table has 4"),
+        ({"targets": [1, 4]}, TypeError, "targets must be a tensor of int32 or int64 ids"),
+        ({"targets": torch.ones(2)}, TypeError, "one for each query, got torch.float32"),
+        ({"targets": torch.tensor([1, 2, 3])}, ValueError, r"targets must be \[2\]"),
+        ({"targets": torch.tensor([1, -1])}, IndexError, "targets: item -1"),
+        ({"targets": torch.tensor([1, 2**32 + 1])}, IndexError, "targets: item 4294967297"),
+        ({"exclude": [[1], []]}, TypeError, "exclude must be RaggedIds, got list"),
+        ({"exclude": RaggedIds.from_lists([[1]])}, ValueError, "exclude must have one list for"),
+        ({"exclude": RaggedIds.from_lists([[1], [9]])}, IndexError, "exclude: item 9"),
+        ({"exclude": RaggedIds.from_lists([[-2], []])}, IndexError, "exclude: -2 is no item id"),
+        ({"valid": torch.ones(1, dtype=torch.bool)}, ValueError, r"valid must be bool \[9\]"),
+        ({"valid": torch.ones(9)}, ValueError, "got torch.float32"),
+    ],
+)
+def test_bad_arguments_of_rank_catalog_are_named(changes, error, words):
+    arguments = {
+        "query": torch.ones(2, 4), "table": torch.ones(9, 4), "targets": torch.tensor([1, 2]),
+    } | changes  # fmt: skip
+    with pytest.raises(error, match=words):
+        rank_catalog(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -128,12 +166,33 @@ def test_rank_catalog_in_blocks_equals_a_loop(monkeypatch):
         ({"neg_items": [[1], [2], [-2]]}, IndexError, "neg_items: -2 is no item id"),
         ({"neg_items": [[1], [2], ["x"]]}, TypeError, "neg_items: row 2"),
         ({"neg_items": 7}, TypeError, "neg_items must be a list of lists"),
+        ({"neg_items": ragged([1.7, 2], [0, 1, 2, 2])}, TypeError, "neg_items.values must be"),
+        ({"neg_items": ragged([1, 2], [0, 1, 1, 1])}, ValueError, "must rise from 0 to 2"),
+        ({"neg_items": ragged([1, 2], [1, 1, 2, 2])}, ValueError, "must rise from 0 to 2"),
+        ({"neg_items": ragged([1, 2], [0, 2, 1, 2])}, ValueError, "must rise from 0 to 2"),
+        ({"neg_items": ragged([1, 2], [0, 2])}, ValueError, "neg_items must have one list"),
     ],
 )
 def test_bad_arguments_are_named(service, changes, error, words):
     arguments = {
         "texts": TEXTS, "dataset_name": "beauty", "targets": TARGETS, "neg_items": NEGATIVES,
     } | changes  # fmt: skip
+    for method in (service.calculate_reward, service.rank):
+        with pytest.raises(error, match=words):
+            method(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"texts": None}, TypeError, "texts must be a list of strings, got NoneType"),
+        ({"texts": "abc"}, TypeError, "put a single text in a list"),
+        ({"targets": [1, 2]}, ValueError, "one item id for each of the 3 texts"),
+        ({"targets": [1, 2, 0]}, IndexError, "targets: 0 is no item"),
+    ],
+)
+def test_bad_arguments_are_named_without_negatives_too(service, changes, error, words):
+    arguments = {"texts": TEXTS, "dataset_name": "beauty", "targets": TARGETS} | changes
     for method in (service.calculate_reward, service.rank):
         with pytest.raises(error, match=words):
             method(**arguments)
