@@ -28,6 +28,6 @@ def contest(benchmark: Any) -> Callable[..., Any]:
         assert role in ("ours", "peer", "limit")
         benchmark.group = group
         benchmark.extra_info.update(name=name, role=role)
-        return benchmark.pedantic(function, rounds=rounds, warmup_rounds=3)
+        return benchmark.pedantic(function, rounds=rounds, warmup_rounds=min(3, rounds - 1))
 
     return run
