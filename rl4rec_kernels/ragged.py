@@ -1,7 +1,7 @@
 """Lists of ids of different lengths, stored without padding."""
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,16 +32,43 @@ class RaggedIds(NamedTuple):
         ------
         TypeError
             If a row holds something other than whole numbers.
+        ValueError
+            If a number is 2^63 or more.
         """
+        rows = list(rows)
+        if set(map(type, rows)) == {list}:
+            packed = cls._from_plain_lists(rows)
+            if packed is not None:
+                return packed
         arrays = [np.asarray(row) for row in rows]
         for i, array in enumerate(arrays):
             if array.size and (array.dtype.kind not in "iu" or array.ndim != 1):
                 raise TypeError(f"row {i} must be a flat list of whole numbers, got {array!r}")
+            if array.size and array.dtype == np.uint64 and array.max() >= 2**63:
+                raise ValueError(f"row {i} holds {array.max()}, but ids must be less than 2^63")
         lengths = np.fromiter((a.size for a in arrays), dtype=np.int64, count=len(arrays))
         offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         filled = [array for array in arrays if array.size]
-        values = np.concatenate(filled).astype(np.int64) if filled else np.empty(0, np.int64)
+        values = (
+            np.concatenate(filled, dtype=np.int64, casting="unsafe")
+            if filled
+            else np.empty(0, np.int64)
+        )
+        return cls(values, offsets)
+
+    @classmethod
+    def _from_plain_lists(cls, rows: list[Any]) -> "RaggedIds | None":
+        """Pack lists of int without an array for each; None if they hold anything else."""
+        flat = list(chain.from_iterable(rows))
+        if not set(map(type, flat)) <= {int}:
+            return None
+        try:
+            values = np.array(flat, dtype=np.int64)
+        except OverflowError:
+            return None
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=offsets[1:])
         return cls(values, offsets)
 
     def to_lists(self) -> list[list[int]]:

@@ -11,6 +11,8 @@ from rl4rec_kernels import _sampler
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.ragged import RaggedIds
 
+_MOST_ITEMS = 2**32 - 1  # the sampler draws 32-bit numbers
+
 
 def sample_negatives(
     num_items: int,
@@ -32,7 +34,7 @@ def sample_negatives(
     Parameters
     ----------
     num_items : int
-        Ids end before this; it is the number of rows of the item table.
+        Ids end before this; it is the number of rows of the item table. Less than 2^32.
     seen : RaggedIds with U rows, or a list of U lists of ids
         Items that must not be drawn, for every user. Repeats do no harm.
     num_negs : int
@@ -40,7 +42,7 @@ def sample_negatives(
     seed : int
         From 0 to 2^64 - 1.
     user_ids : int64, shape [U], optional
-        The users; default 0 ... U - 1.
+        The users; default 0 ... U - 1. Any ids will do; the same id draws by the same stream.
     weights : float, shape [num_items], optional
         Items are drawn one after the other, each with probability in proportion to its weight among
         what is left (so the order of a row carries information). Pass ``popularity ** alpha`` for
@@ -65,13 +67,20 @@ def sample_negatives(
     IndexError
         If a seen id is not below `num_items`; the message names the user.
 
+    Notes
+    -----
+    The law is exact for both kinds of sampling, whichever way a user is served: by drawing from all
+    items and rejecting what is taken, or, where that would take long, from a list of what is left.
+    A thread needs ``num_items / 8`` bytes, and weights another 16 bytes an item. A call can be
+    interrupted (Ctrl-C).
+
     Examples
     --------
     >>> sample_negatives(1000, [[1, 2, 3], [4]], 5).shape
     (2, 5)
     """
-    num_items = whole_number("num_items", num_items, 0, 2**63 - 1)
-    num_negs = whole_number("num_negs", num_negs, 0, num_items)
+    num_items = whole_number("num_items", num_items, 0, _MOST_ITEMS)
+    num_negs = whole_number("num_negs", num_negs, 0, _MOST_ITEMS)
     first_item = whole_number("first_item", first_item, 0, num_items)
     seed = whole_number("seed", seed, 0, 2**64 - 1)
     if num_threads is None:
@@ -101,6 +110,8 @@ def _integers(name: str, values: Any) -> npt.NDArray[np.int64]:
     array = np.asarray(values)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name} must hold integers, got {array.dtype}")
+    if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
+        raise ValueError(f"{name} must be less than 2^63, got {array.max()}")
     return np.ascontiguousarray(array, dtype=np.int64)
 
 

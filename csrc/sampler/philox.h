@@ -1,8 +1,10 @@
-// Philox4x32-10, a counter-based generator: the n-th number of a stream is a function of key and n.
-// Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
+// Philox4x32-10, a counter-based generator: the n-th number of a stream is a
+// function of key and n. Salmon, Moraes, Dror, Shaw: Parallel random numbers:
+// as easy as 1, 2, 3 (SC 2011).
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace rl4rec {
@@ -21,46 +23,58 @@ inline Block philox(Block counter, std::array<uint32_t, 2> key) {
   return counter;
 }
 
-// The stream of one user: the key is the seed, the upper half of the counter the user's id.
+// The stream of one user: the key is the seed, the upper half of the counter
+// the user's id.
 class Stream {
  public:
   Stream(uint64_t seed, uint64_t user)
       : key_{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)}, user_(user) {}
 
-  uint64_t bits() {
-    if (used_ == 2) {
-      block_ = philox({static_cast<uint32_t>(count_), static_cast<uint32_t>(count_ >> 32),
-                       static_cast<uint32_t>(user_), static_cast<uint32_t>(user_ >> 32)},
-                      key_);
-      ++count_;
-      used_ = 0;
+  // A number below n, each with the same probability: multiplication with
+  // rejection of the few values that would come up once too often (Lemire, ACM
+  // TOMACS 2019).
+  uint32_t below(uint32_t n) {
+    uint64_t product = uint64_t{word()} * n;
+    if (static_cast<uint32_t>(product) < n) {
+      const uint32_t threshold = -n % n;
+      while (static_cast<uint32_t>(product) < threshold) product = uint64_t{word()} * n;
     }
-    const int i = 2 * used_++;
-    return block_[i] | uint64_t{block_[i + 1]} << 32;
+    return static_cast<uint32_t>(product >> 32);
   }
 
-  // A number below n, each with the same probability: multiplication with rejection of the few
-  // values that would come up once too often (Lemire, ACM TOMACS 2019).
-  uint64_t below(uint64_t n) {
-    unsigned __int128 product = static_cast<unsigned __int128>(bits()) * n;
-    if (static_cast<uint64_t>(product) < n) {
-      const uint64_t threshold = -n % n;
-      while (static_cast<uint64_t>(product) < threshold)
-        product = static_cast<unsigned __int128>(bits()) * n;
-    }
-    return static_cast<uint64_t>(product >> 64);
-  }
-
-  // A number in (0, 1), never 0 or 1.
-  double open_unit() { return (static_cast<double>(bits() >> 12) + 0.5) * 0x1p-52; }
   // A number in [0, 1).
   double unit() { return static_cast<double>(bits() >> 11) * 0x1p-53; }
+  // A number in (0, 1), never 0 or 1.
+  double open_unit() { return (static_cast<double>(bits() >> 12) + 0.5) * 0x1p-52; }
 
  private:
+  uint64_t bits() {
+    const uint64_t low = word();
+    return low | uint64_t{word()} << 32;
+  }
+
+  uint32_t word() {
+    if (used_ == buffer_.size()) refill();
+    return buffer_[used_++];
+  }
+
+  // Blocks do not depend on each other, so that the processor works on several
+  // at once.
+  void refill() {
+    for (size_t i = 0; i < buffer_.size(); i += 4, ++count_) {
+      const Block block =
+          philox({static_cast<uint32_t>(count_), static_cast<uint32_t>(count_ >> 32),
+                  static_cast<uint32_t>(user_), static_cast<uint32_t>(user_ >> 32)},
+                 key_);
+      for (size_t j = 0; j < 4; ++j) buffer_[i + j] = block[j];
+    }
+    used_ = 0;
+  }
+
   std::array<uint32_t, 2> key_;
   uint64_t user_, count_ = 0;
-  Block block_{};
-  int used_ = 2;
+  std::array<uint32_t, 16> buffer_;
+  size_t used_ = 16;  // all: the first number fills the buffer
 };
 
 }  // namespace rl4rec

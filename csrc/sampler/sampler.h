@@ -2,13 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
-#include <vector>
+#include <functional>
 
 namespace rl4rec {
 
-// What is drawn from and for whom. The arrays belong to the caller. Checked on the Python side:
-// offsets ascend from 0, seen ids lie in [0, num_items), weights are finite and not negative.
+// What is drawn from and for whom. The arrays belong to the caller. Checked on
+// the Python side: num_items < 2^32, offsets ascend from 0, seen ids lie in [0,
+// num_items), weights are finite and not negative.
 struct Request {
   int64_t num_items, first_item, num_negatives;
   uint64_t seed;
@@ -19,8 +19,18 @@ struct Request {
   const double* weights;   // num_items, or null: all alike
 };
 
-// Writes num_negatives ids for each user to `out`, using up to `num_threads` threads. Throws
-// std::invalid_argument, before anything is drawn, if a user has too few items left.
-void sample(const Request& request, int num_threads, int64_t* out);
+struct Execution {
+  int num_threads;
+  std::function<void()> poll;  // called now and then on the calling thread;
+                               // throws in order to stop
+};
+
+// Throws std::invalid_argument, naming the first such user, if one has too few
+// items left.
+void check_enough(const Request& request, const Execution& execution);
+
+// Writes num_negatives ids for each user to `out`; check_enough must have
+// passed.
+void sample(const Request& request, const Execution& execution, int64_t* out);
 
 }  // namespace rl4rec
