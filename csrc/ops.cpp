@@ -4,6 +4,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/rank_candidates.h"
+#include "cpu/rank_catalog.h"
 #include "cpu/reward_candidates.h"
 #include "cpu/score_candidates.h"
 
@@ -21,6 +22,17 @@ STABLE_TORCH_LIBRARY(rl4rec, m) {
   m.def(
       "reward_candidates(Tensor query, Tensor table, Tensor ids, Tensor? offsets, int[] kinds, "
       "int[] cutoffs, int ties) -> Tensor");
+  m.def(
+      "rank_catalog(Tensor query, Tensor table, Tensor targets, Tensor? exclude, "
+      "Tensor? exclude_offsets, Tensor? valid, Tensor? row_info, Tensor? source, "
+      "Tensor? target_scores) -> (Tensor above, Tensor tied, Tensor total)");
+  m.def(
+      "score_catalog_targets(Tensor query, Tensor table, Tensor targets, Tensor? row_info) -> "
+      "Tensor");
+  m.def(
+      "reward_catalog(Tensor query, Tensor table, Tensor targets, Tensor? exclude, "
+      "Tensor? exclude_offsets, Tensor? valid, Tensor? row_info, Tensor? source, int[] kinds, "
+      "int[] cutoffs, int ties) -> Tensor");
   m.def("cpu_level(str name) -> str");
   m.def("cpu_levels() -> str[]");
 }
@@ -31,6 +43,9 @@ STABLE_TORCH_LIBRARY_IMPL(rl4rec, CPU, m) {
   m.impl("score_candidates_grad_table", TORCH_BOX(&rl4rec::score_candidates_grad_table));
   m.impl("rank_candidates", TORCH_BOX(&rl4rec::rank_candidates));
   m.impl("reward_candidates", TORCH_BOX(&rl4rec::reward_candidates));
+  m.impl("rank_catalog", TORCH_BOX(&rl4rec::rank_catalog));
+  m.impl("score_catalog_targets", TORCH_BOX(&rl4rec::score_catalog_targets));
+  m.impl("reward_catalog", TORCH_BOX(&rl4rec::reward_catalog));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(rl4rec, CompositeExplicitAutograd, m) {

@@ -11,7 +11,15 @@ from rl4rec_kernels.data import (
     load_item_metadata,
 )
 from rl4rec_kernels.metrics import RankCounts, metrics_from_counts
-from rl4rec_kernels.ops import cpu_level, rank_candidates, reward_candidates, score_candidates
+from rl4rec_kernels.ops import (
+    cpu_level,
+    rank_candidates,
+    rank_catalog,
+    reward_candidates,
+    reward_catalog,
+    score_candidates,
+)
+from rl4rec_kernels.quantize import QuantizedTable, quantize_table
 from rl4rec_kernels.ragged import RaggedIds
 from rl4rec_kernels.retrieval import Encoder, ItemIndex, LocalRetrievalService
 from rl4rec_kernels.reward import RecReward, RecRewardFrunction
@@ -24,6 +32,7 @@ __all__ = [
     "ItemIndex",
     "LocalRetrievalService",
     "PromptGenerator",
+    "QuantizedTable",
     "RaggedIds",
     "RankCounts",
     "RecReward",
@@ -34,8 +43,11 @@ __all__ = [
     "create_dataloaders",
     "load_item_metadata",
     "metrics_from_counts",
+    "quantize_table",
     "rank_candidates",
+    "rank_catalog",
     "reward_candidates",
+    "reward_catalog",
     "sample_negatives",
     "score_candidates",
 ]

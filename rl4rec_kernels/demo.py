@@ -17,10 +17,9 @@ import torch
 from rl4rec_kernels._imports import require
 from rl4rec_kernels.data import PromptGenerator, RecommendationDataset, load_item_metadata
 from rl4rec_kernels.metrics import RankCounts, metrics_from_counts
-from rl4rec_kernels.ops import rank_candidates
+from rl4rec_kernels.ops import rank_candidates, rank_catalog
 from rl4rec_kernels.ragged import RaggedIds
 from rl4rec_kernels.retrieval import Encoder, ItemIndex, LocalRetrievalService
-from rl4rec_kernels.retrieval.catalog import rank_catalog
 from rl4rec_kernels.reward import RecReward
 
 logger = logging.getLogger("rl4rec_kernels.demo")

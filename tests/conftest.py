@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rl4rec_kernels import Encoder
+from rl4rec_kernels.ops import cpu_levels, use_cpu_level
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +31,10 @@ def ml100k_dir() -> Path:
 def encoder() -> Encoder:
     """The packaged MiniLM."""
     return Encoder(device="cpu")
+
+
+@pytest.fixture(params=cpu_levels())
+def level(request: pytest.FixtureRequest):
+    """Each level of CPU features in turn, in use during the test."""
+    with use_cpu_level(request.param):
+        yield request.param

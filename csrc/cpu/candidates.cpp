@@ -1,79 +1,18 @@
 #include "cpu/candidates.h"
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include <cmath>
-#include <cstring>
 
 namespace rl4rec {
 
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-
-namespace {
-
-// Calls f with a value of the C++ type of a storage type.
-template <typename F>
-void with_type(Storage storage, const F& f) {
-  switch (storage) {
-    case kFloat32: return f(float());
-    case kFloat16: return f(Half());
-    case kBFloat16: return f(BFloat16());
-  }
-}
-
-Storage storage_of(const Tensor& tensor, const char* name) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float: return kFloat32;
-    case ScalarType::Half: return kFloat16;
-    case ScalarType::BFloat16: return kBFloat16;
-    default:
-      throw std::invalid_argument(std::string(name) + " must be float32, float16 or bfloat16");
-  }
-}
-
-}  // namespace
-
-Embeddings::Embeddings(const Tensor& tensor, const char* name) {
-  check(tensor.is_cpu(), name, " must be on the CPU");
-  check(tensor.dim() == 2, name, " must have 2 dimensions, got ", tensor.dim());
-  storage = storage_of(tensor, name);
-  rows = tensor.size(0);
-  dim = tensor.size(1);
-  owner = dim > 1 && tensor.stride(1) != 1 ? torch::stable::contiguous(tensor) : tensor;
-  data = static_cast<const char*>(owner.const_data_ptr());
-  row_bytes = owner.stride(0) * static_cast<int64_t>(owner.element_size());
-}
-
-void Embeddings::copy_row(int64_t i, float* out) const {
-  with_type(storage, [&](auto type) {
-    const auto* from = static_cast<const decltype(type)*>(row(i));
-    for (int64_t j = 0; j < dim; ++j) out[j] = static_cast<float>(from[j]);
-  });
-  std::fill(out + dim, out + padded_dim(), 0.0f);
-}
-
-void check_same_dim(const Embeddings& queries, const Embeddings& items) {
-  check(queries.dim == items.dim, "query has ", queries.dim, " dimensions, table ", items.dim);
-}
-
-void store_row(const Tensor& tensor, int64_t i, const float* values, int64_t n) {
-  with_type(storage_of(tensor, "gradient"), [&](auto type) {
-    auto* to = static_cast<decltype(type)*>(tensor.mutable_data_ptr()) + i * n;
-    for (int64_t j = 0; j < n; ++j) to[j] = static_cast<decltype(type)>(values[j]);
-  });
-}
-
 Candidates::Candidates(const Tensor& ids, const std::optional<Tensor>& offsets_tensor,
-                       int64_t query_rows)
-    : ids_owner(ids), offsets_owner(offsets_tensor), rows(query_rows) {
-  check(ids.is_cpu(), "candidates must be on the CPU");
+                       int64_t query_rows, const char* name)
+    : name(name), ids_owner(ids), offsets_owner(offsets_tensor), rows(query_rows) {
+  check(ids.is_cpu(), name, " must be on the CPU");
   wide = ids.scalar_type() == ScalarType::Long;
-  check(wide || ids.scalar_type() == ScalarType::Int, "candidates must be int32 or int64");
+  check(wide || ids.scalar_type() == ScalarType::Int, name, " must be int32 or int64");
   count = ids.numel();
   if (!offsets_tensor) {
-    check(ids.dim() == 2 && ids.size(0) == rows, "candidates must be [", rows,
+    check(ids.dim() == 2 && ids.size(0) == rows, name, " must be [", rows,
           ", C], one row for each row of query");
     columns = ids.size(1);
     if (columns > 1 && ids.stride(1) != 1) ids_owner = torch::stable::contiguous(ids);
@@ -83,16 +22,16 @@ Candidates::Candidates(const Tensor& ids, const std::optional<Tensor>& offsets_t
     check(offsets_tensor->is_cpu() && offsets_tensor->dim() == 1 &&
               offsets_tensor->size(0) == rows + 1 &&
               offsets_tensor->scalar_type() == ScalarType::Long,
-          "the offsets of ragged candidates must be int64 [", rows + 1, "] on the CPU");
+          "the offsets of ragged ", name, " must be int64 [", rows + 1, "] on the CPU");
     ids_owner = torch::stable::contiguous(ids);
     offsets_owner = torch::stable::contiguous(*offsets_tensor);
     offsets = static_cast<const int64_t*>(offsets_owner->const_data_ptr());
-    check(offsets[0] == 0 && offsets[rows] == count, "the offsets of ragged candidates ",
-          "must start at 0 and end at ", count, ", the number of values; they go from ", offsets[0],
-          " to ", offsets[rows]);
+    check(offsets[0] == 0 && offsets[rows] == count, "the offsets of ragged ", name,
+          " must start at 0 and end at ", count, ", the number of values; they go from ",
+          offsets[0], " to ", offsets[rows]);
     for (int64_t i = 0; i < rows; ++i)
-      check(offsets[i] <= offsets[i + 1], "the offsets of ragged candidates must not ",
-            "fall, but offsets[", i, "] = ", offsets[i], " and offsets[", i + 1,
+      check(offsets[i] <= offsets[i + 1], "the offsets of ragged ", name,
+            " must not fall, but offsets[", i, "] = ", offsets[i], " and offsets[", i + 1,
             "] = ", offsets[i + 1]);
   }
   data = ids_owner.const_data_ptr();
@@ -116,8 +55,8 @@ void IdCheck::raise() const {
   const int64_t id = candidates_.id(row, candidate);
   check(id != -1, "candidates: row ", row, " starts with padding (-1), but its first id must be ",
         "the target's");
-  check<std::out_of_range>(false, "candidates: id ", id, " in row ", row, ", column ", column,
-                           " is not in the table, whose ids are 0 to ", table_rows_ - 1,
+  check<std::out_of_range>(false, candidates_.name, ": id ", id, " in row ", row, ", column ",
+                           column, " is not in the table, whose ids are 0 to ", table_rows_ - 1,
                            " (-1 is padding); check that the ids and the table belong together");
 }
 
@@ -188,6 +127,16 @@ Counts count_candidates(const Embeddings& queries, const Embeddings& items,
   for_each_stretch(candidates, queries, count);
   id_check.raise();
   return counts;
+}
+
+std::tuple<Tensor, Tensor, Tensor> to_tensors(const Counts& counts, const Tensor& like) {
+  const auto to_tensor = [&](const std::vector<std::atomic<int64_t>>& column) {
+    const int64_t rows = static_cast<int64_t>(column.size());
+    const Tensor result = torch::stable::new_empty(like, {rows}, ScalarType::Long);
+    std::copy(column.begin(), column.end(), static_cast<int64_t*>(result.mutable_data_ptr()));
+    return result;
+  };
+  return {to_tensor(counts.above), to_tensor(counts.tied), to_tensor(counts.total)};
 }
 
 }  // namespace rl4rec

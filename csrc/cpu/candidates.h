@@ -2,48 +2,23 @@
 // candidates, and the counts of a row.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <algorithm>
 #include <atomic>
 #include <limits>
 #include <optional>
+#include <tuple>
 #include <vector>
 
-#include "check.h"
-#include "cpu/simd.h"
+#include "cpu/embeddings.h"
 
 namespace rl4rec {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Rows of a [rows, dim] matrix of embeddings whose last dimension is contiguous.
-struct Embeddings {
-  Embeddings(const Tensor& tensor, const char* name);
-
-  const void* row(int64_t i) const { return data + i * row_bytes; }
-  // Writes row i as float32 to `out`, which has room for padded_dim() values.
-  void copy_row(int64_t i, float* out) const;
-  int64_t padded_dim() const { return (dim + kStep - 1) / kStep * kStep; }
-
-  Tensor owner;
-  const char* data;
-  int64_t row_bytes;
-  int64_t rows, dim;
-  Storage storage;
-};
-
-void check_same_dim(const Embeddings& queries, const Embeddings& items);
-
-// Writes the first n of `values` to row i of a contiguous tensor of any of the three dtypes.
-void store_row(const Tensor& tensor, int64_t i, const float* values, int64_t n);
 
 // Candidate ids, dense [rows, columns] or ragged (values [count], offsets [rows + 1]). Candidates
 // are numbered 0 ... count - 1, row after row.
 struct Candidates {
-  Candidates(const Tensor& ids, const std::optional<Tensor>& offsets, int64_t rows);
+  // `name` is what errors call them.
+  Candidates(const Tensor& ids, const std::optional<Tensor>& offsets, int64_t rows,
+             const char* name = "candidates");
 
   int64_t begin(int64_t row) const { return offsets ? offsets[row] : row * columns; }
   int64_t end(int64_t row) const { return begin(row + 1); }
@@ -54,6 +29,7 @@ struct Candidates {
     return wide ? static_cast<const int64_t*>(data)[at] : static_cast<const int32_t*>(data)[at];
   }
 
+  const char* name;
   Tensor ids_owner;
   std::optional<Tensor> offsets_owner;
   const void* data;
@@ -134,5 +110,8 @@ struct Counts {
 };
 Counts count_candidates(const Embeddings& queries, const Embeddings& items,
                         const Candidates& candidates);
+
+// (above, tied, total), each int64 [rows] on the device of `like`.
+std::tuple<Tensor, Tensor, Tensor> to_tensors(const Counts& counts, const Tensor& like);
 
 }  // namespace rl4rec

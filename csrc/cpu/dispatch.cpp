@@ -16,6 +16,8 @@ std::vector<const Simd*> runnable() {
                         __builtin_cpu_supports("f16c");
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  const bool has_dot = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+  if (has_avx2 && has_avx512 && has_dot) levels.push_back(&avx512_bf16::simd);
   if (has_avx2 && has_avx512) levels.push_back(&avx512::simd);
   if (has_avx2) levels.push_back(&avx2::simd);
 #endif

@@ -10,13 +10,8 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(const Tensor& query, const Te
                                                    const std::optional<Tensor>& offsets) {
   const Embeddings queries(query, "query"), items(table, "table");
   check_same_dim(queries, items);
-  const Counts counts = count_candidates(queries, items, Candidates(ids, offsets, queries.rows));
-  const auto to_tensor = [&](const std::vector<std::atomic<int64_t>>& column) {
-    const Tensor result = torch::stable::new_empty(ids, {queries.rows}, ScalarType::Long);
-    std::copy(column.begin(), column.end(), static_cast<int64_t*>(result.mutable_data_ptr()));
-    return result;
-  };
-  return {to_tensor(counts.above), to_tensor(counts.tied), to_tensor(counts.total)};
+  return to_tensors(count_candidates(queries, items, Candidates(ids, offsets, queries.rows)),
+                    query);
 }
 
 }  // namespace rl4rec

@@ -189,16 +189,33 @@ void add_rows(float* sum, const float* scale, const void* const* rows, int64_t n
   }
 }
 
+template <typename T>
+void to_float(const void* row, int64_t dim, float* out) {
+  const T* from = static_cast<const T*>(row);
+  const auto convert = [&](const T* step, int64_t j) {
+    for (int p = 0; p < kParts; ++p) {
+      const Floats values = load(step + p * kWidth);
+      __builtin_memcpy(out + j + p * kWidth, &values, sizeof(values));
+    }
+  };
+  const int64_t whole = dim - dim % kStep;
+  for (int64_t j = 0; j < whole; j += kStep) convert(from + j, j);
+  if (whole < dim) convert(Tail<T>(from + whole, dim - whole).values, whole);
+}
+
 }  // namespace
 
 #define RL4REC_STRING_(x) #x
 #define RL4REC_STRING(x) RL4REC_STRING_(x)
 
+extern const Tiles tiles;
 extern const Simd simd;
 const Simd simd = {
     RL4REC_STRING(RL4REC_LEVEL),
     {dot_rows<float>, dot_rows<Half>, dot_rows<BHalf>},
     {add_rows<float>, add_rows<Half>, add_rows<BHalf>},
+    {to_float<float>, to_float<Half>, to_float<BHalf>},
+    &tiles,
 };
 
 }  // namespace RL4REC_LEVEL

@@ -3,11 +3,13 @@
 
 #include <cstdint>
 
+#include "cpu/tile.h"
+
 namespace rl4rec {
 
-// Storage types of embedding rows; the values index the arrays of Simd.
-enum Storage : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
-constexpr int kNumStorages = 3;
+// Storage types of embedding rows; the first values index the arrays of Simd.
+enum Storage : int { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2, kInt8 = 3 };
+constexpr int kNumStorages = 3;  // of floating point
 
 // Scratch rows (queries, sums) are padded to a multiple of this, so only table rows need care at
 // their end.
@@ -27,6 +29,11 @@ struct Simd {
   // sum[j] += scale[i] * rows[i][j] for i = 0, 1, ..., n - 1 in this order.
   void (*add_rows[kNumStorages])(float* sum, const float* scale, const void* const* rows, int64_t n,
                                  int64_t dim);
+
+  // out[j] = row[j], and 0 from dim to the next multiple of kStep.
+  void (*to_float[kNumStorages])(const void* row, int64_t dim, float* out);
+
+  const Tiles* tiles;
 };
 
 namespace portable {
@@ -37,6 +44,9 @@ namespace avx2 {
 extern const Simd simd;
 }
 namespace avx512 {
+extern const Simd simd;
+}
+namespace avx512_bf16 {
 extern const Simd simd;
 }
 #endif

@@ -2,14 +2,18 @@
 
 from rl4rec_kernels.ops._library import cpu_level, cpu_levels, use_cpu_level
 from rl4rec_kernels.ops.rank_candidates import rank_candidates
+from rl4rec_kernels.ops.rank_catalog import rank_catalog
 from rl4rec_kernels.ops.reward_candidates import reward_candidates
+from rl4rec_kernels.ops.reward_catalog import reward_catalog
 from rl4rec_kernels.ops.score_candidates import score_candidates
 
 __all__ = [
     "cpu_level",
     "cpu_levels",
     "rank_candidates",
+    "rank_catalog",
     "reward_candidates",
+    "reward_catalog",
     "score_candidates",
     "use_cpu_level",
 ]

@@ -1,4 +1,4 @@
-"""Checks that the candidate operators share: shapes, dtypes and devices, never values.
+"""Checks that the operators share: shapes, dtypes and devices, never values.
 
 Values (ids out of range) are checked by the kernels as they read them, so that a call needs no
 extra pass and works inside ``torch.compile``.
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -42,6 +43,92 @@ def check_embeddings(query: Any, table: Any) -> None:
                          "both must come from the same encoder")  # fmt: skip
     if query.device != table.device:
         raise ValueError(f"query is on {query.device} but table on {table.device}; "
+                         "move one of them with .to(device)")  # fmt: skip
+
+
+def split_table(
+    query: Any, table: Any, refine: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Check ``query`` and a catalog; return ``(values, row_info, source)``.
+
+    The last two are None for a plain table; `source` is also None without `refine`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `check_embeddings`, or if `refine` does not go with the table or the query.
+    """
+    if not isinstance(table, QuantizedTable):
+        check_embeddings(query, table)
+        if refine:
+            raise TypeError("refine=True needs a quantized table; make one with quantize_table, or "
+                            "leave refine out: a plain table is scored exactly")  # fmt: skip
+        return table, None, None
+    values, row_info, source = table
+    dtype = query.dtype if isinstance(query, Tensor) and query.dtype in _FLOATS else torch.float32
+    check_embeddings(query, values.new_empty((0, values.shape[-1]), dtype=dtype))
+    fits = (
+        values.dtype in (torch.int8, torch.bfloat16)
+        and (row_info.dtype, row_info.shape) == (torch.float32, (values.shape[0], 3))
+        and values.device == row_info.device
+    )
+    if not fits:
+        raise ValueError(f"table has values {values.dtype} {tuple(values.shape)} and row_info "
+                         f"{row_info.dtype} {tuple(row_info.shape)}, which quantize_table does "
+                         "not make")  # fmt: skip
+    if not refine:
+        return values, row_info, None
+    if source is None:
+        raise ValueError("refine=True needs the table that was quantized; make the copy with "
+                         "quantize_table(..., keep_source=True)")  # fmt: skip
+    if query.dtype != torch.float32:
+        raise TypeError(f"query must be float32 with refine=True, got {query.dtype}; convert it "
+                        "with query.float()")  # fmt: skip
+    check_embeddings(query, source)
+    if source.shape != values.shape:
+        raise ValueError(f"table.source is {tuple(source.shape)} but table.values is "
+                         f"{tuple(values.shape)}: they do not belong together")  # fmt: skip
+    return values, row_info, source
+
+
+def check_column(name: str, ids: Any, query: Tensor) -> None:
+    """Check a tensor of one id for each query.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no such tensor.
+    """
+    if not isinstance(ids, Tensor) or ids.dtype not in _INTS:
+        what = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise TypeError(f"{name} must be a tensor of int32 or int64 ids, one for each query, "
+                        f"got {what}")  # fmt: skip
+    if ids.shape != query.shape[:1]:
+        raise ValueError(f"{name} must be [{query.shape[0]}], one id for each query, "
+                         f"got {tuple(ids.shape)}")  # fmt: skip
+    if ids.device != query.device:
+        raise ValueError(f"{name} is on {ids.device} but query on {query.device}; "
+                         "move one of them with .to(device)")  # fmt: skip
+
+
+def check_valid(valid: Any, values: Tensor) -> None:
+    """Check a mask of the table's rows.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none.
+    """
+    if valid is None:
+        return
+    if not isinstance(valid, Tensor) or valid.dtype != torch.bool:
+        what = valid.dtype if isinstance(valid, Tensor) else type(valid).__name__
+        raise TypeError(f"valid must be a bool tensor, got {what}")
+    if valid.shape != values.shape[:1]:
+        raise ValueError(f"valid must be [{values.shape[0]}], one for each row of the table, "
+                         f"got {tuple(valid.shape)}")  # fmt: skip
+    if valid.device != values.device:
+        raise ValueError(f"valid is on {valid.device} but table on {values.device}; "
                          "move one of them with .to(device)")  # fmt: skip
 
 

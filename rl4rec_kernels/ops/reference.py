@@ -62,6 +62,72 @@ def rank_candidates(
     return RankCounts(*columns.unbind(1))
 
 
+def score_catalog(
+    query: Tensor,
+    table: Tensor,
+    exclude: Tensor | None = None,
+    offsets: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scores of all items, float64 [B, N], and which of them compete, bool [B, N]."""
+    competes = torch.ones(query.shape[0], table.shape[0], dtype=torch.bool, device=query.device)
+    if valid is not None:
+        competes &= valid
+    if exclude is not None:
+        flat = exclude.reshape(-1).long()
+        for b, where in enumerate(row_slices(exclude, offsets)):
+            competes[b, flat[where][flat[where] != -1]] = False
+    return query.double() @ table.double().T, competes
+
+
+def rank_catalog(
+    query: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    exclude: Tensor | None = None,
+    offsets: Tensor | None = None,
+    valid: Tensor | None = None,
+    scores: Tensor | None = None,
+) -> RankCounts:
+    """Counts of all competing items against each query's target, which always counts itself.
+
+    `scores` may be given, to ask how other scores than the reference's would rank.
+    """
+    all_scores, competes = score_catalog(query, table, exclude, offsets, valid)
+    scores = all_scores if scores is None else scores
+    target = scores.gather(1, targets.long()[:, None])
+    competes = competes.scatter(1, targets.long()[:, None], False)
+    above = ((scores > target) | target.isnan()) & competes
+    tied = (scores == target) & competes
+    return RankCounts(above.sum(1), tied.sum(1), 1 + competes.sum(1))
+
+
+def topk_catalog(
+    query: Tensor,
+    table: Tensor,
+    k: int,
+    exclude: Tensor | None = None,
+    offsets: Tensor | None = None,
+    valid: Tensor | None = None,
+    scores: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The k best competing items by score, then by lower id: scores and ids, [B, k].
+
+    Items that score NaN or -inf are left out; (-inf, -1) fills up.
+    """
+    all_scores, competes = score_catalog(query, table, exclude, offsets, valid)
+    scores = all_scores if scores is None else scores
+    scores = scores.masked_fill(~competes | scores.isnan(), -math.inf)
+    order = scores.sort(dim=1, descending=True, stable=True)
+    best, ids = order.values[:, :k], order.indices[:, :k]
+    return best, ids.masked_fill(best == -math.inf, -1)
+
+
+def dequantize(values: Tensor, row_info: Tensor | None) -> Tensor:
+    """The embeddings that a quantized table stands for, float64; other tables stay as they are."""
+    return values if row_info is None else values.double() * row_info[:, :1].double()
+
+
 def metric_at_rank(metric: Metric, rank: float, total: int) -> float:
     """A metric of one relevant item at a rank (1 is best, halves may occur)."""
     kind, cutoff = metric

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops import rank_candidates, score_candidates
+from rl4rec_kernels.ops import rank_candidates, rank_catalog, score_candidates
 from rl4rec_kernels.ragged import RaggedIds
-from rl4rec_kernels.retrieval.catalog import rank_catalog
 from rl4rec_kernels.retrieval.encoder import Encoder, check_texts
 from rl4rec_kernels.retrieval.ids import as_ragged, check_inside, check_targets
 from rl4rec_kernels.retrieval.item_index import ItemIndex, check_finite
@@ -142,7 +141,7 @@ class LocalRetrievalService:
             seen = as_ragged("histories", histories, len(texts))
             check_inside("histories", seen.values, index.num_rows)
         query = self._encode(texts)
-        return rank_catalog(query, index.table, torch.from_numpy(items), seen, index.valid)
+        return rank_catalog(query, index.table, torch.from_numpy(items), seen, valid=index.valid)
 
     def _index(self, dataset_name: str) -> ItemIndex:
         if dataset_name not in self._datasets:

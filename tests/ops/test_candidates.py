@@ -11,21 +11,13 @@ import rl4rec_kernels as rk
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
 from rl4rec_kernels.ops import cpu_levels, reference, use_cpu_level
 from tests.ops.cases import ALL, BF16, DTYPES, F16, F32, Case, label, make_case
+from tests.ops.catalog_cases import assert_counts
 
 METRICS = ("ndcg@1", "ndcg@10", "hit@5", "mrr@3", "mrr", "auc", "logrank", "rank")
 TIES = ("expected", "optimistic", "pessimistic", "average")
 
 
-@pytest.fixture(params=cpu_levels(), autouse=True)
-def level(request: pytest.FixtureRequest):
-    with use_cpu_level(request.param):
-        yield request.param
-
-
-def assert_counts(got: rk.RankCounts, want: rk.RankCounts) -> None:
-    for name, a, b in zip(rk.RankCounts._fields, got, want, strict=True):
-        assert a.dtype == torch.int64
-        assert a.tolist() == b.tolist(), name
+pytestmark = pytest.mark.usefixtures("level")
 
 
 @pytest.mark.parametrize("spec", ALL, ids=label)

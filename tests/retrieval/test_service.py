@@ -8,7 +8,6 @@ import torch
 
 from rl4rec_kernels import Encoder, ItemIndex, LocalRetrievalService, RaggedIds, load_item_metadata
 from rl4rec_kernels.retrieval import find_service
-from rl4rec_kernels.retrieval.catalog import rank_catalog
 
 TEXTS = ["glitter nail polish", "shampoo for dry hair", "a perfume for men"]
 TARGETS = [2, 60, 150]
@@ -87,61 +86,6 @@ def test_threads_get_their_own_answers(service):
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-def test_rank_catalog_in_blocks_equals_a_loop(monkeypatch):
-    monkeypatch.setattr("rl4rec_kernels.retrieval.catalog._BLOCK_BYTES", 4 * 302 * 3)
-    query, table = torch.randint(-2, 3, (10, 4)).float(), torch.randint(-2, 3, (301, 4)).float()
-    targets = torch.randint(0, 301, (10,))
-    exclude = [np.random.default_rng(b).integers(0, 301, 40 * b) for b in range(10)]
-    valid = torch.rand(301) < 0.9
-    counts = rank_catalog(query, table, targets, RaggedIds.from_lists(exclude), valid)
-    scores = query @ table.T
-    for b, target in enumerate(targets.tolist()):
-        competes = valid.clone()
-        competes[torch.from_numpy(exclude[b])] = False
-        competes[target] = False
-        assert counts.above[b] == (scores[b, competes] > scores[b, target]).sum()
-        assert counts.tied[b] == (scores[b, competes] == scores[b, target]).sum()
-        assert counts.total[b] == 1 + competes.sum()
-    empty = rank_catalog(query[:0], table, targets[:0])
-    assert empty.above.shape == (0,)
-
-
-@pytest.mark.parametrize("rows_a_block", [1, 2, 9])
-def test_rank_catalog_knows_padding_in_exclude(monkeypatch, rows_a_block):
-    monkeypatch.setattr("rl4rec_kernels.retrieval.catalog._BLOCK_BYTES", 4 * 21 * rows_a_block)
-    query, table, targets = torch.randn(3, 4), torch.randn(20, 4), torch.tensor([0, 7, 19])
-    exclude, padded = [[5, 7], [], [3]], [[-1, 5, 7], [-1], [3, -1, -1]]
-    want = rank_catalog(query, table, targets, RaggedIds.from_lists(exclude))
-    got = rank_catalog(query, table, targets.int(), RaggedIds.from_lists(padded))
-    assert torch.equal(torch.stack(got), torch.stack(want))
-    assert want.total.tolist() == [18, 20, 19]
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "words"),
-    [
-        ({"query": torch.ones(2, 3)}, ValueError, "query has 3 dimensions but table has 4"),
-        ({"targets": [1, 4]}, TypeError, "targets must be a tensor of int32 or int64 ids"),
-        ({"targets": torch.ones(2)}, TypeError, "one for each query, got torch.float32"),
-        ({"targets": torch.tensor([1, 2, 3])}, ValueError, r"targets must be \[2\]"),
-        ({"targets": torch.tensor([1, -1])}, IndexError, "targets: item -1"),
-        ({"targets": torch.tensor([1, 2**32 + 1])}, IndexError, "targets: item 4294967297"),
-        ({"exclude": [[1], []]}, TypeError, "exclude must be RaggedIds, got list"),
-        ({"exclude": RaggedIds.from_lists([[1]])}, ValueError, "exclude must have one list for"),
-        ({"exclude": RaggedIds.from_lists([[1], [9]])}, IndexError, "exclude: item 9"),
-        ({"exclude": RaggedIds.from_lists([[-2], []])}, IndexError, "exclude: -2 is no item id"),
-        ({"valid": torch.ones(1, dtype=torch.bool)}, ValueError, r"valid must be bool \[9\]"),
-        ({"valid": torch.ones(9)}, ValueError, "got torch.float32"),
-    ],
-)
-def test_bad_arguments_of_rank_catalog_are_named(changes, error, words):
-    arguments = {
-        "query": torch.ones(2, 4), "table": torch.ones(9, 4), "targets": torch.tensor([1, 2]),
-    } | changes  # fmt: skip
-    with pytest.raises(error, match=words):
-        rank_catalog(**arguments)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,274 @@
+#include "cpu/catalog.h"
+
+#include <torch/headeronly/util/BFloat16.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "cpu/candidates.h"
+
+namespace rl4rec {
+namespace {
+
+constexpr int64_t kPanelBytes = 400
+                                << 10;  // of a block's panels: they stay in an L2 cache of 512 KiB
+
+Arithmetic choose(Storage items, Storage query, const Tile& tile) {
+  if (items == kBFloat16 && query == kBFloat16 && tile.score_bfloat16) return Arithmetic::kBFloat16;
+  if (items == kInt8 && tile.score_int8) return Arithmetic::kInt8;
+  return Arithmetic::kFloat;
+}
+
+int64_t words_of(Arithmetic arithmetic, int64_t dim) {
+  const int64_t in_word = arithmetic == Arithmetic::kFloat  ? 1
+                          : arithmetic == Arithmetic::kInt8 ? 4
+                                                            : 2;
+  return (dim + in_word - 1) / in_word;
+}
+
+const void* optional_data(const std::optional<Tensor>& given, std::optional<Tensor>& owner) {
+  if (!given) return nullptr;
+  owner = torch::stable::contiguous(*given);
+  return owner->const_data_ptr();
+}
+
+}  // namespace
+
+Catalog::Catalog(const Tensor& table, const std::optional<Tensor>& row_info,
+                 const std::optional<Tensor>& valid, const Embeddings& queries)
+    : items(table, "table", row_info.has_value()),
+      query_storage(row_info && items.storage != kFloat32 ? items.storage : queries.storage),
+      tile(simd().tiles->for_queries(queries.rows)) {
+  check_same_dim(queries, items);
+  if (row_info)
+    check(row_info->is_cpu() && row_info->scalar_type() == ScalarType::Float &&
+              row_info->dim() == 2 && row_info->size(0) == items.rows && row_info->size(1) == 3,
+          "row_info must be float32 [", items.rows, ", 3] on the CPU");
+  if (valid)
+    check(valid->is_cpu() && valid->scalar_type() == ScalarType::Bool && valid->dim() == 1 &&
+              valid->size(0) == items.rows,
+          "valid must be bool [", items.rows, "] on the CPU");
+  this->row_info = static_cast<const float*>(optional_data(row_info, row_info_owner_));
+  this->valid = static_cast<const bool*>(optional_data(valid, valid_owner_));
+  arithmetic = choose(items.storage, query_storage, tile);
+  words = words_of(arithmetic, items.dim);
+}
+
+float round_query(const Catalog& catalog, const float* query, int64_t dim, float* rounded) {
+  if (catalog.query_storage == kBFloat16) {
+    for (int64_t j = 0; j < dim; ++j) rounded[j] = torch::headeronly::BFloat16(query[j]);
+    return 1.0f;
+  }
+  if (catalog.query_storage != kInt8) {
+    if (rounded != query) std::copy(query, query + dim, rounded);
+    return 1.0f;
+  }
+  float largest = 0.0f;
+  bool finite = true;
+  for (int64_t j = 0; j < dim; ++j) {
+    largest = std::max(largest, std::fabs(query[j]));
+    finite = finite && std::isfinite(query[j]);
+  }
+  if (!finite) {  // int8 has no NaN; a scale of NaN makes every score one
+    std::fill(rounded, rounded + dim, 0.0f);
+    return std::numeric_limits<float>::quiet_NaN();
+  }
+  const float scale = largest / 127.0f > 0.0f ? largest / 127.0f : 1.0f;
+  for (int64_t j = 0; j < dim; ++j)
+    rounded[j] = std::clamp(std::nearbyint(query[j] / scale), -127.0f, 127.0f);
+  return scale;
+}
+
+Panels::Panels(const Catalog& catalog, const Embeddings& queries)
+    : catalog_(catalog), queries_(queries), row_(queries.padded_dim()) {}
+
+void Panels::load(int64_t begin, int64_t end) {
+  begin_ = begin;
+  end_ = end;
+  words_.assign(size() * panel_words(), 0);  // lanes behind the last query stay 0
+  offsets_.assign(size() * catalog_.tile.lanes, 0);
+  scales_.assign(size() * catalog_.tile.lanes, 1.0f);
+  for (int64_t i = 0; i < end - begin; ++i) load_query(i);
+}
+
+void Panels::load_query(int64_t i) {
+  const int64_t lanes = catalog_.tile.lanes, dim = queries_.dim;
+  queries_.copy_row(begin_ + i, row_.data());
+  scales_[i] = round_query(catalog_, row_.data(), dim, row_.data());
+  uint32_t* lane = &words_[i / lanes * panel_words() + i % lanes];
+  if (catalog_.arithmetic == Arithmetic::kFloat) {
+    for (int64_t j = 0; j < dim; ++j) std::memcpy(lane + j * lanes, &row_[j], sizeof(float));
+  } else if (catalog_.arithmetic == Arithmetic::kBFloat16) {
+    for (int64_t j = 0; j < dim; ++j)
+      lane[j / 2 * lanes] |= uint32_t{torch::headeronly::BFloat16(row_[j]).x} << (j % 2 * 16);
+  } else {
+    int32_t sum = 0;
+    for (int64_t j = 0; j < dim; ++j) {
+      const int32_t value = static_cast<int32_t>(row_[j]);
+      sum += value;
+      lane[j / 4 * lanes] |= static_cast<uint32_t>(value & 0xff) << (j % 4 * 8);
+    }
+    offsets_[i] = 128 * sum;  // items are stored 128 higher, see ItemTile::add
+  }
+}
+
+ItemTile::ItemTile(const Catalog& catalog) : catalog_(catalog), row_(catalog.items.padded_dim()) {
+  // An odd number of cache lines, so that rows do not fall upon the same sets of the L1 cache. Rows
+  // of floats are written in whole steps.
+  const int64_t words = std::max<int64_t>(
+      catalog.words, catalog.items.padded_dim() * (catalog.arithmetic == Arithmetic::kFloat));
+  stride_ = ((words + 15) / 16 | 1) * 16;
+  words_.assign(stride_ * catalog.tile.rows, 0);
+}
+
+int64_t ItemTile::load(int64_t first, int64_t end) {
+  size_ = 0;
+  for (; first < end && size_ < catalog_.tile.rows; ++first)
+    if (catalog_.is_valid(first)) add(first);
+  return first;
+}
+
+void ItemTile::load_ids(const int64_t* ids, int64_t n) {
+  size_ = 0;
+  for (int64_t i = 0; i < n; ++i) add(ids[i]);
+}
+
+void ItemTile::add(int64_t id) {
+  uint32_t* to = &words_[size_ * stride_];
+  const char* from = static_cast<const char*>(catalog_.items.row(id));
+  const int64_t dim = catalog_.items.dim;
+  if (catalog_.arithmetic == Arithmetic::kFloat) {
+    catalog_.items.copy_row(id, reinterpret_cast<float*>(to));
+  } else if (catalog_.arithmetic == Arithmetic::kBFloat16) {
+    std::memcpy(to, from, 2 * dim);
+  } else {
+    // The instruction wants one factor unsigned: 128 is added by turning the sign bit over.
+    std::memcpy(to, from, dim);
+    for (int64_t w = 0; w < catalog_.words; ++w) to[w] ^= 0x80808080;
+  }
+  ids_[size_] = id;
+  scales_[size_++] = catalog_.scale(id);
+}
+
+void ItemTile::score(const Panels& panels, int64_t p, float* scores) {
+  const Tile& tile = catalog_.tile;
+  const uint32_t* panel = panels.panel(p);
+  if (catalog_.arithmetic == Arithmetic::kBFloat16)
+    return tile.score_bfloat16(panel, words_.data(), stride_, catalog_.words, scores);
+  if (catalog_.arithmetic == Arithmetic::kInt8)
+    return tile.score_int8(panel, words_.data(), stride_, catalog_.words, panels.offsets(p),
+                           panels.scales(p), scales_, scores);
+  tile.score_float(reinterpret_cast<const float*>(panel),
+                   reinterpret_cast<const float*>(words_.data()), stride_, catalog_.words, scores);
+  if (catalog_.items.storage != kInt8) return;
+  for (int64_t r = 0; r < size_; ++r)
+    for (int64_t l = 0; l < tile.lanes; ++l)
+      scores[r * tile.lanes + l] *= panels.scales(p)[l] * scales_[r];
+}
+
+int64_t ItemTile::place_of(int64_t id) const {
+  const int64_t* at = std::lower_bound(ids_, ids_ + size_, id);
+  return at < ids_ + size_ && *at == id ? at - ids_ : -1;
+}
+
+Exclusions::Exclusions(const Catalog& catalog, int64_t num_queries, const int64_t* targets,
+                       const std::optional<Tensor>& ids, const std::optional<Tensor>& offsets)
+    : lanes_(catalog.tile.lanes),
+      entries_((num_queries + lanes_ - 1) / lanes_),
+      counts_(num_queries) {
+  std::optional<Candidates> excluded;
+  if (ids) excluded.emplace(*ids, offsets, num_queries, "exclude");
+  std::optional<IdCheck> id_check;
+  if (excluded) id_check.emplace(*excluded, catalog.items.rows, /*needs_target=*/false);
+  const int64_t num_panels = static_cast<int64_t>(entries_.size());
+  torch::stable::parallel_for(0, num_panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      std::vector<Entry>& entries = entries_[p];
+      for (int64_t q = p * lanes_; q < std::min((p + 1) * lanes_, num_queries); ++q) {
+        if (targets && targets[q] >= 0) entries.push_back({targets[q], q % lanes_});
+        if (!excluded) continue;
+        for (int64_t i = excluded->begin(q); i < excluded->end(q); ++i) {
+          const int64_t id = excluded->id(q, i);
+          if (id_check->is_item(q, i, id)) entries.push_back({id, q % lanes_});
+        }
+      }
+      std::sort(entries.begin(), entries.end());
+      entries.erase(std::unique(entries.begin(), entries.end()), entries.end());
+      for (const Entry& entry : entries)
+        counts_[p * lanes_ + entry.lane] += catalog.is_valid(entry.id);
+    }
+  });
+  if (id_check) id_check->raise();
+}
+
+const Exclusions::Entry* Exclusions::from(int64_t p, int64_t id) const {
+  const auto& entries = entries_[p];
+  return entries.data() +
+         (std::lower_bound(entries.begin(), entries.end(), Entry{id, -1}) - entries.begin());
+}
+
+void Exclusions::apply(const Entry*& entry, int64_t p, const ItemTile& tile, float instead,
+                       float* scores) const {
+  const Entry* const end = entries_[p].data() + entries_[p].size();
+  const int64_t last = tile.ids()[tile.size() - 1];
+  for (; entry < end && entry->id <= last; ++entry) {
+    const int64_t place = tile.place_of(entry->id);
+    if (place >= 0) scores[place * lanes_ + entry->lane] = instead;
+  }
+}
+
+Pieces::Pieces(const Catalog& catalog, int64_t num_queries, int64_t query_bytes) {
+  constexpr int64_t kBlockBytes = 400 << 10;  // leaves room for the items in an L2 cache of 512 KiB
+
+  const int64_t lanes = catalog.tile.lanes, threads = torch::stable::get_num_threads();
+  const auto parts = [](int64_t whole, int64_t part) { return (whole + part - 1) / part; };
+  const int64_t panels = std::max<int64_t>(1, parts(num_queries, lanes));
+  const int64_t panel_bytes = lanes * (4 * catalog.words + query_bytes);
+  const int64_t fit = std::max<int64_t>(1, kBlockBytes / std::max<int64_t>(1, panel_bytes));
+  block_queries = parts(panels, parts(panels, fit)) * lanes;
+  num_blocks = parts(num_queries, block_queries);
+  // Each block's items are shared out among all threads: then all have equal work.
+  range_rows = std::max(parts(catalog.items.rows, threads), 16 * catalog.tile.rows);
+  num_ranges = std::max<int64_t>(1, parts(catalog.items.rows, range_rows));
+}
+
+void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n) {
+  const Embeddings& items = catalog.items;
+  const int64_t rows = std::min(catalog.tile.rows, items.rows - first);
+  const int64_t bytes = items.dim * static_cast<int64_t>(items.owner.element_size());
+  for (int64_t r = rows * p / n; r < rows * (p + 1) / n; ++r)
+    for (int64_t byte = 0; byte < bytes; byte += 64)
+      __builtin_prefetch(static_cast<const char*>(items.row(first + r)) + byte, 0, 2);
+}
+
+std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queries,
+                                 const int64_t* targets) {
+  std::vector<float> result(queries.rows, -std::numeric_limits<float>::infinity());
+  const int64_t lanes = catalog.tile.lanes, rows = catalog.tile.rows;
+  torch::stable::parallel_for(0, (queries.rows + lanes - 1) / lanes, 1,
+                              [&](int64_t begin, int64_t end) {
+                                Panels panels(catalog, queries);
+                                ItemTile tile(catalog);
+                                float scores[kMaxTileRows * kMaxLanes];
+                                for (int64_t p = begin; p < end; ++p) {
+                                  const int64_t last = std::min((p + 1) * lanes, queries.rows);
+                                  panels.load(p * lanes, last);
+                                  for (int64_t q = p * lanes; q < last; q += rows) {
+                                    int64_t ids[kMaxTileRows];
+                                    const int64_t n = std::min(rows, last - q);
+                                    for (int64_t r = 0; r < n; ++r)
+                                      ids[r] = std::max<int64_t>(targets[q + r], 0);
+                                    tile.load_ids(ids, n);
+                                    tile.score(panels, 0, scores);
+                                    for (int64_t r = 0; r < n; ++r)
+                                      if (targets[q + r] >= 0)
+                                        result[q + r] = scores[r * lanes + (q + r) % lanes];
+                                  }
+                                }
+                              });
+  return result;
+}
+
+}  // namespace rl4rec

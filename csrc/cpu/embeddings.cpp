@@ -1,0 +1,63 @@
+#include "cpu/embeddings.h"
+
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+
+namespace rl4rec {
+
+namespace {
+
+Storage storage_of(const Tensor& tensor, const char* name, bool with_int8 = false) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return kFloat32;
+    case ScalarType::Half: return kFloat16;
+    case ScalarType::BFloat16: return kBFloat16;
+    case ScalarType::Char:
+      if (with_int8) return kInt8;
+      [[fallthrough]];
+    default:
+      throw std::invalid_argument(std::string(name) + " must be float32, float16 or bfloat16");
+  }
+}
+
+template <typename T>
+void store_as(void* to, const float* values, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) static_cast<T*>(to)[j] = static_cast<T>(values[j]);
+}
+
+}  // namespace
+
+Embeddings::Embeddings(const Tensor& tensor, const char* name, bool with_int8) {
+  check(tensor.is_cpu(), name, " must be on the CPU");
+  check(tensor.dim() == 2, name, " must have 2 dimensions, got ", tensor.dim());
+  storage = storage_of(tensor, name, with_int8);
+  rows = tensor.size(0);
+  dim = tensor.size(1);
+  owner = dim > 1 && tensor.stride(1) != 1 ? torch::stable::contiguous(tensor) : tensor;
+  data = static_cast<const char*>(owner.const_data_ptr());
+  row_bytes = owner.stride(0) * static_cast<int64_t>(owner.element_size());
+}
+
+void Embeddings::copy_row(int64_t i, float* out) const {
+  if (storage != kInt8) return simd().to_float[storage](row(i), dim, out);
+  const int8_t* from = static_cast<const int8_t*>(row(i));
+  std::copy(from, from + dim, out);
+  std::fill(out + dim, out + padded_dim(), 0.0f);
+}
+
+void check_same_dim(const Embeddings& queries, const Embeddings& items) {
+  check(queries.dim == items.dim, "query has ", queries.dim, " dimensions, table ", items.dim);
+}
+
+void store_row(const Tensor& tensor, int64_t i, const float* values, int64_t n) {
+  char* to = static_cast<char*>(tensor.mutable_data_ptr()) + i * n * tensor.element_size();
+  switch (storage_of(tensor, "gradient")) {
+    case kFloat16: return store_as<torch::headeronly::Half>(to, values, n);
+    case kBFloat16: return store_as<torch::headeronly::BFloat16>(to, values, n);
+    default: return store_as<float>(to, values, n);
+  }
+}
+
+}  // namespace rl4rec

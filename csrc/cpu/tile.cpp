@@ -1,0 +1,265 @@
+// The loops behind tile.h, for one level of CPU features. As in simd.cpp, no header with inline
+// functions may be included.
+
+#include "cpu/tile.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms of GCC 12's avx512 headers
+#endif
+
+namespace rl4rec {
+namespace RL4REC_LEVEL {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kAccumulators = 24;  // of 32 registers
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kAccumulators = 12;  // of 16 registers
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16;
+constexpr int kAccumulators = 24;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kAccumulators = 12;
+#endif
+constexpr int kWidth = kVectorBytes / 4;
+
+using Floats [[gnu::vector_size(kVectorBytes)]] = float;
+using Words [[gnu::vector_size(kVectorBytes)]] = int32_t;
+
+// sum += panel * item, where `item` is one word that meets every lane.
+struct Float {
+  using Word = float;
+  using Sum = Floats;
+  static Sum add(Sum sum, Floats panel, float item) { return sum + panel * item; }
+};
+
+#if defined(__AVX512BF16__)
+struct BFloat16Pair {
+  using Word = uint32_t;
+  using Sum = Floats;
+  static Sum add(Sum sum, Floats panel, uint32_t item) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)panel,
+                                    (__m512bh)_mm512_set1_epi32(static_cast<int>(item)));
+  }
+};
+#endif
+
+#if defined(__AVX512VNNI__)
+struct Int8Quad {
+  using Word = uint32_t;
+  using Sum = Words;
+  static Sum add(Sum sum, Floats panel, uint32_t item) {
+    return (Sum)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(static_cast<int>(item)),
+                                    (__m512i)panel);
+  }
+};
+#endif
+
+// V vectors of queries against R items. The sums stay in registers, so everything about them is
+// unrolled. Three items share a base address: with few enough of these, all stay in registers too.
+template <typename Step, int V>
+[[gnu::always_inline]] inline void add_up(const typename Step::Word* panel,
+                                          const typename Step::Word* items, int64_t stride,
+                                          int64_t words,
+                                          typename Step::Sum (&sums)[kAccumulators / V][V]) {
+  constexpr int R = kAccumulators / V;
+  constexpr int kLanes = V * kWidth;
+  const typename Step::Word* base[(R + 2) / 3];
+#pragma GCC unroll 8
+  for (int g = 0; g < (R + 2) / 3; ++g) base[g] = items + 3 * g * stride;
+  const int64_t shift[3] = {0, stride, 2 * stride};
+  for (int64_t w = 0; w < words; ++w) {
+    Floats queries[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v)
+      __builtin_memcpy(&queries[v], panel + w * kLanes + v * kWidth, sizeof(Floats));
+#pragma GCC unroll 24
+    for (int r = 0; r < R; ++r) {
+      const typename Step::Word item = base[r / 3][shift[r % 3] + w];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sums[r][v] = Step::add(sums[r][v], queries[v], item);
+    }
+  }
+}
+
+template <typename Step, int V>
+void score(const typename Step::Word* panel, const typename Step::Word* items, int64_t stride,
+           int64_t words, float* scores) {
+  Floats sums[kAccumulators / V][V] = {};
+  add_up<Step, V>(panel, items, stride, words, sums);
+#pragma GCC unroll 24
+  for (int r = 0; r < kAccumulators / V; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v)  // whole vectors: GCC 12 keeps arrays in memory that are copied
+      __builtin_memcpy(scores + (r * V + v) * kWidth, &sums[r][v], sizeof(Floats));
+}
+
+#if defined(__AVX512VNNI__)
+template <int V>
+void score_int8(const uint32_t* panel, const uint32_t* items, int64_t stride, int64_t words,
+                const int32_t* offset, const float* lane_scale, const float* item_scale,
+                float* scores) {
+  Words sums[kAccumulators / V][V] = {};
+  add_up<Int8Quad, V>(panel, items, stride, words, sums);
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) {
+    const Words lower = (Words)_mm512_loadu_si512(offset + v * kWidth);
+    const Floats scale = _mm512_loadu_ps(lane_scale + v * kWidth);
+#pragma GCC unroll 24
+    for (int r = 0; r < kAccumulators / V; ++r) {
+      const Floats sum = __builtin_convertvector(sums[r][v] - lower, Floats);
+      const Floats score = sum * (scale * item_scale[r]);
+      __builtin_memcpy(scores + (r * V + v) * kWidth, &score, sizeof(score));
+    }
+  }
+}
+#endif
+
+template <int V>
+void count(const float* scores, int64_t num_rows, const float* target, int32_t* above,
+           int32_t* tied) {
+  constexpr int kLanes = V * kWidth;
+  int32_t more[kLanes], same[kLanes];  // copies that nothing else can point to
+  __builtin_memcpy(more, above, sizeof(more));
+  __builtin_memcpy(same, tied, sizeof(same));
+  for (int64_t r = 0; r < num_rows; ++r)
+    for (int l = 0; l < kLanes; ++l) {
+      more[l] += scores[r * kLanes + l] > target[l];
+      same[l] += scores[r * kLanes + l] == target[l];
+    }
+  __builtin_memcpy(above, more, sizeof(more));
+  __builtin_memcpy(tied, same, sizeof(same));
+}
+
+template <int V>
+int64_t band(const float* scores, int64_t num_rows, const float* low, const float* high,
+             int32_t* above, uint32_t* places) {
+  constexpr int kLanes = V * kWidth;
+  uint32_t* next = places;
+#if defined(__AVX512F__)
+  const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  for (int v = 0; v < V; ++v) {
+    const __m512 from = _mm512_loadu_ps(low + v * kWidth), to = _mm512_loadu_ps(high + v * kWidth);
+    __m512i more = _mm512_loadu_si512(above + v * kWidth);
+    for (int64_t r = 0; r < num_rows; ++r) {
+      const __m512 score = _mm512_loadu_ps(scores + r * kLanes + v * kWidth);
+      const __mmask16 higher = _mm512_cmp_ps_mask(score, to, _CMP_GT_OQ);
+      const __mmask16 inside = _mm512_cmp_ps_mask(score, from, _CMP_GE_OQ) & ~higher;
+      more = _mm512_mask_add_epi32(more, higher, more, _mm512_set1_epi32(1));
+      // No branch on `inside`: whether it is empty is hard to predict.
+      const int first = static_cast<int>(r * kLanes) + v * kWidth;
+      const __m512i place = _mm512_add_epi32(lane, _mm512_set1_epi32(first));
+      _mm512_storeu_si512(next, _mm512_maskz_compress_epi32(inside, place));
+      next += __builtin_popcount(inside);
+    }
+    _mm512_storeu_si512(above + v * kWidth, more);
+  }
+#else
+  int32_t more[kLanes];
+  __builtin_memcpy(more, above, sizeof(more));
+  for (int64_t r = 0; r < num_rows; ++r) {
+    const float* row = scores + r * kLanes;
+    int32_t any = 0;
+    for (int l = 0; l < kLanes; ++l) {
+      more[l] += row[l] > high[l];
+      any += (row[l] >= low[l]) & (row[l] <= high[l]);
+    }
+    if (any == 0) continue;
+    for (int l = 0; l < kLanes; ++l) {
+      *next = static_cast<uint32_t>(r * kLanes + l);
+      next += (row[l] >= low[l]) & (row[l] <= high[l]);
+    }
+  }
+  __builtin_memcpy(above, more, sizeof(more));
+#endif
+  return next - places;
+}
+
+// As the compiler does it for vectors. Spelled out, for in a loop of scalars it might vectorize the
+// multiplications alone.
+[[gnu::always_inline]] inline float multiply_add(float sum, float a, float b) {
+#if defined(__FMA__) || defined(__aarch64__)
+  return __builtin_fmaf(a, b, sum);
+#else
+  return sum + a * b;
+#endif
+}
+
+// Four values of each of 16 items at a time, turned so that a vector holds one dimension of all.
+void chain(const float* query, const float* const* items, int64_t n, int64_t dim, float* scores) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  for (; i < n; i += 16) {
+    const float* item[16];
+    for (int64_t j = 0; j < 16; ++j) item[j] = items[i + j < n ? i + j : i];
+    __m512 sum = _mm512_setzero_ps();
+    int64_t d = 0;
+    for (; d + 4 <= dim; d += 4) {
+      __m512 four[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        four[j] = _mm512_castps128_ps512(_mm_loadu_ps(item[j] + d));
+        four[j] = _mm512_insertf32x4(four[j], _mm_loadu_ps(item[4 + j] + d), 1);
+        four[j] = _mm512_insertf32x4(four[j], _mm_loadu_ps(item[8 + j] + d), 2);
+        four[j] = _mm512_insertf32x4(four[j], _mm_loadu_ps(item[12 + j] + d), 3);
+      }
+      const __m512 a = _mm512_unpacklo_ps(four[0], four[1]),
+                   b = _mm512_unpackhi_ps(four[0], four[1]);
+      const __m512 c = _mm512_unpacklo_ps(four[2], four[3]),
+                   e = _mm512_unpackhi_ps(four[2], four[3]);
+      sum += query[d] * _mm512_shuffle_ps(a, c, 0x44);
+      sum += query[d + 1] * _mm512_shuffle_ps(a, c, 0xee);
+      sum += query[d + 2] * _mm512_shuffle_ps(b, e, 0x44);
+      sum += query[d + 3] * _mm512_shuffle_ps(b, e, 0xee);
+    }
+    float lanes[16];
+    __builtin_memcpy(lanes, &sum, sizeof(lanes));
+    for (int64_t j = 0; j < 16 && i + j < n; ++j) {
+      float rest = lanes[j];
+      for (int64_t k = d; k < dim; ++k) rest = multiply_add(rest, query[k], item[j][k]);
+      scores[i + j] = rest;
+    }
+  }
+#else
+  for (; i < n; ++i) {
+    float sum = 0.0f;
+    for (int64_t d = 0; d < dim; ++d) sum = multiply_add(sum, query[d], items[i][d]);
+    scores[i] = sum;
+  }
+#endif
+}
+
+template <int V>
+constexpr Tile make_tile() {
+  return {
+      V * kWidth,
+      kAccumulators / V,
+      score<Float, V>,
+#if defined(__AVX512BF16__)
+      score<BFloat16Pair, V>,
+#else
+      nullptr,
+#endif
+#if defined(__AVX512VNNI__)
+      score_int8<V>,
+#else
+      nullptr,
+#endif
+      count<V>,
+      band<V>,
+  };
+}
+
+}  // namespace
+
+extern const Tiles tiles;
+const Tiles tiles = {make_tile<2>(), make_tile<1>(), chain};
+
+}  // namespace RL4REC_LEVEL
+}  // namespace rl4rec

@@ -1,0 +1,96 @@
+"""The rank of each target among all items, as counts."""
+
+import torch
+from torch import Tensor
+
+from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.ops import _library, reference
+from rl4rec_kernels.ops._arguments import check_column, check_valid, split_ids, split_table
+from rl4rec_kernels.quantize import QuantizedTable
+from rl4rec_kernels.ragged import RaggedIds
+
+
+def rank_catalog(
+    query: Tensor,
+    table: Tensor | QuantizedTable,
+    targets: Tensor,
+    exclude: Tensor | RaggedIds | None = None,
+    *,
+    valid: Tensor | None = None,
+    refine: bool = False,
+    backend: str = "auto",
+) -> RankCounts:
+    """Count how all items score against each query's target.
+
+    Scores are compared while they are in registers: there is neither a ``[B, N]`` matrix nor a
+    top-k. The target is scored by the same arithmetic as its competitors, so equal embeddings tie.
+
+    Parameters
+    ----------
+    query : Tensor, shape [B, D]
+        float32, float16 or bfloat16.
+    table : Tensor, shape [N, D], or QuantizedTable
+        Embeddings of all items; of the dtype of `query`, or lower where `query` is float32.
+    targets : Tensor, shape [B]
+        int32 or int64 rows of the table.
+    exclude : Tensor, shape [B, X], or RaggedIds with B rows, optional
+        Items that do not compete with a query's target, for example the user's history; -1 is
+        padding, repeats do no harm. It never removes the target itself.
+    valid : Tensor, bool, shape [N], optional
+        Which rows are items; others never compete. Default: all.
+    refine : bool
+        For a quantized table: score those items again, in float32, whose quantized score is so near
+        the target's that rounding could decide (the bound and its proof stand in
+        csrc/cpu/refine.h). Counts are then exactly those of the table that was quantized. Without,
+        they are those of the rounded embeddings. Queries must be float32, finite and shorter than
+        1e18.
+    backend : {"auto", "cpu", "reference"}
+        Who computes.
+
+    Returns
+    -------
+    RankCounts
+        ``above``, ``tied`` and ``total``, int64 [B]. A NaN target ranks last (all competitors are
+        above); a NaN competitor is never above and never tied, but counts in ``total``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes, shapes or devices do not fit, or a target's row is not valid; the message names
+        the argument.
+    IndexError
+        If an id is not in the table; the message names it.
+    """
+    values, row_info, source = split_table(query, table, refine)
+    check_column("targets", targets, query)
+    check_valid(valid, values)
+    ids, offsets = (None, None) if exclude is None else split_ids("exclude", exclude, query)
+    if _library.resolve_backend(backend, query) == "reference":
+        plain = reference.dequantize(values, row_info) if source is None else source
+        return reference.rank_catalog(query, plain, targets, ids, offsets, valid)
+    return RankCounts(
+        *torch.ops.rl4rec.rank_catalog(
+            query, values, targets, ids, offsets, valid, row_info, source, None
+        )
+    )
+
+
+@torch.library.register_fake("rl4rec::rank_catalog")
+def _(
+    query: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    exclude: Tensor | None,
+    exclude_offsets: Tensor | None,
+    valid: Tensor | None,
+    row_info: Tensor | None,
+    source: Tensor | None,
+    target_scores: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    above, tied, total = (query.new_empty(query.shape[0], dtype=torch.int64) for _ in range(3))
+    return above, tied, total
+
+
+@torch.library.register_fake("rl4rec::score_catalog_targets")
+def _(query: Tensor, table: Tensor, targets: Tensor, row_info: Tensor | None) -> Tensor:
+    return query.new_empty(query.shape[0], dtype=torch.float32)

@@ -1,0 +1,245 @@
+"""Ranks over the whole catalog, every CPU level, against their definition."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rl4rec_kernels as rk
+from rl4rec_kernels.metrics import parse_metrics, parse_ties
+from rl4rec_kernels.ops import reference
+from tests.ops.cases import BF16, DTYPES, F16, F32
+from tests.ops.catalog_cases import (
+    ALL,
+    CatalogCase,
+    assert_counts,
+    catalog_label,
+    every_score,
+    make_catalog_case,
+)
+
+METRICS = ("ndcg@1", "ndcg@10", "hit@5", "mrr@3", "mrr", "auc", "logrank", "rank")
+
+
+@pytest.mark.parametrize("spec", ALL, ids=catalog_label)
+def test_whole_numbers_give_exactly_the_reference(level, spec):
+    case = make_catalog_case(**spec)
+    want = reference.rank_catalog(*case)
+    counts = rk.rank_catalog(*case.arguments, valid=case.valid)
+    assert_counts(counts, want)
+    for ties in ("expected", "optimistic", "pessimistic", "average"):
+        got = rk.reward_catalog(*case.arguments, METRICS, ties, valid=case.valid)
+        exact = reference.metrics_from_counts(want, parse_metrics(METRICS), parse_ties(ties))
+        torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(got, rk.metrics_from_counts(counts, METRICS, ties))
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
+def test_real_numbers_stay_within_rounding(level, dtypes):
+    case = make_catalog_case((37, 211, 77), dtypes, exact=False)
+    scores = every_score(case.query, case.table)
+    exact = case.query.double() @ case.table.double().T
+    # |error| <= gamma_D * sum |q_j t_j| (Higham 2002, section 3.1), for any order of additions.
+    bound = case.query.double().abs() @ case.table.double().abs().T * 78 * 2.0**-24
+    assert ((scores.double() - exact).abs() <= bound).all()
+    # Ranks are those of the very scores that targets have.
+    counts = rk.rank_catalog(*case.arguments, valid=case.valid)
+    assert_counts(counts, reference.rank_catalog(*case, scores=scores))
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
+def test_a_score_depends_on_its_query_and_item_only(level, dtypes):
+    case = make_catalog_case((71, 130, 45), dtypes, exact=False)
+    scores = every_score(case.query, case.table)
+    for rows in (slice(0, 1), slice(3, 7), slice(10, 43), slice(70, 71)):
+        assert torch.equal(every_score(case.query[rows], case.table), scores[rows])
+    counts = rk.rank_catalog(*case.arguments)
+    threads = torch.get_num_threads()
+    try:
+        for n in (1, 2, 5):
+            torch.set_num_threads(n)
+            assert torch.equal(every_score(case.query, case.table), scores)
+            assert_counts(rk.rank_catalog(*case.arguments), counts)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_equal_embeddings_tie(level):
+    table = torch.randn(1, 77).expand(500, 77).contiguous()
+    counts = rk.rank_catalog(torch.randn(3, 77), table, torch.tensor([0, 250, 499]))
+    assert counts.above.tolist() == [0] * 3
+    assert counts.tied.tolist() == [499] * 3
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
+def test_non_finite_scores(level, dtypes):
+    nan, inf = math.nan, math.inf
+    table = torch.tensor([[1.0], [nan], [inf], [-inf], [2.0], [inf]]).to(dtypes[1])
+    targets = torch.tensor([0, 1, 2, 3])
+    counts = rk.rank_catalog(torch.ones(4, 1, dtype=dtypes[0]), table, targets)
+    want = [[3, 0, 6], [5, 0, 6], [0, 1, 6], [4, 0, 6]]  # a NaN competitor is not above -inf
+    assert torch.stack(tuple(counts), 1).tolist() == want
+
+
+def test_exclusions(level):
+    query, table = torch.ones(2, 1), torch.arange(6.0)[:, None]
+    targets = torch.tensor([2, 2])
+    exclude = rk.RaggedIds(torch.tensor([5, 5, 2, -1, 0]), torch.tensor([0, 0, 5]))
+    counts = rk.rank_catalog(query, table, targets, exclude)
+    assert torch.stack(tuple(counts), 1).tolist() == [[3, 0, 6], [2, 0, 4]]
+    valid = torch.tensor([True, True, True, True, False, True])
+    counts = rk.rank_catalog(query, table, targets, exclude, valid=valid)
+    assert torch.stack(tuple(counts), 1).tolist() == [[2, 0, 5], [1, 0, 3]]
+    everything = torch.arange(6).expand(2, -1)
+    counts = rk.rank_catalog(query, table, targets, everything)
+    assert torch.stack(tuple(counts), 1).tolist() == [[0, 0, 1]] * 2
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_any_histories(data):
+    num_items = data.draw(st.integers(1, 60))
+    item = st.integers(0, num_items - 1)
+    rows = data.draw(st.lists(st.lists(item | st.just(-1), max_size=80), min_size=1, max_size=40))
+    targets = torch.tensor([data.draw(item) for _ in rows])
+    valid = torch.tensor(data.draw(st.lists(st.booleans(), min_size=num_items, max_size=num_items)))
+    valid[targets] = True
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randint(-2, 3, (len(rows), 5), generator=generator).float()
+    table = torch.randint(-2, 3, (num_items, 5), generator=generator).float()
+    exclude = rk.RaggedIds.from_lists(rows)
+    values, offsets = (torch.as_tensor(part) for part in exclude)
+    want = reference.rank_catalog(query, table, targets, values, offsets, valid)
+    assert_counts(rk.rank_catalog(query, table, targets, exclude, valid=valid), want)
+    width = max(map(len, rows))
+    padded = torch.full((len(rows), width), -1)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = torch.tensor(row)
+    assert_counts(rk.rank_catalog(query, table, targets, padded, valid=valid), want)
+
+
+def near_ties(dim: int, dtype: torch.dtype, seed: int) -> CatalogCase:
+    """Items that differ from the targets by the last bits of float32 only, and by more."""
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(19, dim, generator=generator)
+    base = torch.randn(7, dim, generator=generator)
+    steps = torch.randint(-3, 4, (7, 60, dim), generator=generator)
+    items = base[:, None] * (1 + steps * 2.0**-23)
+    coarse = base[:, None] * (1 + steps[:, :20] * 2.0 ** -torch.arange(1, 21)[:, None])
+    far = torch.randn(100, dim, generator=generator)
+    table = torch.cat([items.reshape(-1, dim), coarse.reshape(-1, dim), far]).to(dtype)
+    targets = torch.randint(0, 420, (19,), generator=generator)
+    return CatalogCase(query, table, targets, None, None, None)
+
+
+@pytest.mark.parametrize("copy", [torch.int8, BF16], ids=str)
+@pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)
+@pytest.mark.parametrize("dim", [1, 31, 64, 130, 384])
+def test_refined_counts_are_those_of_the_source(level, dim, dtype, copy):
+    for case in (
+        near_ties(dim, dtype, seed=dim),
+        make_catalog_case((70, 503, dim), (F32, dtype), exact=False, exclusions=True),
+        make_catalog_case((3, 97, dim), (F32, dtype), exact=True, exclusions=True),
+    ):
+        want = rk.rank_catalog(*case.arguments, valid=case.valid)
+        quantized = rk.quantize_table(case.table, copy)
+        arguments = (case.query, quantized, *case.arguments[2:])
+        assert_counts(rk.rank_catalog(*arguments, valid=case.valid, refine=True), want)
+        rewards = rk.reward_catalog(*arguments, METRICS, valid=case.valid, refine=True)
+        torch.testing.assert_close(rewards, rk.metrics_from_counts(want, METRICS))
+
+
+@pytest.mark.parametrize("copy", [torch.int8, BF16], ids=str)
+def test_outliers_and_tiny_values_are_refined_too(level, copy):
+    generator = torch.Generator().manual_seed(1)
+    scales = 10.0 ** torch.randint(-40, 16, (300, 1), generator=generator)
+    table = torch.randn(300, 40, generator=generator) * scales
+    table[5] = 0
+    query = torch.randn(20, 40, generator=generator) * scales[:20] / scales[:20].max() * 1e3
+    for targets in (torch.arange(20), torch.full((20,), 5)):
+        want = rk.rank_catalog(query, table, targets)
+        got = rk.rank_catalog(query, rk.quantize_table(table, copy), targets, refine=True)
+        assert_counts(got, want)
+
+
+@pytest.mark.parametrize("copy", [torch.int8, BF16], ids=str)
+def test_without_refinement_the_rounded_embeddings_rank(level, copy):
+    case = make_catalog_case((9, 150, 33), (F32, F32), exact=False)
+    quantized = rk.quantize_table(case.table, copy)
+    scores = every_score(case.query, quantized.values, quantized.row_info)
+    if copy is BF16:
+        query = case.query.bfloat16()
+    else:
+        scale = case.query.abs().amax(1, keepdim=True) / 127
+        query = (case.query / scale).round() * scale
+    exact = query.double() @ reference.dequantize(*quantized[:2]).double().T
+    torch.testing.assert_close(scores.double(), exact, rtol=1e-5, atol=1e-4)
+    counts = rk.rank_catalog(case.query, quantized, case.targets)
+    assert_counts(counts, reference.rank_catalog(*case[:3], scores=scores))
+
+
+def test_most_comparisons_are_decided_by_the_quantized_scores():
+    """A bound that is too wide would be exact as well, and useless."""
+    generator = torch.Generator().manual_seed(0)
+    query, table = (torch.randn(n, 384, generator=generator) for n in (4, 5000))
+    scores = query @ table.T
+    for copy, share in ((BF16, 0.1), (torch.int8, 0.6)):
+        quantized = rk.quantize_table(table, copy)
+        scale, norm, error = quantized.row_info.unbind(1)
+        if copy is torch.int8:
+            torch.testing.assert_close(scale, table.abs().amax(1) / 127)
+        assert (error / norm).max() < (0.0025 if copy is BF16 else 0.015)
+        bound = 2 * query.norm(dim=1, keepdim=True) * error.max()
+        assert (bound < share * scores.std()).all()
+
+
+def test_tables_beyond_two_to_the_31_values(tmp_path):
+    """A sparse file of 4.4e9 float16 values of which only some pages are ever written."""
+    num_items, dim = (1 << 22) + 3, 1031
+    path = tmp_path / "table.bin"
+    with path.open("wb") as file:
+        file.truncate(num_items * dim * 2)
+    table = torch.from_file(str(path), shared=True, size=num_items * dim, dtype=F16)
+    table = table.view(num_items, dim)
+    used = torch.tensor([0, 1, (1 << 21) + 7, num_items - 2, num_items - 1])
+    table[used] = torch.randint(-2, 3, (5, dim)).to(F16)
+    valid = torch.zeros(num_items, dtype=torch.bool)
+    valid[used] = True
+    query = torch.randint(-2, 3, (5, dim)).float()
+    counts = rk.rank_catalog(query, table, used, valid=valid)
+    want = reference.rank_catalog(query, table[used], torch.arange(5))
+    assert_counts(counts, want)
+
+
+@pytest.mark.parametrize(("rows", "num_items", "dim"), [(0, 5, 3), (2, 1, 3), (2, 5, 0), (0, 0, 3)])
+def test_empty_dimensions(level, rows, num_items, dim):
+    query, table = torch.ones(rows, dim), torch.ones(num_items, dim)
+    targets = torch.zeros(rows, dtype=torch.int64)
+    counts = rk.rank_catalog(query, table, targets)
+    assert counts.tied.tolist() == [num_items - 1] * rows
+    assert counts.total.tolist() == [num_items] * rows
+    assert rk.reward_catalog(query, table, targets, None, ("mrr", "auc")).shape == (rows, 2)
+
+
+def test_long_ties_take_no_longer_sums():
+    """A constant model over a large catalog: closed forms stand for sums over all ranks."""
+    query, table = torch.ones(2, 1), torch.ones(100_000, 1)
+    got = rk.reward_catalog(query, table, torch.tensor([0, 7]), None, METRICS)
+    counts = rk.rank_catalog(query, table, torch.tensor([0, 7]))
+    want = reference.metrics_from_counts(counts, parse_metrics(METRICS), parse_ties("expected"))
+    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("above", "tied"), list(itertools.product([0, 5, 63, 64, 900], [1, 64, 65, 700]))
+)
+def test_closed_forms_agree_with_sums(above, tied):
+    scores = [2.0] * above + [1.0] * (tied + 1) + [0.0] * 40
+    target = torch.tensor([above])
+    got = rk.reward_catalog(torch.ones(1, 1), torch.tensor(scores)[:, None], target, None, METRICS)
+    counts = rk.RankCounts(*(torch.tensor([n]) for n in (above, tied, len(scores))))
+    want = reference.metrics_from_counts(counts, parse_metrics(METRICS), parse_ties("expected"))
+    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=0)
