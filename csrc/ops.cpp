@@ -7,6 +7,7 @@
 #include "cpu/rank_catalog.h"
 #include "cpu/reward_candidates.h"
 #include "cpu/score_candidates.h"
+#include "cpu/topk_catalog.h"
 
 STABLE_TORCH_LIBRARY(rl4rec, m) {
   m.def("score_candidates(Tensor query, Tensor table, Tensor ids, Tensor? offsets) -> Tensor");
@@ -33,6 +34,9 @@ STABLE_TORCH_LIBRARY(rl4rec, m) {
       "reward_catalog(Tensor query, Tensor table, Tensor targets, Tensor? exclude, "
       "Tensor? exclude_offsets, Tensor? valid, Tensor? row_info, Tensor? source, int[] kinds, "
       "int[] cutoffs, int ties) -> Tensor");
+  m.def(
+      "topk_catalog(Tensor query, Tensor table, int k, Tensor? exclude, Tensor? exclude_offsets, "
+      "Tensor? valid, Tensor? row_info, Tensor? source) -> (Tensor scores, Tensor ids)");
   m.def("cpu_level(str name) -> str");
   m.def("cpu_levels() -> str[]");
 }
@@ -46,6 +50,7 @@ STABLE_TORCH_LIBRARY_IMPL(rl4rec, CPU, m) {
   m.impl("rank_catalog", TORCH_BOX(&rl4rec::rank_catalog));
   m.impl("score_catalog_targets", TORCH_BOX(&rl4rec::score_catalog_targets));
   m.impl("reward_catalog", TORCH_BOX(&rl4rec::reward_catalog));
+  m.impl("topk_catalog", TORCH_BOX(&rl4rec::topk_catalog));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(rl4rec, CompositeExplicitAutograd, m) {

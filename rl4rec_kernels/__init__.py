@@ -18,6 +18,7 @@ from rl4rec_kernels.ops import (
     reward_candidates,
     reward_catalog,
     score_candidates,
+    topk_catalog,
 )
 from rl4rec_kernels.quantize import QuantizedTable, quantize_table
 from rl4rec_kernels.ragged import RaggedIds
@@ -50,4 +51,5 @@ __all__ = [
     "reward_catalog",
     "sample_negatives",
     "score_candidates",
+    "topk_catalog",
 ]

@@ -219,18 +219,24 @@ void Exclusions::apply(const Entry*& entry, int64_t p, const ItemTile& tile, flo
   }
 }
 
-Pieces::Pieces(const Catalog& catalog, int64_t num_queries, int64_t query_bytes) {
+Pieces::Pieces(const Catalog& catalog, int64_t num_queries, Share share, int64_t query_bytes,
+               int64_t scratch_bytes) {
   constexpr int64_t kBlockBytes = 400 << 10;  // leaves room for the items in an L2 cache of 512 KiB
-
+  constexpr int64_t kScratchBytes = 16 << 20;
   const int64_t lanes = catalog.tile.lanes, threads = torch::stable::get_num_threads();
   const auto parts = [](int64_t whole, int64_t part) { return (whole + part - 1) / part; };
+  const auto fit = [&](int64_t bytes, int64_t query) {
+    return std::max<int64_t>(1, bytes / std::max<int64_t>(1, lanes * query));
+  };
   const int64_t panels = std::max<int64_t>(1, parts(num_queries, lanes));
-  const int64_t panel_bytes = lanes * (4 * catalog.words + query_bytes);
-  const int64_t fit = std::max<int64_t>(1, kBlockBytes / std::max<int64_t>(1, panel_bytes));
-  block_queries = parts(panels, parts(panels, fit)) * lanes;
+  const int64_t at_once = std::min(fit(kBlockBytes, 4 * catalog.words + query_bytes),
+                                   fit(kScratchBytes, scratch_bytes));
+  int64_t blocks = parts(panels, at_once);
+  if (share == kQueries) blocks = std::min(panels, parts(blocks, threads) * threads);
+  block_queries = parts(panels, blocks) * lanes;
   num_blocks = parts(num_queries, block_queries);
-  // Each block's items are shared out among all threads: then all have equal work.
-  range_rows = std::max(parts(catalog.items.rows, threads), 16 * catalog.tile.rows);
+  const int64_t ranges = share == kQueries && num_blocks >= threads ? 1 : threads;
+  range_rows = std::max(parts(catalog.items.rows, ranges), 16 * catalog.tile.rows);
   num_ranges = std::max<int64_t>(1, parts(catalog.items.rows, range_rows));
 }
 

@@ -126,12 +126,16 @@ class Exclusions {
 // How a call is cut into pieces of queries times items, so that a piece's panels stay in the L2
 // cache and all threads have the same to do.
 struct Pieces {
-  // `query_bytes` of each query are read besides its panel.
-  Pieces(const Catalog& catalog, int64_t num_queries, int64_t query_bytes = 0);
+  enum Share {
+    kItems,    // threads share the items of each block of queries: best where pieces add up
+    kQueries,  // threads share the queries, and items only where queries are few
+  };
+  // `query_bytes` of each query are read all the time besides its panel, `scratch_bytes` are kept.
+  Pieces(const Catalog& catalog, int64_t num_queries, Share share, int64_t query_bytes = 0,
+         int64_t scratch_bytes = 0);
 
   int64_t count() const { return num_blocks * num_ranges; }
-  int64_t num_blocks, num_ranges;
-  int64_t block_queries, range_rows;
+  int64_t block_queries, num_blocks, range_rows, num_ranges;
 };
 
 // Calls visit(block, range, panels) for every piece, from several threads. `panels` holds the

@@ -95,7 +95,8 @@ Counts count_catalog(const Tensor& query, const Tensor& table, const Tensor& tar
   const std::vector<float> target_scores = target_scores_of(
       refinement ? refinement->source() : catalog, queries, targets, given_target_scores);
 
-  const Pieces pieces(catalog, queries.rows, refinement ? 4 * queries.padded_dim() : 0);
+  const Pieces pieces(catalog, queries.rows, Pieces::kItems,
+                      refinement ? 4 * queries.padded_dim() : 0);
   for_each_piece(catalog, queries, pieces, [&](int64_t block, int64_t range, const Panels& panels) {
     const int64_t first = block * pieces.block_queries;
     const int64_t n = std::min(pieces.block_queries, queries.rows - first);

@@ -72,6 +72,23 @@ Refinement::Refinement(const Catalog& quantized, const Embeddings& queries, cons
   }
 }
 
+void Refinement::score(int64_t q, const int64_t* ids, int64_t n, float* scores) const {
+  constexpr int64_t kAtOnce = 16;
+  const Embeddings& items = source_.items;
+  const bool copied = items.storage != kFloat32;
+  std::vector<float> copies(copied ? kAtOnce * padded_dim_ : 0);
+  const float* rows[kAtOnce];
+  for (int64_t i = 0; i < n; i += kAtOnce) {
+    const int64_t m = std::min(kAtOnce, n - i);
+    for (int64_t j = 0; j < m; ++j) {
+      if (copied) items.copy_row(ids[i + j], &copies[j * padded_dim_]);
+      rows[j] =
+          copied ? &copies[j * padded_dim_] : static_cast<const float*>(items.row(ids[i + j]));
+    }
+    simd().tiles->chain(query(q), rows, m, items.dim, scores + i);
+  }
+}
+
 const float* Refinement::source_row(int64_t id, std::vector<float>& copy) const {
   const Embeddings& items = source_.items;
   if (items.storage == kFloat32 && items.dim % kStep == 0)

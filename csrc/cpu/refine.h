@@ -37,15 +37,22 @@ class Refinement {
     return slope_norm_[q] * norm + slope_error_[q] * error + constant_[q] +
            4e-7f * std::fabs(score);  // of the sums and differences with it
   }
+  // The same for any score that such items may have.
+  float bound_of_any(int64_t q, float norm, float error) const {
+    return bound(q, norm, error, slope_error_[q] * (norm + error));
+  }
   // How far the scores of dot_rows and of a tile may differ for one pair.
   float rounding(int64_t q, float norm, float error) const {
     return rounding_[q] * (norm + error) + constant_[q];
   }
+  // The scores of one query and the source's rows, as rank_catalog has them.
+  void score(int64_t q, const int64_t* ids, int64_t n, float* scores) const;
+
+ private:
   const float* query(int64_t q) const { return &queries_[q * padded_dim_]; }
   // An item as float32, padded to whole steps; `copy` is used where it is not stored so.
   const float* source_row(int64_t id, std::vector<float>& copy) const;
 
- private:
   const Catalog& quantized_;
   const Catalog source_;
   int64_t padded_dim_;

@@ -6,6 +6,7 @@ from rl4rec_kernels.ops.rank_catalog import rank_catalog
 from rl4rec_kernels.ops.reward_candidates import reward_candidates
 from rl4rec_kernels.ops.reward_catalog import reward_catalog
 from rl4rec_kernels.ops.score_candidates import score_candidates
+from rl4rec_kernels.ops.topk_catalog import topk_catalog
 
 __all__ = [
     "cpu_level",
@@ -15,5 +16,6 @@ __all__ = [
     "reward_candidates",
     "reward_catalog",
     "score_candidates",
+    "topk_catalog",
     "use_cpu_level",
 ]

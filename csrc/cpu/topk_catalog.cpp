@@ -1,0 +1,160 @@
+// topk_catalog. The definition stands in rl4rec_kernels/ops/reference.py.
+#include "cpu/topk_catalog.h"
+
+#include <limits>
+
+#include "cpu/catalog.h"
+#include "cpu/refine.h"
+#include "cpu/selection.h"
+
+namespace rl4rec {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// The best of one range of items: rows of k for all queries, best first, filled up with -inf, -1.
+struct Best {
+  void store(int64_t query, const Selection& selection, int64_t first_id) const {
+    for (int64_t i = 0; i < k; ++i) {
+      const bool there = i < selection.size();
+      scores[query * k + i] = there ? selection.score(i) : -kInfinity;
+      ids[query * k + i] = there ? first_id + selection.item(i) : -1;
+    }
+  }
+
+  int64_t k;
+  float* scores;
+  int64_t* ids;
+};
+
+// One block of queries against one range of items.
+class PieceSelector {
+ public:
+  PieceSelector(const Catalog& catalog, const Exclusions& exclusions,
+                const std::optional<Refinement>& refinement, int64_t k)
+      : catalog_(catalog), exclusions_(exclusions), refinement_(refinement), k_(k) {}
+
+  void run(const Panels& panels, int64_t first_query, int64_t num_queries, int64_t begin,
+           int64_t end, const Best& best) const {
+    const Tile& tile = catalog_.tile;
+    const int64_t lanes = tile.lanes, num_panels = panels.size();
+    const int64_t first_panel = first_query / lanes, first_id = begin;
+    float norm = 0.0f, error = 0.0f;
+    for (int64_t id = begin; refinement_ && id < end; ++id) {
+      norm = std::max(norm, catalog_.norm(id));
+      error = std::max(error, catalog_.error(id));
+    }
+    std::vector<Selection> selections(num_queries);
+    // Lanes without a query find nothing, and nothing is above infinity.
+    std::vector<float> low(num_panels * lanes, kInfinity), high(lanes, kInfinity);
+    std::vector<int32_t> above(lanes);
+    for (int64_t i = 0; i < num_queries; ++i) {
+      selections[i].start(
+          k_, refinement_ ? refinement_->bound_of_any(first_query + i, norm, error) : 0.0f);
+      low[i] = selections[i].lowest();
+    }
+    std::vector<const Exclusions::Entry*> entries(num_panels);
+    for (int64_t p = 0; p < num_panels; ++p) entries[p] = exclusions_.from(first_panel + p, begin);
+
+    const auto rescore_for = [&](int64_t i) {
+      return [this, query = first_query + i, first_id](int64_t* items, int64_t n, float* scores) {
+        for (int64_t j = 0; j < n; ++j) items[j] += first_id;
+        refinement_->score(query, items, n, scores);
+      };
+    };
+    ItemTile items(catalog_);
+    float scores[kMaxTileRows * kMaxLanes];
+    uint32_t places[kMaxTileRows * kMaxLanes + kMaxLanes];
+    while ((begin = items.load(begin, end)), items.size() > 0) {
+      for (int64_t p = 0; p < num_panels; ++p) {
+        items.score(panels, p, scores);
+        prefetch_part(catalog_, begin, p, num_panels);
+        exclusions_.apply(entries[p], first_panel + p, items, -kInfinity, scores);
+        const int64_t n =
+            tile.band(scores, items.size(), &low[p * lanes], high.data(), above.data(), places);
+        for (int64_t j = 0; j < n; ++j) {
+          const int64_t i = p * lanes + (places[j] & (lanes - 1));
+          const int64_t row = places[j] / static_cast<uint32_t>(lanes);
+          selections[i].add(scores[places[j]], items.ids()[row] - first_id);
+          if (!selections[i].full()) continue;
+          selections[i].compact(rescore_for(i));
+          low[i] = selections[i].lowest();
+        }
+      }
+    }
+    for (int64_t i = 0; i < num_queries; ++i) {
+      selections[i].finish(rescore_for(i));
+      best.store(first_query + i, selections[i], first_id);
+    }
+  }
+
+ private:
+  const Catalog& catalog_;
+  const Exclusions& exclusions_;
+  const std::optional<Refinement>& refinement_;
+  int64_t k_;
+};
+
+// Joins the ranges' rows of one query; of equal scores those of earlier ranges come first.
+void merge(const std::vector<Best>& ranges, int64_t query, const Best& result) {
+  const int64_t k = result.k;
+  std::vector<int64_t> next(ranges.size(), query * k);
+  for (int64_t i = query * k; i < (query + 1) * k; ++i) {
+    size_t from = 0;
+    for (size_t r = 1; r < ranges.size(); ++r) {
+      if (next[r] == (query + 1) * k) continue;
+      if (next[from] == (query + 1) * k ||
+          ranges[r].scores[next[r]] > ranges[from].scores[next[from]])
+        from = r;
+    }
+    result.scores[i] = ranges[from].scores[next[from]];
+    result.ids[i] = ranges[from].ids[next[from]++];
+  }
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table, int64_t k,
+                                        const std::optional<Tensor>& exclude,
+                                        const std::optional<Tensor>& exclude_offsets,
+                                        const std::optional<Tensor>& valid,
+                                        const std::optional<Tensor>& row_info,
+                                        const std::optional<Tensor>& source) {
+  const Embeddings queries(query, "query");
+  const Catalog catalog(table, row_info, valid, queries);
+  check(1 <= k && k <= catalog.items.rows, "k must be from 1 to ", catalog.items.rows,
+        ", the rows of the table, got ", k);
+  const Exclusions exclusions(catalog, queries.rows, nullptr, exclude, exclude_offsets);
+  std::optional<Refinement> refinement;
+  if (source) refinement.emplace(catalog, queries, *source);
+
+  const Tensor scores = torch::stable::new_empty(query, {queries.rows, k}, ScalarType::Float);
+  const Tensor ids = torch::stable::new_empty(query, {queries.rows, k}, ScalarType::Long);
+  const Best result{k, static_cast<float*>(scores.mutable_data_ptr()),
+                    static_cast<int64_t*>(ids.mutable_data_ptr())};
+
+  const Pieces pieces(catalog, queries.rows, Pieces::kQueries, 0, 36 * k);
+  std::vector<Best> ranges{result};
+  std::vector<float> range_scores;
+  std::vector<int64_t> range_ids;
+  if (pieces.num_ranges > 1) {
+    const int64_t size = queries.rows * k;
+    range_scores.resize(pieces.num_ranges * size);
+    range_ids.resize(pieces.num_ranges * size);
+    ranges.clear();
+    for (int64_t r = 0; r < pieces.num_ranges; ++r)
+      ranges.push_back({k, &range_scores[r * size], &range_ids[r * size]});
+  }
+  const PieceSelector selector(catalog, exclusions, refinement, k);
+  for_each_piece(catalog, queries, pieces, [&](int64_t block, int64_t range, const Panels& panels) {
+    const int64_t first = block * pieces.block_queries;
+    const int64_t begin = range * pieces.range_rows;
+    selector.run(panels, first, std::min(pieces.block_queries, queries.rows - first), begin,
+                 std::min(begin + pieces.range_rows, catalog.items.rows), ranges[range]);
+  });
+  if (pieces.num_ranges > 1)
+    for (int64_t q = 0; q < queries.rows; ++q) merge(ranges, q, result);
+  return {scores, ids};
+}
+
+}  // namespace rl4rec

@@ -1,0 +1,83 @@
+"""The best items of each query among all items."""
+
+import torch
+from torch import Tensor
+
+from rl4rec_kernels._checks import whole_number
+from rl4rec_kernels.ops import _library, reference
+from rl4rec_kernels.ops._arguments import check_valid, split_ids, split_table
+from rl4rec_kernels.quantize import QuantizedTable
+from rl4rec_kernels.ragged import RaggedIds
+
+
+def topk_catalog(
+    query: Tensor,
+    table: Tensor | QuantizedTable,
+    k: int,
+    exclude: Tensor | RaggedIds | None = None,
+    *,
+    valid: Tensor | None = None,
+    refine: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Find the k items that score highest for each query.
+
+    Items stream past the queries; those that may be among the best are kept. Memory does not grow
+    with B * N.
+
+    Parameters
+    ----------
+    query, table, exclude, valid, backend
+        As in `rank_catalog`; excluded items are not found.
+    k : int
+        From 1 to N.
+    refine : bool
+        For a quantized table: score all items again, in float32, that could be among the best given
+        the rounding. Results are then exactly those of the table that was quantized.
+
+    Returns
+    -------
+    scores : Tensor, float32, shape [B, k]
+        Descending. Where fewer than k items are left, -inf follows.
+    ids : Tensor, int64, shape [B, k]
+        Of equal scores the lower id comes first; -1 where there is no item. Items that score NaN
+        or -inf are never found.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes, shapes or devices do not fit, or k is out of range; the message names the
+        argument.
+    IndexError
+        If an excluded id is not in the table; the message names it.
+    """
+    values, row_info, source = split_table(query, table, refine)
+    k = whole_number("k", k, 1)
+    if k > values.shape[0]:
+        raise ValueError(f"k is {k} but the table has only {values.shape[0]} rows; ask for fewer")
+    check_valid(valid, values)
+    ids, offsets = (None, None) if exclude is None else split_ids("exclude", exclude, query)
+    if _library.resolve_backend(backend, query) == "reference":
+        plain = reference.dequantize(values, row_info) if source is None else source
+        scores, best = reference.topk_catalog(query, plain, k, ids, offsets, valid)
+        return scores.float(), best
+    return torch.ops.rl4rec.topk_catalog(
+        query.detach(), values.detach(), k, ids, offsets, valid, row_info,
+        None if source is None else source.detach(),
+    )  # fmt: skip
+
+
+@torch.library.register_fake("rl4rec::topk_catalog")
+def _(
+    query: Tensor,
+    table: Tensor,
+    k: int,
+    exclude: Tensor | None,
+    exclude_offsets: Tensor | None,
+    valid: Tensor | None,
+    row_info: Tensor | None,
+    source: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    shape = (query.shape[0], k)
+    scores, ids = (query.new_empty(shape, dtype=t) for t in (torch.float32, torch.int64))
+    return scores, ids
