@@ -45,8 +45,8 @@ class Refinement {
   float rounding(int64_t q, float norm, float error) const {
     return rounding_[q] * (norm + error) + constant_[q];
   }
-  // The scores of one query and the source's rows, as rank_catalog has them.
-  void score(int64_t q, const int64_t* ids, int64_t n, float* scores) const;
+  // The scores of one query and the rows first + items[i] of the source, as rank_catalog has them.
+  void score(int64_t q, int64_t first, const int64_t* items, int64_t n, float* scores) const;
 
  private:
   const float* query(int64_t q) const { return &queries_[q * padded_dim_]; }

@@ -26,88 +26,104 @@ float from_key(uint32_t key) {
   return value;
 }
 
-// The k-th largest of n keys, byte by byte: only keys that agree in the higher bytes are looked at
-// again. Reorders the keys.
-uint32_t kth_largest(uint32_t* keys, int64_t n, int64_t k) {
-  uint32_t found = 0;
-  for (int shift = 24; shift >= 0; shift -= 8) {
-    int64_t counts[256] = {};
-    for (int64_t i = 0; i < n; ++i) ++counts[keys[i] >> shift & 0xff];
-    uint32_t byte = 255;
-    for (; counts[byte] < k; --byte) k -= counts[byte];
-    found |= byte << shift;
-    int64_t left = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      keys[left] = keys[i];
-      left += (keys[i] >> shift & 0xff) == byte;
-    }
-    n = left;
-  }
-  return found;
-}
-
 }  // namespace
 
-void Selection::start(int64_t k, float bound) {
-  k_ = k;
-  bound_ = bound;
-  size_ = 0;
-  lowest_ = -std::numeric_limits<float>::max();  // -inf is never among the best
-  most_kept_ = bound > 0.0f ? 2 * k + 1024 : k;
-  capacity_ = most_kept_ + std::max<int64_t>(k, 128);
-  scores_.resize(capacity_);
-  items_.resize(capacity_);
+Selection::Selection(int64_t k, float bound)
+    : k_(k),
+      bound_(bound),
+      lowest_(-std::numeric_limits<float>::max()),  // -inf is never among the best
+      entries_(k + std::max<int64_t>(k, 64)) {}
+
+void Selection::make_room() {
+  const int64_t room = std::max<int64_t>(k_ / 2, 32);
+  if (size_ + room > static_cast<int64_t>(entries_.size())) entries_.resize(2 * size_ + room);
+}
+
+// Finds a score that at least k reach, and few more than k, by sorting into bins. Returns whether
+// that made room: it does not where scores are all alike.
+bool Selection::drop_roughly() {
+  constexpr int kBinBits = 9;
+  if (settled_ || size_ <= k_) return false;
+  uint32_t least = ~uint32_t{0}, most = 0;
+  for (int64_t i = 0; i < size_; ++i) {
+    const uint32_t key = to_key(entries_[i].score);
+    least = std::min(least, key);
+    most = std::max(most, key);
+  }
+  int shift = 0;
+  while ((most - least) >> shift >> kBinBits) ++shift;
+  int32_t counts[1 << kBinBits] = {};
+  for (int64_t i = 0; i < size_; ++i) ++counts[(to_key(entries_[i].score) - least) >> shift];
+  uint32_t bin = (most - least) >> shift;
+  for (int64_t reached = counts[bin]; reached < k_; reached += counts[bin]) --bin;
+
+  // At least k scores reach it. An item may be up to a bound better, and each of the k a bound
+  // worse.
+  const float sure = from_key(least + (bin << shift));
+  const float lowest = bound_ == 0.0f ? sure : std::nextafter(sure - 2 * bound_, -kInfinity);
+  int64_t kept = 0;
+  for (int64_t i = 0; i < size_; ++i) {
+    const Entry entry = entries_[i];
+    entries_[kept] = entry;
+    kept += entry.score >= lowest;
+  }
+  const bool made_room = kept < size_ - k_ / 4;
+  size_ = kept;
+  lowest_ = std::max(lowest_, lowest);
+  return made_room;
 }
 
 void Selection::drop() {
   if (size_ <= k_) return;
-  // k items score at least `sure`, each in the worst case for it.
-  keys_.resize(size_);
-  for (int64_t i = 0; i < size_; ++i) keys_[i] = to_key(scores_[i] - (exact(i) ? 0.0f : bound_));
-  const float sure = from_key(kth_largest(keys_.data(), size_, k_));
+  // k items score at least `sure`, in the worst case for each.
+  std::vector<float> worst(size_);
+  for (int64_t i = 0; i < size_; ++i)
+    worst[i] = entries_[i].score - (exact(entries_[i]) ? 0.0f : bound_);
+  std::nth_element(worst.begin(), worst.begin() + (k_ - 1), worst.end(), std::greater<float>());
+  const float sure = worst[k_ - 1];
 
-  // Of exact scores that equal it, the lower items come first; there is room for as many as are
-  // not surely above.
+  // Of exact scores that equal it the lower items come first; there is room for as many as are not
+  // surely above.
   int64_t room = k_;
-  for (int64_t i = 0; i < size_; ++i) room -= exact(i) && scores_[i] > sure;
+  for (int64_t i = 0; i < size_; ++i) room -= exact(entries_[i]) && entries_[i].score > sure;
   int64_t kept = 0;
   for (int64_t i = 0; i < size_; ++i) {
-    const float score = scores_[i];
-    const uint32_t item = items_[i];
-    scores_[kept] = score;
-    items_[kept] = item;
-    if (!exact(i)) {
-      kept += score + bound_ >= sure;
-    } else if (score == sure) {
+    const Entry entry = entries_[i];
+    entries_[kept] = entry;
+    if (!exact(entry)) {
+      kept += entry.score + bound_ >= sure;
+    } else if (entry.score == sure) {
       kept += room-- > 0;
     } else {
-      kept += score > sure;
+      kept += entry.score > sure;
     }
   }
   size_ = kept;
-  lowest_ = bound_ == 0.0f ? std::nextafter(sure, kInfinity) : sure - bound_;
+  lowest_ =
+      bound_ == 0.0f ? std::nextafter(sure, kInfinity) : std::nextafter(sure - bound_, -kInfinity);
 }
 
-// By byte from the lowest (radix sort), which keeps the order of items within equal scores.
-void Selection::sort() {
-  std::vector<std::pair<uint32_t, uint32_t>> entries(size_), sorted(size_);
-  for (int64_t i = 0; i < size_; ++i) entries[i] = {~to_key(scores_[i]), items_[i]};
+// Sorts by byte from the lowest (radix sort), which keeps the order of items of equal scores.
+void Selection::finish() {
+  const auto key_of = [](const Entry& entry) { return ~to_key(entry.score); };
   if (size_ < 64) {
-    std::stable_sort(entries.begin(), entries.end(),
-                     [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::stable_sort(entries_.begin(), entries_.begin() + size_,
+                     [&](const Entry& a, const Entry& b) { return key_of(a) < key_of(b); });
   } else {
-    for (int shift = 0; shift < 32; shift += 8) {
-      int64_t starts[257] = {};
-      for (const auto& entry : entries) ++starts[(entry.first >> shift & 0xff) + 1];
-      std::partial_sum(starts, starts + 257, starts);
-      for (const auto& entry : entries) sorted[starts[entry.first >> shift & 0xff]++] = entry;
-      entries.swap(sorted);
+    int64_t starts[4][257] = {};
+    for (int64_t i = 0; i < size_; ++i)
+      for (int byte = 0; byte < 4; ++byte)
+        ++starts[byte][(key_of(entries_[i]) >> (8 * byte) & 0xff) + 1];
+    std::vector<Entry> sorted(entries_.size());
+    for (int byte = 0; byte < 4; ++byte) {
+      int64_t* start = starts[byte];
+      std::partial_sum(start, start + 257, start);
+      for (int64_t i = 0; i < size_; ++i)
+        sorted[start[key_of(entries_[i]) >> (8 * byte) & 0xff]++] = entries_[i];
+      entries_.swap(sorted);
     }
   }
-  for (int64_t i = 0; i < size_; ++i) {
-    scores_[i] = from_key(~entries[i].first);
-    items_[i] = entries[i].second;
-  }
+  size_ = std::min(size_, k_);
 }
 
 }  // namespace rl4rec

@@ -44,12 +44,12 @@ class PieceSelector {
       norm = std::max(norm, catalog_.norm(id));
       error = std::max(error, catalog_.error(id));
     }
-    std::vector<Selection> selections(num_queries);
+    std::vector<Selection> selections;
     // Lanes without a query find nothing, and nothing is above infinity.
     std::vector<float> low(num_panels * lanes, kInfinity), high(lanes, kInfinity);
     std::vector<int32_t> above(lanes);
     for (int64_t i = 0; i < num_queries; ++i) {
-      selections[i].start(
+      selections.emplace_back(
           k_, refinement_ ? refinement_->bound_of_any(first_query + i, norm, error) : 0.0f);
       low[i] = selections[i].lowest();
     }
@@ -57,9 +57,9 @@ class PieceSelector {
     for (int64_t p = 0; p < num_panels; ++p) entries[p] = exclusions_.from(first_panel + p, begin);
 
     const auto rescore_for = [&](int64_t i) {
-      return [this, query = first_query + i, first_id](int64_t* items, int64_t n, float* scores) {
-        for (int64_t j = 0; j < n; ++j) items[j] += first_id;
-        refinement_->score(query, items, n, scores);
+      return [this, query = first_query + i, first_id](const int64_t* items, int64_t n,
+                                                       float* scores) {
+        refinement_->score(query, first_id, items, n, scores);
       };
     };
     ItemTile items(catalog_);
@@ -82,8 +82,22 @@ class PieceSelector {
         }
       }
     }
+    for (Selection& selection : selections) selection.drop_most();
+    if (refinement_) {
+      // Strip by strip of the source, so that what the queries share of it is read once; but each
+      // query should have a vector full of items in a strip.
+      constexpr int64_t kStripBytes = 256 << 10, kItemsAtOnce = 16;
+      int64_t in_doubt = 1;
+      for (const Selection& selection : selections) in_doubt += selection.size();
+      const int64_t rows = std::max(kStripBytes / (4 * catalog_.items.dim + 1) + 1,
+                                    (end - first_id) * num_queries * kItemsAtOnce / in_doubt);
+      std::vector<int64_t> places(num_queries);
+      for (int64_t strip = rows; strip < end - first_id + rows; strip += rows)
+        for (int64_t i = 0; i < num_queries; ++i)
+          places[i] = selections[i].settle(places[i], strip, rescore_for(i));
+    }
     for (int64_t i = 0; i < num_queries; ++i) {
-      selections[i].finish(rescore_for(i));
+      selections[i].finish();
       best.store(first_query + i, selections[i], first_id);
     }
   }
