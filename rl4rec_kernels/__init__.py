@@ -4,6 +4,11 @@ Importing the package registers the operators ``torch.ops.rl4rec.*``. Optional d
 (sentence-transformers and others) are imported when they are first needed.
 """
 
+from rl4rec_kernels.correction import (
+    bias_variance_estimator,
+    corrected_metrics,
+    unbiased_rank,
+)
 from rl4rec_kernels.data import (
     PromptGenerator,
     RecommendationDataset,
@@ -30,6 +35,8 @@ __all__ = [
     "RecRewardFrunction",
     "RecommendationDataset",
     "__version__",
+    "bias_variance_estimator",
+    "corrected_metrics",
     "cpu_level",
     "create_dataloaders",
     "load_item_metadata",
@@ -38,4 +45,5 @@ __all__ = [
     "reward_candidates",
     "sample_negatives",
     "score_candidates",
+    "unbiased_rank",
 ]
