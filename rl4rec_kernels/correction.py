@@ -15,7 +15,7 @@ it; m of them are drawn, uniformly and without replacement, and X of those are a
 and the sampled rank is 1 + X.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
 from typing import Any, overload
 
@@ -33,6 +33,9 @@ from rl4rec_kernels.metrics import (
     parse_metrics,
     parse_ties,
 )
+
+Prior = Callable[[Tensor], Tensor]
+"""From true ranks, float64 [R], to how often each is expected, [R]."""
 
 METHODS = ("unbiased", "bias-variance")
 DEFAULT_GAMMA = 0.1
@@ -87,7 +90,7 @@ def bias_variance_estimator(
     num_items: int,
     gamma: float = DEFAULT_GAMMA,
     *,
-    prior: Tensor | None = None,
+    prior: Prior | None = None,
 ) -> Tensor:
     """Corrected values of metrics, one for each sampled rank.
 
@@ -102,7 +105,9 @@ def bias_variance_estimator(
 
     At gamma 1 this is the posterior mean of the metric given the sampled rank; towards 0 the bias
     goes and the variance grows without bound. The mean over B users has a B-th of the variance and
-    all of the bias, so with many users a smaller gamma may serve better.
+    all of the bias, so with many users a smaller gamma may serve better. What m negatives cannot
+    tell, such as a metric at k far below n / m, is filled in from the prior: with flat ranks a
+    model that is strong at the top comes out too low.
 
     Parameters
     ----------
@@ -114,9 +119,9 @@ def bias_variance_estimator(
         n, the items that could have been drawn, plus the target; at least m + 1.
     gamma : float
         Weight of the variance, above 0 (at least 1e-8) and at most 1.
-    prior : Tensor, shape [num_items], optional
-        How often each true rank is expected; positive, scaled to sum 1. By default all ranks
-        alike, as in the paper.
+    prior : callable, optional
+        How often true ranks are expected: from ranks, float64 [R], to weights [R], positive and
+        of any scale, such as ``lambda rank: rank**-0.5``. By default all alike, as in the paper.
 
     Returns
     -------
@@ -150,7 +155,7 @@ def bias_variance_estimator(
         raise ValueError(f"num_negs is {num_negs}, but the bias-variance estimator solves a system "
                          f"of that size and takes up to {_MOST_NEGS}; draw fewer negatives, or use "
                          "the unbiased rank estimate")  # fmt: skip
-    root = _check_prior(prior, num_items).sqrt()
+    root = _weights(prior, num_items).sqrt()
     places = num_negs + 1
     normal = torch.zeros(places, places, dtype=torch.float64)
     mean_law = torch.zeros(places, dtype=torch.float64)
@@ -202,6 +207,7 @@ def corrected_metrics(
     method: str = "bias-variance",
     *,
     gamma: float = DEFAULT_GAMMA,
+    prior: Prior | None = None,
     ties: str = "expected",
 ) -> Tensor:
     """Estimate metrics of the whole catalog from counts among sampled negatives.
@@ -219,8 +225,8 @@ def corrected_metrics(
     method : {"bias-variance", "unbiased"}
         ``"unbiased"`` puts `unbiased_rank` in the place of the rank, which is unbiased for
         ``rank`` and ``auc`` only; see `bias_variance_estimator` for the other.
-    gamma : float
-        Of the bias-variance estimator.
+    gamma, prior
+        Of the bias-variance estimator, see there.
     ties : str
         As in `metrics_from_counts`; ``"expected"`` is the mean of the corrected values over the
         tied places, ``"average"`` their mean over the one or two places in the middle.
@@ -260,7 +266,7 @@ def corrected_metrics(
         if method == "unbiased":
             table = _unbiased_table(parsed, num_negs, size)
         else:
-            table = bias_variance_estimator(metrics, num_negs, size, gamma)
+            table = bias_variance_estimator(metrics, num_negs, size, gamma, prior=prior)
         rows = (pair_of_row == i).nonzero().squeeze(1)
         result[rows] = _look_up(table, above[rows], tied[rows], rule)
     return result.float().to(counts.above.device)
@@ -325,19 +331,19 @@ def _check_sizes(num_negs: Any, num_items: Any) -> tuple[int, int]:
     return num_negs, num_items
 
 
-def _check_prior(prior: Any, num_items: int) -> Tensor:
+def _weights(prior: Prior | None, num_items: int) -> Tensor:
     """The probability of every true rank, float64 [num_items]."""
-    if prior is None:
-        return torch.full((num_items,), 1 / num_items, dtype=torch.float64)
-    if not isinstance(prior, Tensor) or prior.shape != (num_items,):
-        raise ValueError(f"prior must be a tensor [{num_items}], one weight for each true rank, "
-                         f"got {getattr(prior, 'shape', type(prior).__name__)}")  # fmt: skip
-    weights = prior.double().cpu()
+    rank = torch.arange(1, num_items + 1, dtype=torch.float64)
+    given = torch.ones_like(rank) if prior is None else prior(rank)
+    if not isinstance(given, Tensor) or given.shape != rank.shape:
+        raise ValueError(f"prior must turn ranks [{num_items}] into as many weights, got "
+                         f"{getattr(given, 'shape', type(given).__name__)}")  # fmt: skip
+    weights = given.double()
     weights = weights / weights.sum()
     bad = ~(weights.isfinite() & (weights > 0))
     if bad.any():
         raise ValueError(f"prior must be positive and finite, but rank {int(bad.nonzero()[0]) + 1} "
-                         "has not; give ranks that were never seen a small weight")  # fmt: skip
+                         "is not; give ranks that were never seen a small weight")  # fmt: skip
     return weights
 
 

@@ -101,8 +101,8 @@ def test_the_rank_estimate_is_unbiased(num_negs, num_items):
 def test_no_other_table_has_less_bias_and_variance(num_negs, num_items, flat, gamma):
     """Minimise the objective itself, written out, with Newton's method: it is quadratic."""
     law, truth = enumerated_law(num_negs, num_items), true_metrics(num_items)
-    weights = torch.ones(num_items).double() if flat else 1 / torch.arange(1.0, num_items + 1)
-    prior = weights.double() / weights.sum()
+    weights = torch.arange(1, num_items + 1).double() ** (0 if flat else -1)
+    prior = weights / weights.sum()
 
     def objective(table):
         mean = law @ table
@@ -110,7 +110,7 @@ def test_no_other_table_has_less_bias_and_variance(num_negs, num_items, flat, ga
         return (prior @ ((mean - truth) ** 2 + gamma * variance)).sum()
 
     got = bias_variance_estimator(
-        METRICS, num_negs, num_items, gamma, prior=None if flat else weights
+        METRICS, num_negs, num_items, gamma, prior=None if flat else lambda rank: 3 / rank
     )
     start = torch.zeros_like(got, requires_grad=True)
     gradient = torch.autograd.grad(objective(start), start)[0].reshape(-1)
@@ -213,8 +213,8 @@ def test_bias_variance_is_nearer_to_the_truth_than_plugging_in():
         (lambda: unbiased_rank(1, 5, 5), "num_items is 5 but num_negs 5"),
         (lambda: bias_variance_estimator(("mrr",), 5000, 9000), "num_negs is 5000"),
         (lambda: bias_variance_estimator(("mrr",), 5, 9, 0.0), "gamma must be from 1e-08"),
-        (lambda: bias_variance_estimator(("mrr",), 5, 9, prior=torch.ones(3)), r"prior must be a"),
-        (lambda: bias_variance_estimator(("mrr",), 1, 2, prior=torch.tensor([1, 0])), "rank 2"),
+        (lambda: bias_variance_estimator(("mrr",), 5, 9, prior=lambda rank: 1), "as many weights"),
+        (lambda: bias_variance_estimator(("mrr",), 1, 2, prior=lambda rank: 2 - rank), "rank 2"),
         (lambda: corrected_metrics(counts_of([0], [0], [1]), ("mrr",), 9), "row 0 has no negat"),
         (lambda: corrected_metrics(counts_of([0], [0], [9]), ("mrr",), 8), "row 0 has 8 negatives"),
         (lambda: corrected_metrics(counts_of([0], [0], [3]), ("mrr",), 8, "exact"), "'exact'"),
