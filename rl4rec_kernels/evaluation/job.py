@@ -64,6 +64,11 @@ def evaluate_dataset(
     **options
         Passed to `evaluate`.
 
+    Notes
+    -----
+    No negative is an item of the user in any split, while only the history does not compete in the
+    whole catalog: for train and valid, the user's few later items are among the latter only.
+
     Raises
     ------
     FileNotFoundError
