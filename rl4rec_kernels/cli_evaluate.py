@@ -90,13 +90,13 @@ def evaluate(
         gamma=gamma,
         num_bootstrap=num_bootstrap,
     )
+    numbers, picture = (out / f"{name}_{split}.{kind}" for kind in ("json", "png"))
+    result.save(numbers)
+    result.plot(picture, f"{name}, {split}")
     console = Console()
     console.print(result.table(title=f"{name}, {split}"))
     for grouping in result.groups:
         console.print(result.table(grouping, title=f"{name}, {split}, by {grouping}"))
-    numbers, picture = (out / f"{name}_{split}.{kind}" for kind in ("json", "png"))
-    result.save(numbers)
-    result.plot(picture, f"{name}, {split}")
     print(f"wrote {numbers} and {picture}")
 
 

@@ -43,7 +43,7 @@ DEFAULT_GAMMA = 0.1
 _MOST_NEGS = 4096  # the normal equations are a float64 matrix of that side, 128 MiB
 _LEAST_GAMMA = 1e-8  # less is lost in the rounding of float64
 _BLOCK_BYTES = 48 << 20  # of all the matrices that one block of ranks needs
-_LONG_WORK = 500_000_000  # probabilities from which on a progress bar is shown
+_LONG_WORK = 20_000_000_000  # n m^2 from which on a progress bar is shown: seconds
 
 
 @overload
@@ -136,10 +136,10 @@ def bias_variance_estimator(
 
     Notes
     -----
-    Ranks are visited in blocks, so memory beyond the ``[m + 1, m + 1]`` equations and vectors of
-    length n stays below 64 MiB. The work is n m^2; n = 10^6 with m = 99 takes seconds. The law is
-    scaled by ``1 / sqrt(c)`` on both sides before it is solved: the condition number of the
-    equations is then at most 1 / gamma, whatever the prior.
+    Ranks are visited in blocks: beside the ``[m + 1, m + 1]`` equations and vectors of length n no
+    matrix above 16 MiB is made. The work is n m^2; n = 10^6 with m = 99 takes a second or so. The
+    equations are scaled by ``1 / sqrt(c)`` on both sides before they are solved: their condition
+    number is then at most 1 / gamma, whatever the prior.
 
     Examples
     --------
@@ -160,7 +160,8 @@ def bias_variance_estimator(
     normal = torch.zeros(places, places, dtype=torch.float64)
     mean_law = torch.zeros(places, dtype=torch.float64)
     wanted = torch.zeros(places, len(parsed), dtype=torch.float64)
-    for rank, law in sampled_rank_law(num_negs, num_items):
+    long = num_items * num_negs**2 > _LONG_WORK
+    for rank, law in sampled_rank_law(num_negs, num_items, show_progress=long):
         weight = root[rank - 1]
         law.mul_(weight[:, None])
         normal.addmm_(law.T, law)
@@ -172,7 +173,9 @@ def bias_variance_estimator(
     return scale * torch.cholesky_solve(scale * wanted, torch.linalg.cholesky(system))
 
 
-def sampled_rank_law(num_negs: int, num_items: int) -> Iterator[tuple[Tensor, Tensor]]:
+def sampled_rank_law(
+    num_negs: int, num_items: int, *, show_progress: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The law of the sampled rank given the true one, by blocks of true ranks.
 
     Yields
@@ -188,7 +191,7 @@ def sampled_rank_law(num_negs: int, num_items: int) -> Iterator[tuple[Tensor, Te
     rest = torch.nn.functional.pad(_log_choose(num_items - 1 - num_negs), padding, value=-torch.inf)
     windows = rest.unfold(0, num_negs + 1, 1)  # row n - r, column x; a view
     block = max(1, _BLOCK_BYTES // (3 * 8 * (num_negs + 1)))
-    for start in range(0, num_items, block):
+    for start in progress(range(0, num_items, block), "correcting", show=show_progress):
         stop = min(start + block, num_items)
         law = (windows[start:stop] + log_ways).softmax(1)  # C(n - 1, r - 1) goes by scaling
         yield num_items - torch.arange(start, stop), law
@@ -259,10 +262,10 @@ def corrected_metrics(
         sizes = torch.maximum(_round_sizes(sizes), total)
     result = torch.empty(len(total), len(parsed), dtype=torch.float64)
     pairs, pair_of_row = torch.stack([total - 1, sizes], 1).unique(dim=0, return_inverse=True)
-    work = int((pairs[:, 0] * pairs[:, 1]).sum()) if method == "bias-variance" else 0
-    for i, (num_negs, size) in enumerate(
-        progress(pairs.tolist(), "correcting", show=work > _LONG_WORK)
-    ):
+    work = (pairs[:, 0] ** 2 * pairs[:, 1]).double()
+    # A single solution that takes long has a bar of its own.
+    many = method == "bias-variance" and bool((work < _LONG_WORK).all() & (work.sum() > _LONG_WORK))
+    for i, (num_negs, size) in enumerate(progress(pairs.tolist(), "correcting", show=many)):
         if method == "unbiased":
             table = _unbiased_table(parsed, num_negs, size)
         else:

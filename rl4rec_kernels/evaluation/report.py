@@ -36,11 +36,12 @@ def make_table(
             (f"ndcg@{k}", f"hit@{k}") if metrics is None else metrics
         )
         _check_grouping(evaluation, group_by)
-        table.add_column(group_by)
+        table.add_column(group_by, overflow="fold")
         table.add_column("users", justify="right")
     table.add_column("metric")
     for protocol in evaluation.overall.protocols:
-        table.add_column(protocol, justify="right")
+        header = protocol.replace(" (", "\n(").replace("-", "-\n")  # fits into 80 columns
+        table.add_column(header, justify="right")
 
     def add(metric: str, results: Results, *first: str, end: bool) -> None:
         cells = [_cell(metric, estimates[metric]) for estimates in results.protocols.values()]
