@@ -4,12 +4,14 @@ Importing the package registers the operators ``torch.ops.rl4rec.*``. Optional d
 (sentence-transformers and others) are imported when they are first needed.
 """
 
+from rl4rec_kernels.correction import bias_variance_estimator, corrected_metrics, unbiased_rank
 from rl4rec_kernels.data import (
     PromptGenerator,
     RecommendationDataset,
     create_dataloaders,
     load_item_metadata,
 )
+from rl4rec_kernels.evaluation import Evaluation, evaluate
 from rl4rec_kernels.metrics import RankCounts, metrics_from_counts
 from rl4rec_kernels.ops import (
     cpu_level,
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Encoder",
+    "Evaluation",
     "ItemIndex",
     "LocalRetrievalService",
     "PromptGenerator",
@@ -40,8 +43,11 @@ __all__ = [
     "RecRewardFrunction",
     "RecommendationDataset",
     "__version__",
+    "bias_variance_estimator",
+    "corrected_metrics",
     "cpu_level",
     "create_dataloaders",
+    "evaluate",
     "load_item_metadata",
     "metrics_from_counts",
     "quantize_table",
@@ -52,4 +58,5 @@ __all__ = [
     "sample_negatives",
     "score_candidates",
     "topk_catalog",
+    "unbiased_rank",
 ]

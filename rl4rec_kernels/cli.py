@@ -1,4 +1,4 @@
-"""The command ``rl4rec``: the demo, item indexes, negatives and rewards without writing Python."""
+"""The command ``rl4rec``: demo, item indexes, negatives, rewards and evaluation from a shell."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rl4rec_kernels._imports import require
+from rl4rec_kernels.cli_evaluate import evaluate
 
 typer = require("typer", "cli")
 require("rich", "cli")
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 index_app = typer.Typer(no_args_is_help=True, help="Build and inspect item indexes.")
 app.add_typer(index_app, name="index")
+app.command()(evaluate)
 
 BATCH = 256
 

@@ -6,27 +6,27 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from rl4rec_kernels._imports import require
 from rl4rec_kernels.data import PromptGenerator, RecommendationDataset, load_item_metadata
+from rl4rec_kernels.data.recent import choose_rows, recent_titles
 from rl4rec_kernels.metrics import RankCounts, metrics_from_counts
 from rl4rec_kernels.ops import rank_candidates, rank_catalog
 from rl4rec_kernels.ragged import RaggedIds
-from rl4rec_kernels.retrieval import Encoder, ItemIndex, LocalRetrievalService
+from rl4rec_kernels.retrieval import Encoder, LocalRetrievalService
+from rl4rec_kernels.retrieval.cache import cache_dir, cached_index
 from rl4rec_kernels.reward import RecReward
 
 logger = logging.getLogger("rl4rec_kernels.demo")
 
 METRICS = ("ndcg@10", "hit@10", "mrr")
 NUM_NEGATIVES = (5, 99)
-RECENT_TITLES = 5
 NUM_EXAMPLES = 3
 RECBOLE = "recbole==1.2.1"
 ML100K_VARIABLE = "RL4REC_ML100K"
@@ -72,12 +72,6 @@ class Result:
     examples: list[Example]
 
 
-def cache_dir() -> Path:
-    """Where downloads and indexes of the demo are kept: ``$RL4REC_CACHE`` or ``~/.cache``."""
-    default = Path.home() / ".cache" / "rl4rec"
-    return Path(os.environ.get("RL4REC_CACHE") or default)
-
-
 def fetch_ml100k() -> Path:
     """Return the directory of MovieLens-100k, fetching RecBole's wheel on the first call.
 
@@ -111,28 +105,6 @@ def fetch_ml100k() -> Path:
             part.write_bytes(wheel.read(f"recbole/dataset_example/ml-100k/{name}"))
             part.replace(target / name)
     return target
-
-
-def item_index(
-    name: str, item_metadata: Mapping[int, Mapping[str, Any]], encoder: Encoder
-) -> ItemIndex:
-    """Open the cached index of a data set, or encode its items and cache them."""
-    path = cache_dir() / "index" / f"{name}.safetensors"
-    if path.is_file():
-        try:
-            return ItemIndex.open(path, encoder=encoder, item_metadata=item_metadata)
-        except ValueError as error:
-            logger.info("%s: encoding the items again", error)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    index = ItemIndex.build(item_metadata, encoder)
-    index.save(path)
-    return index
-
-
-def recent_titles(item_metadata: Mapping[int, Mapping[str, Any]], history: Sequence[int]) -> str:
-    """The text that stands in for a language model's: a user's latest titles, the newest first."""
-    titles = [item_metadata[item].get("title") for item in reversed(history[-RECENT_TITLES:])]
-    return "; ".join(title for title in titles if title)
 
 
 def random_counts(like: RankCounts) -> RankCounts:
@@ -169,12 +141,10 @@ def run(dataset_dir: Path, num_users: int | None, seed: int, encoder: Encoder) -
         for num_negs in NUM_NEGATIVES
     ]  # fmt: skip
     test = splits[-1]
-    rows = np.arange(len(test))
-    if num_users is not None and num_users < len(test):
-        rows = np.sort(np.random.default_rng(seed).choice(len(test), num_users, replace=False))
+    rows = choose_rows(len(test), num_users, seed)
     histories = [test.history(int(row)) for row in rows]
     texts = [recent_titles(item_metadata, history) for history in histories]
-    index = item_index(name, item_metadata, encoder)
+    index = cached_index(name, item_metadata, encoder)
     query = encoder.encode_queries(texts)
 
     targets = torch.from_numpy(test.targets[rows])

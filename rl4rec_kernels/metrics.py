@@ -104,6 +104,22 @@ def parse_ties(ties: str) -> Ties:
     return _TIES[ties]
 
 
+def check_counts(counts: RankCounts) -> None:
+    """Check that counts are three int64 tensors of one shape [B].
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not.
+    """
+    for name, count in zip(RankCounts._fields, counts, strict=True):
+        if count.dtype != torch.int64:
+            raise TypeError(f"counts.{name} must be int64, got {count.dtype}")
+        if count.shape != counts[0].shape or count.dim() != 1:
+            raise ValueError(f"counts must be three tensors of one shape [B], but counts.{name} "
+                             f"is {tuple(count.shape)}")  # fmt: skip
+
+
 def metrics_from_counts(
     counts: RankCounts, metrics: Sequence[str], ties: str = "expected"
 ) -> Tensor:
@@ -151,13 +167,8 @@ def metrics_from_counts(
     tensor([[0.5000, 1.5000]])
     """
     parsed, rule = parse_metrics(metrics), parse_ties(ties)
+    check_counts(counts)
     above, tied, total = counts
-    for name, count in zip(RankCounts._fields, counts, strict=True):
-        if count.dtype != torch.int64:
-            raise TypeError(f"counts.{name} must be int64, got {count.dtype}")
-        if count.shape != above.shape or count.dim() != 1:
-            raise ValueError(f"counts must be three tensors of one shape [B], but counts.{name} "
-                             f"is {tuple(count.shape)}")  # fmt: skip
     if not parsed:
         return above.new_empty((above.shape[0], 0), dtype=torch.float32)
     if rule is Ties.EXPECTED:
@@ -165,12 +176,12 @@ def metrics_from_counts(
     else:
         shift = {Ties.OPTIMISTIC: 0.0, Ties.AVERAGE: 0.5, Ties.PESSIMISTIC: 1.0}[rule]
         rank = 1 + above.double() + shift * tied.double()
-        columns = [_at_rank(metric, rank, total.double()) for metric in parsed]
+        columns = [at_rank(metric, rank, total.double()) for metric in parsed]
     return torch.stack(columns, dim=1).float()
 
 
-def _at_rank(metric: Metric, rank: Tensor, total: Tensor) -> Tensor:
-    """The metric at a given rank, float64."""
+def at_rank(metric: Metric, rank: Tensor, total: Tensor) -> Tensor:
+    """The metric at a given rank, which may lie between whole ones; float64, as `rank` is."""
     kind, cutoff = metric
     within = (rank <= cutoff).double()
     if kind is Kind.NDCG:
@@ -209,8 +220,8 @@ def _expected(metric: Metric, above: Tensor, tied: Tensor, total: Tensor) -> Ten
         logs = (torch.lgamma((last + 1).double()) - torch.lgamma((first + 1).double())) / size
         mean = torch.where(total > 1, 1 - logs / total.clamp(min=2).double().log(), 1.0)
     else:  # linear in the rank, so the mean stands at the mean rank
-        return _at_rank(metric, 1 + above.double() + tied.double() / 2, total.double())
-    return torch.where(tied == 0, _at_rank(metric, 1 + above.double(), total.double()), mean)
+        return at_rank(metric, 1 + above.double() + tied.double() / 2, total.double())
+    return torch.where(tied == 0, at_rank(metric, 1 + above.double(), total.double()), mean)
 
 
 def _digamma(n: Tensor) -> Tensor:

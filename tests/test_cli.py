@@ -96,6 +96,37 @@ def test_ids_that_the_index_lacks_are_named(index):
     assert done.stdout == ""
 
 
+def test_evaluate(data_dir, index, tmp_path):
+    done = rl4rec(
+        "evaluate", "toys", "--index", str(index), "--num-negs", "3", "--ks", "1, 10",
+        "--num-bootstrap", "20", "--out", str(tmp_path), RL4REC_DATA=str(data_dir),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for words in ("toys, test", "whole catalog", "by history length", "by target popularity"):
+        assert words in done.stdout
+    saved = json.loads((tmp_path / "toys_test.json").read_text())
+    assert saved["overall"]["users"] == 2
+    assert saved["settings"]["items"] == [8, 9]
+    assert list(saved["overall"]["protocols"]) == [
+        "sampled", "whole catalog", "corrected (unbiased)", "corrected (bias-variance)",
+    ]  # fmt: skip
+    assert (tmp_path / "toys_test.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_evaluate_texts_of_a_model(data_dir, index, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"user_id": 2, "text": "so: <query>blue kite</query>"}\n')  # item 8
+    done = rl4rec(
+        "evaluate", "--data", str(data_dir / "toys"), "--texts", str(texts), "--index", str(index),
+        "--num-negs", "0", "--groups", "", "--ks", "1", "--out", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "evaluating 1 of the 2 users" in done.stderr
+    saved = json.loads((tmp_path / "toys_test.json").read_text())
+    assert saved["overall"]["protocols"]["whole catalog"]["hit@1"]["mean"] == 1
+    assert saved["groups"] == {}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -104,6 +135,10 @@ def test_ids_that_the_index_lacks_are_named(index):
         (["demo", "--data", "nowhere"], "--data nowhere is not a directory"),
         (["demo", "--users", "0"], "Invalid value for '--users'"),
         (["reward", "--index", "nothing.safetensors"], "there is no file"),
+        (["evaluate"], "pass the name of a data set, or its directory"),
+        (["evaluate", "nothing", "--ks", "ten"], "--ks must be whole numbers"),
+        (["evaluate", "--data", "nowhere"], "--data nowhere is not a directory"),
+        (["evaluate", "nothing", "--texts", "nothing.jsonl"], "nothing.jsonl"),
         (["dance"], "No such command 'dance'"),
     ],
 )

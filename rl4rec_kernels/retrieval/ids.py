@@ -62,6 +62,12 @@ def as_ragged(name: str, rows: Any, count: int) -> RaggedIds:
     return RaggedIds(values[kept], kept_before[offsets])
 
 
+def with_targets(targets: np.ndarray, negatives: RaggedIds) -> RaggedIds:
+    """Each row's target, then its negatives: the candidates of `rank_candidates`."""
+    values = np.insert(negatives.values, negatives.offsets[:-1], targets)
+    return RaggedIds(values, negatives.offsets + np.arange(len(targets) + 1))
+
+
 def check_inside(name: str, ids: np.ndarray, num_rows: int) -> None:
     """Check that all ids are rows of a table.
 

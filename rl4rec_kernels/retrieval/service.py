@@ -11,7 +11,7 @@ from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import rank_candidates, rank_catalog, score_candidates
 from rl4rec_kernels.ragged import RaggedIds
 from rl4rec_kernels.retrieval.encoder import Encoder, check_texts
-from rl4rec_kernels.retrieval.ids import as_ragged, check_inside, check_targets
+from rl4rec_kernels.retrieval.ids import as_ragged, check_inside, check_targets, with_targets
 from rl4rec_kernels.retrieval.item_index import ItemIndex, check_finite
 
 DEFAULT_NAME = "RetrievalService"
@@ -162,8 +162,7 @@ class LocalRetrievalService:
         negatives = as_ragged("neg_items", neg_items, len(texts))
         index.check_items("targets", items)
         index.check_items("neg_items", negatives.values)
-        values = np.insert(negatives.values, negatives.offsets[:-1], items)
-        return RaggedIds(values, negatives.offsets + np.arange(len(items) + 1))
+        return with_targets(items, negatives)
 
 
 def find_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> Any:

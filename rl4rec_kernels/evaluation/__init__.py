@@ -1,0 +1,14 @@
+"""Evaluation: all metrics at many cut-offs from one pass, with intervals, by groups of users."""
+
+from rl4rec_kernels.evaluation.groups import history_lengths, target_popularity
+from rl4rec_kernels.evaluation.protocols import evaluate
+from rl4rec_kernels.evaluation.result import Estimate, Evaluation, Results
+
+__all__ = [
+    "Estimate",
+    "Evaluation",
+    "Results",
+    "evaluate",
+    "history_lengths",
+    "target_popularity",
+]

@@ -1,0 +1,111 @@
+"""Groups of users: by what they are called, or by ranges of a number."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rl4rec_kernels.retrieval.ids import as_ragged, check_targets
+
+NUM_BINS = 5
+
+
+def history_lengths(histories: Any) -> np.ndarray:
+    """How many items each user's history holds, int64 [B], to group users by.
+
+    Parameters
+    ----------
+    histories : B lists of item ids, or RaggedIds with B rows
+        -1 is padding and does not count.
+    """
+    rows = len(histories.offsets) - 1 if hasattr(histories, "offsets") else len(histories)
+    return np.diff(as_ragged("histories", histories, rows).offsets)
+
+
+def target_popularity(targets: Any, item_counts: Any) -> np.ndarray:
+    """How often each user's target was taken, int64 [B], to group users by.
+
+    Parameters
+    ----------
+    targets : B item ids
+        The targets.
+    item_counts : int, shape [N]
+        How often each item was taken, for example `RecommendationDataset.item_counts`.
+
+    Raises
+    ------
+    IndexError
+        If a target has no count.
+    """
+    counts = np.asarray(item_counts)
+    items = check_targets(targets, len(targets))
+    if items.size and not 0 <= items.min() <= items.max() < len(counts):
+        raise IndexError(f"targets go from {items.min()} to {items.max()}, but item_counts has "
+                         f"{len(counts)} items; check that both are of one data set")  # fmt: skip
+    return counts[items]
+
+
+def group_rows(
+    groups: Mapping[str, Any], num_users: int, num_bins: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """The rows of every group of every grouping.
+
+    Parameters
+    ----------
+    groups : mapping of str to B labels or numbers
+        See `evaluate`.
+    num_users : int
+        B.
+    num_bins : int
+        See `evaluate`.
+
+    Returns
+    -------
+    dict of str to dict of str to int64 array
+        Labels in the order of the numbers, or of the alphabet; groups are never empty.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a grouping does not fit; the message names it.
+    """
+    if not isinstance(groups, Mapping):
+        raise TypeError("groups must be a dict of a name to one label or number for each user, "
+                        f"got {type(groups).__name__}")  # fmt: skip
+    rows = {}
+    for name, labels in groups.items():
+        values = np.asarray(labels)
+        if values.shape != (num_users,):
+            raise ValueError(f"groups[{name!r}] must have one label or number for each of the "
+                             f"{num_users} users, got shape {values.shape}")  # fmt: skip
+        if values.dtype.kind in "iuf":
+            rows[name] = _ranges(name, values, num_bins)
+        elif values.dtype.kind in "USOb":
+            texts = np.array([str(label) for label in values.tolist()])
+            rows[name] = {str(t): np.flatnonzero(texts == t) for t in np.unique(texts)}
+        else:
+            raise TypeError(f"groups[{name!r}] must hold labels or numbers, got {values.dtype}")
+    return rows
+
+
+def _ranges(name: str, values: np.ndarray, num_bins: int) -> dict[str, np.ndarray]:
+    """Rows by ranges of a number that hold about equally many users each.
+
+    Equal numbers stay together, so there are fewer ranges where many users share a number.
+    """
+    if not np.isfinite(values).all():
+        row = np.flatnonzero(~np.isfinite(values))[0]
+        raise ValueError(f"groups[{name!r}]: row {row} has {values[row]}; numbers must be finite")
+    distinct = np.unique(values)
+    if len(distinct) <= num_bins:
+        bins = np.searchsorted(distinct, values)
+    else:
+        shares = np.arange(1, num_bins) / num_bins
+        edges = np.unique(np.quantile(values, shares, method="lower"))
+        bins = np.searchsorted(edges, values)  # a range holds its upper edge
+    rows = {}
+    for i in np.unique(bins):
+        inside = np.flatnonzero(bins == i)
+        low, high = values[inside].min(), values[inside].max()
+        rows[f"{low:g}" if low == high else f"{low:g}–{high:g}"] = inside
+    return rows

@@ -1,0 +1,297 @@
+"""Ranking targets among negatives and among all items, and what follows from the counts."""
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl4rec_kernels._checks import whole_number
+from rl4rec_kernels.correction import DEFAULT_GAMMA, METHODS, check_gamma, corrected_metrics
+from rl4rec_kernels.data.splits import rows_of
+from rl4rec_kernels.evaluation.bootstrap import bootstrap_intervals
+from rl4rec_kernels.evaluation.groups import NUM_BINS, group_rows
+from rl4rec_kernels.evaluation.result import Estimate, Evaluation, Results, Settings
+from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, metrics_from_counts, parse_ties
+from rl4rec_kernels.ops import rank_candidates, rank_catalog
+from rl4rec_kernels.ops._arguments import check_embeddings
+from rl4rec_kernels.ragged import RaggedIds
+from rl4rec_kernels.retrieval.ids import as_ragged, check_inside, check_targets, with_targets
+from rl4rec_kernels.retrieval.item_index import check_finite
+
+SAMPLED = "sampled"
+CATALOG = "whole catalog"
+DEFAULT_KS = (1, 5, 10, 20, 50, 100)
+
+
+def evaluate(
+    query: Tensor,
+    table: Tensor,
+    targets: Any,
+    *,
+    negatives: Any = None,
+    exclude: Any = None,
+    valid: Tensor | None = None,
+    whole_catalog: bool = True,
+    corrections: Sequence[str] = METHODS,
+    ks: Sequence[int] = DEFAULT_KS,
+    ties: str = "expected",
+    gamma: float = DEFAULT_GAMMA,
+    groups: Mapping[str, Any] | None = None,
+    num_bins: int = NUM_BINS,
+    num_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 42,
+) -> Evaluation:
+    """Evaluate queries by the ranks of their targets.
+
+    Each protocol ranks once; NDCG, Hit and MRR at every cut-off, ``mrr``, ``auc``, ``logrank`` and
+    the mean ``rank`` come from the same counts, with intervals from the same bootstrap.
+
+    Parameters
+    ----------
+    query : Tensor, shape [B, D]
+        A user a row: float32, float16 or bfloat16.
+    table : Tensor, shape [N, D]
+        Embeddings of all items.
+    targets : B item ids
+        The true next items, rows of the table.
+    negatives : B lists of item ids, a [B, m] array, or RaggedIds, optional
+        Adds the protocol ``"sampled"`` and the corrections. For the latter to hold they must be
+        drawn uniformly and without replacement from all items that may compete, as
+        `sample_negatives` does without weights and with ``seen=exclude``.
+    exclude : B lists of item ids, or RaggedIds, optional
+        Items that do not compete, for example the user's history. A target is never excluded.
+    valid : Tensor, bool [N], optional
+        Rows that are items (`ItemIndex.valid`); by default all. Pass it where row 0 is padding.
+    whole_catalog : bool
+        Whether to rank among all items. Without, negatives are needed.
+    corrections : sequence of str
+        How to estimate metrics of the whole catalog from the negatives: ``"unbiased"`` and
+        ``"bias-variance"``, see `corrected_metrics`.
+    ks : sequence of int
+        Cut-offs.
+    ties : str
+        See `metrics_from_counts`.
+    gamma : float
+        See `bias_variance_estimator`.
+    groups : mapping of str to B labels or numbers, optional
+        Results by group as well. Numbers of more than `num_bins` kinds are split into ranges with
+        about equally many users. See `history_lengths` and `target_popularity`.
+    num_bins : int
+        Ranges of a grouping by numbers.
+    num_bootstrap : int
+        Replicates of the bootstrap, from 2.
+    confidence : float
+        Of the intervals, above 0 and below 1.
+    seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    Evaluation
+        Estimates by protocol and metric, for all users and by group; with ``table()``, ``plot()``,
+        ``to_dict()`` and ``save()``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit, an embedding is not finite, a user has no negatives, or a
+        negative stands twice in its row, is the target, or may not compete; the message names it.
+    IndexError
+        If an id is not in the table, or no item; the message names it.
+
+    Notes
+    -----
+    Intervals are percentiles of the bootstrap over users, within the group for groups. They tell
+    how the mean would vary with other users; for corrected metrics they hold the variance of the
+    draw of the negatives, but not the estimator's bias.
+
+    Examples
+    --------
+    >>> table = torch.eye(4)
+    >>> evaluate(table[:2], table, [0, 1], ks=(1,)).overall.protocols["whole catalog"]["hit@1"]
+    Estimate(mean=1.0, low=1.0, high=1.0)
+    """
+    check_embeddings(query, table)
+    num_users, num_rows = query.shape[0], table.shape[0]
+    if not num_users:
+        raise ValueError("query has no rows: there is nobody to evaluate")
+    cutoffs = _check_ks(ks)
+    metrics = tuple(f"{family}@{k}" for family in ("ndcg", "hit", "mrr") for k in cutoffs)
+    metrics += ("mrr", "auc", "logrank", "rank")
+    parse_ties(ties)
+    gamma = check_gamma(gamma)
+    num_bootstrap = whole_number("num_bootstrap", num_bootstrap, 2)
+    seed = whole_number("seed", seed, 0)
+    _check_confidence(confidence)
+    _check_corrections(corrections)
+    members = group_rows(groups or {}, num_users, whole_number("num_bins", num_bins, 1))
+    if negatives is None and not whole_catalog:
+        raise ValueError("whole_catalog=False needs negatives to rank among")
+    items = check_targets(targets, num_users)
+    may_compete = _check_valid(valid, num_rows)
+    _check_items("targets", items, may_compete)
+    excluded = None if exclude is None else as_ragged("exclude", exclude, num_users)
+    sampled = None if negatives is None else as_ragged("negatives", negatives, num_users)
+    if excluded is not None:
+        check_inside("exclude", excluded.values, num_rows)
+    if sampled is not None:
+        _check_negatives(sampled, items, excluded, may_compete)
+    check_finite("query", query)
+    check_finite("table", table)
+
+    num_items = _count_items(items, excluded, may_compete)
+    counts: dict[str, RankCounts] = {}
+    if sampled is not None:
+        counts[SAMPLED] = rank_candidates(query, table, with_targets(items, sampled))
+    if whole_catalog:
+        counts[CATALOG] = rank_catalog(
+            query, table, torch.from_numpy(items), exclude=excluded, valid=valid
+        )
+    counts = {name: RankCounts(*(c.cpu() for c in parts)) for name, parts in counts.items()}
+    per_user = {name: metrics_from_counts(parts, metrics, ties) for name, parts in counts.items()}
+    if sampled is not None:
+        for method in corrections:
+            per_user[f"corrected ({method})"] = corrected_metrics(
+                counts[SAMPLED], metrics, num_items, method, gamma=gamma, ties=ties
+            )
+
+    def results(rows: np.ndarray | None = None) -> Results:
+        chosen = per_user if rows is None else {n: v[rows] for n, v in per_user.items()}
+        return _estimate(chosen, metrics, num_bootstrap, confidence, seed)
+
+    return Evaluation(
+        overall=results(),
+        groups={
+            name: {label: results(rows) for label, rows in labels.items()}
+            for name, labels in members.items()
+        },
+        metrics=metrics,
+        per_user=per_user,
+        counts=counts,
+        settings=Settings(
+            ks=cutoffs,
+            ties=ties,
+            gamma=gamma,
+            num_bootstrap=num_bootstrap,
+            confidence=float(confidence),
+            seed=seed,
+            items=(int(num_items.min()), int(num_items.max())),
+            negatives=None if sampled is None else _least_and_most(np.diff(sampled.offsets)),
+        ),
+    )
+
+
+def _estimate(
+    values: dict[str, Tensor],
+    metrics: tuple[str, ...],
+    num_bootstrap: int,
+    confidence: float,
+    seed: int,
+) -> Results:
+    """Means of every user's metrics with their intervals."""
+    ends = bootstrap_intervals(values, num_bootstrap, confidence, seed)
+    protocols = {}
+    for name, columns in values.items():
+        low, high = ends[name].tolist()
+        means = columns.double().mean(0).tolist()
+        protocols[name] = dict(zip(metrics, map(Estimate, means, low, high), strict=True))
+    return Results(len(next(iter(values.values()))), protocols)
+
+
+def _count_items(items: np.ndarray, excluded: RaggedIds | None, valid: np.ndarray) -> Tensor:
+    """How many items may compete for each target, itself included, int64 [B]."""
+    num_items = np.full(len(items), valid.sum())
+    if excluded is not None:
+        rows = rows_of(excluded)
+        pairs = np.unique(_pairs(rows, excluded.values, len(valid)))
+        rows, ids = np.divmod(pairs, len(valid))
+        gone = valid[ids] & (ids != items[rows])
+        num_items -= np.bincount(rows[gone], minlength=len(items))
+    return torch.from_numpy(num_items)
+
+
+def _check_negatives(
+    negatives: RaggedIds, items: np.ndarray, excluded: RaggedIds | None, valid: np.ndarray
+) -> None:
+    """Check that negatives are a draw without replacement of what may compete."""
+
+    def refuse(bad: np.ndarray, why: str) -> None:
+        if bad.any():
+            place = int(np.flatnonzero(bad)[0])
+            raise ValueError(f"negatives: item {negatives.values[place]} of row {rows[place]} "
+                             f"{why}; draw them by sample_negatives(…, seen=exclude)")  # fmt: skip
+
+    _check_items("negatives", negatives.values, valid)
+    empty = np.flatnonzero(np.diff(negatives.offsets) == 0)
+    if empty.size:
+        raise ValueError(f"negatives: row {empty[0]} has none, so its target would always rank "
+                         "first; give it some, or leave the row out")  # fmt: skip
+    rows = rows_of(negatives)
+    refuse(negatives.values == items[rows], "is the row's target")
+    pairs = _pairs(rows, negatives.values, len(valid))
+    order = pairs.argsort(kind="stable")
+    again = np.zeros(len(pairs), dtype=bool)
+    again[order[1:]] = np.diff(pairs[order]) == 0
+    refuse(again, "stands there twice")
+    if excluded is not None:
+        gone = _pairs(rows_of(excluded), excluded.values, len(valid))
+        refuse(np.isin(pairs, gone), "is also in exclude")
+
+
+def _pairs(rows: np.ndarray, ids: np.ndarray, num_rows: int) -> np.ndarray:
+    """A row and an id as one number."""
+    return rows * num_rows + ids
+
+
+def _check_items(name: str, ids: np.ndarray, valid: np.ndarray) -> None:
+    check_inside(name, ids, len(valid))
+    if not valid[ids].all():
+        raise IndexError(f"{name}: {ids[~valid[ids]][0]} is no item by valid (it is padding, or "
+                         "had no metadata); leave it out")  # fmt: skip
+
+
+def _check_valid(valid: Any, num_rows: int) -> np.ndarray:
+    """Which rows may compete, bool [N]."""
+    if valid is None:
+        return np.ones(num_rows, dtype=bool)
+    if not isinstance(valid, Tensor) or valid.dtype != torch.bool or valid.shape != (num_rows,):
+        raise ValueError(f"valid must be a bool tensor [{num_rows}], got "
+                         f"{getattr(valid, 'dtype', type(valid).__name__)} "
+                         f"{tuple(getattr(valid, 'shape', ()))}")  # fmt: skip
+    return valid.cpu().numpy()
+
+
+def _check_ks(ks: Any) -> tuple[int, ...]:
+    """The cut-offs, the least first."""
+    if isinstance(ks, str) or not isinstance(ks, Sequence):
+        raise TypeError(f"ks must be a sequence of cut-offs such as (1, 10), got {ks!r}")
+    if not ks:
+        raise ValueError("ks is empty: pass at least one cut-off")
+    cutoffs = sorted(whole_number("a cut-off of ks", k, 1, MAX_CUTOFF) for k in ks)
+    if len(set(cutoffs)) < len(cutoffs):
+        raise ValueError(f"ks has a cut-off twice: {tuple(ks)}")
+    return tuple(cutoffs)
+
+
+def _check_confidence(confidence: Any) -> None:
+    if isinstance(confidence, bool) or not isinstance(confidence, Real):
+        raise TypeError(f"confidence must be a number, got {confidence!r}")
+    if not 0 < float(confidence) < 1:
+        raise ValueError(f"confidence must be above 0 and below 1, got {confidence}; 0.95 is usual")
+
+
+def _check_corrections(corrections: Any) -> None:
+    if isinstance(corrections, str):
+        raise TypeError(f"corrections must be a sequence of names, got the string "
+                        f"{corrections!r}; write ({corrections!r},)")  # fmt: skip
+    for method in corrections:
+        if method not in METHODS:
+            raise ValueError(f"unknown correction {method!r}; known are {', '.join(METHODS)}")
+
+
+def _least_and_most(values: np.ndarray) -> tuple[int, int]:
+    return int(values.min()), int(values.max())
