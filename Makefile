@@ -57,6 +57,7 @@ format: $(VENV)/installed
 	$(BIN)/clang-format -i $(CPP)
 
 bench: $(VENV)/installed $(ML100K)
+	$(PIP) 'faiss-cpu>=1.9'
 	$(RUN) $(BIN)/python -m pytest benchmarks/bench_*.py --benchmark-json=benchmarks/latest.json
 	$(RUN) $(BIN)/python benchmarks/report.py benchmarks/latest.json
 

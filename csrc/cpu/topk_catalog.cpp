@@ -147,7 +147,11 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
   const Best result{k, static_cast<float*>(scores.mutable_data_ptr()),
                     static_cast<int64_t*>(ids.mutable_data_ptr())};
 
-  const Pieces pieces(catalog, queries.rows, Pieces::kQueries, 0, 36 * k);
+  // Selections of a block take up to about 36 k bytes a query.
+  constexpr int64_t kSelectionBytes = 16 << 20;
+  const int64_t panels = std::max<int64_t>(1, kSelectionBytes / (36 * k * catalog.tile.lanes));
+  const Pieces pieces =
+      Pieces::by_queries(catalog, queries.rows, std::min(panels, Pieces::panels_in_cache(catalog)));
   std::vector<Best> ranges{result};
   std::vector<float> range_scores;
   std::vector<int64_t> range_ids;
