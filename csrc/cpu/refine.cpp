@@ -104,19 +104,19 @@ Refinement::Refinement(const Catalog& quantized, const Embeddings& queries, cons
 
 void Refinement::score(int64_t q, int64_t first, const int64_t* items, int64_t n,
                        float* scores) const {
-  constexpr int64_t kAtOnce = 16;
   const Embeddings& source = source_.items;
   const bool copied = source.storage != kFloat32;
-  std::vector<float> copies(copied ? kAtOnce * padded_dim_ : 0);
-  const float* rows[kAtOnce];
-  for (int64_t i = 0; i < n; i += kAtOnce) {
-    const int64_t m = std::min(kAtOnce, n - i);
+  const int64_t at_once = copied ? 16 : n;
+  std::vector<float> copies(copied ? at_once * padded_dim_ : 0);
+  std::vector<const float*> rows(at_once);
+  for (int64_t i = 0; i < n; i += at_once) {
+    const int64_t m = std::min(at_once, n - i);
     for (int64_t j = 0; j < m; ++j) {
       const int64_t id = first + items[i + j];
       if (copied) source.copy_row(id, &copies[j * padded_dim_]);
       rows[j] = copied ? &copies[j * padded_dim_] : static_cast<const float*>(source.row(id));
     }
-    simd().tiles->chain(query(q), rows, m, source.dim, scores + i);
+    simd().tiles->chain(query(q), rows.data(), m, source.dim, scores + i);
   }
 }
 

@@ -134,6 +134,10 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
                                         const std::optional<Tensor>& valid,
                                         const std::optional<Tensor>& row_info,
                                         const std::optional<Tensor>& source) {
+  // With many items to score again it is faster to score them all; the result is the same.
+  if (source && 32 * k > source->size(0))
+    return topk_catalog(query, *source, k, exclude, exclude_offsets, valid, std::nullopt,
+                        std::nullopt);
   const Embeddings queries(query, "query");
   const Catalog catalog(table, row_info, valid, queries);
   check(1 <= k && k <= catalog.items.rows, "k must be from 1 to ", catalog.items.rows,
