@@ -212,6 +212,10 @@ def test_tables_beyond_two_to_the_31_values(tmp_path):
     counts = rk.rank_catalog(query, table, used, valid=valid)
     want = reference.rank_catalog(query, table[used], torch.arange(5))
     assert_counts(counts, want)
+    scores, ids = rk.topk_catalog(query, table, 5, valid=valid)
+    want_scores, want_ids = reference.topk_catalog(query, table[used], 5)
+    assert torch.equal(scores, want_scores.float())
+    assert torch.equal(ids, used[want_ids])
 
 
 @pytest.mark.parametrize(("rows", "num_items", "dim"), [(0, 5, 3), (2, 1, 3), (2, 5, 0), (0, 0, 3)])
