@@ -4,7 +4,7 @@ import json
 import os
 import pickle
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rl4rec_kernels.retrieval.item_texts import DEFAULT_FIELDS, item_texts, text
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _FORMAT = "rl4rec_kernels.ItemIndex/1"
-_BLOCK = 65_536  # rows looked at together, so that checks of a mapped table stay small
+_BLOCK_BYTES = 4 << 20  # of the rows looked at together: checks of a mapped table take no memory
 
 
 class ItemIndex:
@@ -139,7 +139,7 @@ class ItemIndex:
         if ids is not None:
             embeddings, valid = _scatter(embeddings, np.asarray(ids), valid)
         elif valid is None:
-            valid = embeddings.ne(0).any(1)
+            valid = torch.cat([block.ne(0).any(1) for _, block in _blocks(embeddings)])
             valid[0] = False
         valid = torch.as_tensor(valid)
         if valid.dtype != torch.bool or valid.shape != embeddings.shape[:1]:
@@ -327,11 +327,18 @@ def check_finite(name: str, table: Tensor) -> None:
     ValueError
         If it does; the message names the first such row.
     """
-    for start in range(0, table.shape[0], _BLOCK):
-        bad = (~table[start : start + _BLOCK].isfinite()).any(1).nonzero()
+    for start, block in _blocks(table):
+        bad = (~block.isfinite()).any(1).nonzero()
         if bad.numel():
             raise ValueError(f"{name}: row {start + int(bad[0])} holds NaN or infinity; "
                              "encode it again")  # fmt: skip
+
+
+def _blocks(table: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """A few rows after the other: where they start, and a view of them."""
+    step = max(1, _BLOCK_BYTES // max(1, table.shape[1] * table.element_size()))
+    for start in range(0, table.shape[0], step):
+        yield start, table[start : start + step]
 
 
 def _scatter(embeddings: Tensor, ids: np.ndarray, valid: Any) -> tuple[Tensor, Tensor]:
