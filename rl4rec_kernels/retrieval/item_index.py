@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels._imports import require
 from rl4rec_kernels.retrieval.encoder import Encoder
 from rl4rec_kernels.retrieval.ids import check_inside
@@ -275,6 +276,35 @@ class ItemIndex:
                 raise ValueError(f"{path} was built from other metadata than this; "
                                  "build it again with ItemIndex.build")  # fmt: skip
         return index
+
+    def slice(self, part: int, parts: int) -> tuple[Tensor, Tensor]:
+        """Take one of several parts of the rows, for `ShardedTable.from_slice`.
+
+        Nothing is copied; of an opened index nothing is read.
+
+        Parameters
+        ----------
+        part : int
+            Which, from 0.
+        parts : int
+            How many parts there are; their rows follow one another.
+
+        Returns
+        -------
+        table : Tensor, shape [rows, D]
+            The part's embeddings. Its row 0 is an item other than 0, so this is no index.
+        valid : Tensor, bool [rows]
+            Which of them are items.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `part` is not one of `parts`.
+        """
+        parts = whole_number("parts", parts, 1)
+        part = whole_number("part", part, 0, parts - 1)
+        start, end = (self.num_rows * i // parts for i in (part, part + 1))
+        return self.table[start:end], self.valid[start:end]
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Check that queries of `encoder` can be held against this table.
