@@ -10,7 +10,8 @@ ML100K := $(CACHE)/ml-100k/ml-100k.inter
 RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 
 # Everything the extensions are built from: a change rebuilds them.
-SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
+CPP     := $(shell find csrc -name '*.cpp' -o -name '*.h')
+SOURCES := setup.py pyproject.toml CMakeLists.txt $(CPP)
 
 .PHONY: help install demo test check format bench clean
 
@@ -47,13 +48,16 @@ test: $(VENV)/installed $(ML100K)
 check: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 bench: $(VENV)/installed $(ML100K)
+	$(PIP) 'faiss-cpu>=1.9'
 	$(RUN) $(BIN)/python -m pytest benchmarks/bench_*.py --benchmark-json=benchmarks/latest.json
 	$(RUN) $(BIN)/python benchmarks/report.py benchmarks/latest.json
 

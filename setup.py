@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -50,10 +51,15 @@ class CMakeBuild(build_ext):
 
     @staticmethod
     def _cmake(*arguments: str) -> None:
-        try:
-            subprocess.run(["cmake", *arguments], check=True)
-        except FileNotFoundError:
-            raise SystemExit("building rl4rec-kernels needs CMake: pip install cmake") from None
+        # pip runs without the virtual environment's programs on PATH unless it is activated.
+        programs = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
+        for program in ("cmake", "ninja"):
+            if shutil.which(program, path=programs) is None:
+                raise SystemExit(f"building rl4rec-kernels needs {program}: pip install {program}")
+        environment = {**os.environ, "PATH": programs}
+        cmake = shutil.which("cmake", path=programs)
+        if subprocess.run([cmake, *arguments], env=environment, check=False).returncode != 0:
+            raise SystemExit("building rl4rec-kernels failed; the errors stand above")
 
 
 setup(

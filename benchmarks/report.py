@@ -1,17 +1,20 @@
 """Turns the JSON of a benchmark run into a page of ratios: `report.py RUN.json [PAGE.md]`.
 
 Every row is a contestant of one run on one machine. The first of ours in each group is what the
-others are compared with; times are medians.
+others are compared with, and the fastest limit is the limit; times are medians. Groups that are
+measured at several sizes become a plot.
 """
 
 import json
 import platform
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 import rl4rec_kernels as rk
 
@@ -27,7 +30,7 @@ def groups_of(run: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def table_of(contestants: list[dict[str, Any]]) -> list[str]:
     """One group as a Markdown table, fastest first."""
     ours = next(c["median"] for c in contestants if c["role"] == "ours")
-    limit = next((c["median"] for c in contestants if c["role"] == "limit"), None)
+    limit = min((c["median"] for c in contestants if c["role"] == "limit"), default=None)
     lines = [
         "| contestant | median | spread (IQR) | time / ours | time / limit |",
         "|---|--:|--:|--:|--:|",
@@ -35,6 +38,7 @@ def table_of(contestants: list[dict[str, Any]]) -> list[str]:
     for c in sorted(contestants, key=lambda c: c["median"]):
         name = f"**{c['name']}**" if c["role"] == "ours" else c["name"]
         name += " (limit)" if c["role"] == "limit" else ""
+        name += f": {c['note']}" if "note" in c else ""
         to_limit = f"{c['median'] / limit:.2f}" if limit else ""
         lines.append(
             f"| {name} | {c['median'] * 1e3:.2f} ms | {c['iqr'] * 1e3:.2f} ms "
@@ -43,8 +47,30 @@ def table_of(contestants: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def page_of(run: dict[str, Any]) -> str:
-    """The whole page in Markdown."""
+def curves_of(group: str, contestants: list[dict[str, Any]], picture: Path) -> list[str]:
+    """One group that was measured at several sizes, as a table and a plot with both axes log."""
+    curves = defaultdict(dict)
+    for c in contestants:
+        curves[c["name"]][c["x"]] = c["median"]
+    sizes = sorted({x for curve in curves.values() for x in curve})
+    lines = [f"| {' | '.join(['contestant', *(f'{x:,}' for x in sizes)])} |"]
+    lines.append(f"|---|{'--:|' * len(sizes)}")
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        lines.append(f"| {name} | {' | '.join(f'{curve[x] * 1e3:.2f} ms' for x in sizes)} |")
+        axes.loglog(sizes, [curve[x] for x in sizes], marker="o", label=name)
+    first = min(curve[sizes[0]] for curve in curves.values())
+    straight = [first * x / sizes[0] for x in sizes]
+    axes.loglog(sizes, straight, color="grey", linestyle=":", label="in proportion")
+    axes.set(title=group, xlabel="items", ylabel="seconds")
+    axes.legend()
+    figure.savefig(picture, dpi=150)
+    return [*lines, "", f"![{group}]({picture.name})"]
+
+
+def page_of(run: dict[str, Any], folder: Path) -> str:
+    """The whole page in Markdown; plots are written beside it."""
     cpu = run["machine_info"]["cpu"]
     lines = [
         "# Measured on the CPU",
@@ -54,7 +80,12 @@ def page_of(run: dict[str, Any]) -> str:
         "All rows of a table were measured in the same run; compare ratios, not times.",
     ]
     for group, contestants in groups_of(run).items():
-        lines += ["", f"## {group[0].upper()}{group[1:]}", "", *table_of(contestants)]
+        if "x" in contestants[0]:
+            picture = folder / f"{re.sub('[^a-z0-9]+', '_', group.lower())}.png"
+            body = curves_of(group, contestants, picture)
+        else:
+            body = table_of(contestants)
+        lines += ["", f"## {group[0].upper()}{group[1:]}", "", *body]
     return "\n".join(lines) + "\n"
 
 
@@ -64,7 +95,7 @@ def main() -> None:
     default = Path(__file__).parent / "results" / "cpu.md"
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else default
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page_of(run))
+    target.write_text(page_of(run, target.parent))
     print(f"wrote {target}")
 
 

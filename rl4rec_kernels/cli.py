@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Iterator
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,6 +61,7 @@ def demo(
 ) -> None:
     """Rank every user's true next item by the text of their recent titles."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from rl4rec_kernels import demo as job
@@ -73,11 +75,14 @@ def demo(
 
     console = Console()
     for sample in result.examples:
-        console.print(f"[bold]user {sample.user_id}[/] text: {sample.text}", highlight=False)
+        console.print(
+            f"[bold]user {sample.user_id}[/] text: {escape(sample.text)}", highlight=False
+        )
         console.print(
             f"  next item: {sample.title}   reward (NDCG@10 among 99 negatives): "
             f"{sample.reward:.3f}",
             highlight=False,
+            markup=False,
         )
     table = Table(title=f"{dataset_dir.name}: {result.num_users:,} users")
     table.add_column("competitors")
@@ -104,7 +109,9 @@ def index_build(
     """Encode the items of a data set into an index file."""
     from rl4rec_kernels.data import load_item_metadata
     from rl4rec_kernels.retrieval import Encoder, ItemIndex
+    from rl4rec_kernels.retrieval.index_files import check_destination
 
+    check_destination(out)  # encoding may take long
     item_metadata = load_item_metadata(name, data_dir=data_dir)
     index = ItemIndex.build(item_metadata, Encoder(encoder))
     index.save(out)
@@ -135,6 +142,7 @@ def sample(
         name, item_metadata, PromptGenerator(item_metadata), split,
         num_negs=num_negs, num_items=max(item_metadata) + 1, seed=seed, data_dir=data_dir,
     )  # fmt: skip
+    _json_is_utf8()
     for i in range(len(dataset)):
         print(json.dumps(dataset[i], ensure_ascii=False))
 
@@ -151,8 +159,9 @@ def reward(
 ) -> None:
     """Compute rewards: JSON lines in, JSON lines out.
 
-    A line in is {"text": …, "target": …, "history": […], "neg_items": […]}; without neg_items the
-    target is ranked in the whole catalog. A line out is {"reward": …}, in the same order.
+    A line in is {"text": …, "target": …, "history": […], "neg_items": […]}; without neg_items, or
+    with none in the list, the target is ranked in the whole catalog. A line out is {"reward": …},
+    in the same order.
     """
     from rl4rec_kernels.retrieval import Encoder, ItemIndex, LocalRetrievalService
     from rl4rec_kernels.reward import RecReward
@@ -160,21 +169,29 @@ def reward(
     items = ItemIndex.open(index)
     service = LocalRetrievalService({"items": items}, Encoder(encoder))
     reward_fn = RecReward(service=service, dataset_name="items", reward_type=reward_type, k=k)
-    with input.open(encoding="utf-8") if input else sys.stdin as lines:
+    _json_is_utf8()
+    with input.open(encoding="utf-8-sig") if input else sys.stdin as lines:
         requests = read_requests(lines)
-        while batch := list(islice(requests, BATCH)):
-            for value in _rewards(reward_fn, batch):
+        while batch := dict(islice(requests, BATCH)):
+            for value in _rewards_of_lines(reward_fn, batch):
                 print(json.dumps({"reward": value}))
 
 
-def read_requests(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Parse and check JSON lines; a bad one is named by its number."""
+def _json_is_utf8() -> None:
+    """Read and write JSON as UTF-8, whatever the locale says."""
+    for stream, encoding in ((sys.stdin, "utf-8-sig"), (sys.stdout, "utf-8")):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding=encoding)
+
+
+def read_requests(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Parse and check JSON lines, with their numbers; a bad one is named by its number."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             request = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"line {number} is not JSON: {error}") from error
         if not isinstance(request, dict):
             raise ValueError(f"line {number} must be a JSON object, got {line.strip()[:40]}")
@@ -188,14 +205,27 @@ def read_requests(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
                 isinstance(ids, list) and all(type(item) is int for item in ids)
             ):
                 raise ValueError(f"line {number}: {name!r} must be a list of item ids")
-        yield request
+        yield number, request
+
+
+def _rewards_of_lines(reward_fn: Any, requests: dict[int, dict[str, Any]]) -> list[float]:
+    """Rewards of requests by their line; one that does not fit the index is named by its line."""
+    try:
+        return _rewards(reward_fn, list(requests.values()))
+    except (IndexError, TypeError, ValueError):
+        for number, request in requests.items():
+            try:
+                _rewards(reward_fn, [request])
+            except (IndexError, TypeError, ValueError) as error:
+                raise ValueError(f"line {number}: {error}") from error
+        raise
 
 
 def _rewards(reward_fn: Any, requests: list[dict[str, Any]]) -> list[float]:
     """Rewards in the order of the requests, which may come with negatives or without."""
     rewards: list[float] = [0.0] * len(requests)
     for sampled in (True, False):
-        places = [i for i, r in enumerate(requests) if (r.get("neg_items") is not None) is sampled]
+        places = [i for i, r in enumerate(requests) if bool(r.get("neg_items")) is sampled]
         if not places:
             continue
         chosen = [requests[i] for i in places]
@@ -208,7 +238,3 @@ def _rewards(reward_fn: Any, requests: list[dict[str, Any]]) -> list[float]:
         for place, value in zip(places, values, strict=True):
             rewards[place] = float(value)
     return rewards
-
-
-if __name__ == "__main__":
-    main()

@@ -264,7 +264,11 @@ def _content_text(content: Any, row: int) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if isinstance(content, Sequence) and all(isinstance(part, Mapping) for part in content):
-        return "".join(str(part["text"]) for part in content if part.get("type") == "text")
+        texts = [part.get("text") for part in content if part.get("type") == "text"]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"generated_texts[{row}]: a part of type text must have a string as "
+                            "text")  # fmt: skip
+        return "".join(texts)
     raise TypeError(f"generated_texts[{row}]: a message's content must be a string or a list of "
                     f"parts, got {type(content).__name__}")  # fmt: skip
 

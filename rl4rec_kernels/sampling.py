@@ -11,7 +11,8 @@ from rl4rec_kernels import _sampler
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.ragged import RaggedIds
 
-_MOST_ITEMS = 2**32 - 1  # the sampler draws 32-bit numbers
+MOST_ITEMS = 2**32 - 1
+"""The sampler draws 32-bit numbers."""
 
 
 def sample_negatives(
@@ -79,8 +80,8 @@ def sample_negatives(
     >>> sample_negatives(1000, [[1, 2, 3], [4]], 5).shape
     (2, 5)
     """
-    num_items = whole_number("num_items", num_items, 0, _MOST_ITEMS)
-    num_negs = whole_number("num_negs", num_negs, 0, _MOST_ITEMS)
+    num_items = whole_number("num_items", num_items, 0, MOST_ITEMS)
+    num_negs = whole_number("num_negs", num_negs, 0, MOST_ITEMS)
     first_item = whole_number("first_item", first_item, 0, num_items)
     seed = whole_number("seed", seed, 0, 2**64 - 1)
     if num_threads is None:

@@ -13,7 +13,7 @@ from rl4rec_kernels.demo import METRICS, fetch_ml100k, run
 
 def rl4rec(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "rl4rec_kernels.cli", *arguments],
+        [sys.executable, "-m", "rl4rec_kernels", *arguments],
         input=stdin, capture_output=True, text=True, check=False, env={**os.environ, **variables},
     )  # fmt: skip
 
@@ -87,11 +87,71 @@ def test_bad_lines_are_named(line, words):
         list(read_requests([good, line]))
 
 
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"target": ' + "9" * 5000 + "}"])
+def test_lines_that_python_cannot_parse_are_named(line):
+    with pytest.raises(ValueError, match="line 1 is not JSON"):
+        list(read_requests([line]))
+
+
+def test_reward_reads_and_writes_utf8_in_any_locale(index, data_dir):
+    line = '\ufeff{"text": "빨간 공", "target": 1}\n'.encode()
+    done = subprocess.run(
+        [sys.executable, "-m", "rl4rec_kernels", "reward", "--index", str(index)],
+        input=line, capture_output=True, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    items = data_dir / "balls" / "item_metadata.json"
+    items.parent.mkdir()
+    items.write_text(json.dumps({i: {"title": f"공 {i}"} for i in range(1, 9)}))
+    (items.parent / "sequential_data.txt").write_text("1 1 2 3 4 5\n")
+    variables = {"RL4REC_DATA": str(data_dir), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-m", "rl4rec_kernels", "sample", "balls", "--num-negs", "1"],
+        capture_output=True, check=False, env={**os.environ, **variables},
+    )  # fmt: skip
+    assert "1. 공 1" in json.loads(done.stdout.decode())["prompt"]
+
+
+def test_no_negatives_are_the_whole_catalog_beside_other_lines_too(index):
+    lines = [
+        {"text": "red ball", "target": 1, "neg_items": [2]},
+        {"text": "green kite", "target": 1, "neg_items": []},
+        {"text": "green kite", "target": 1},
+    ]
+    done = rl4rec(
+        "reward", "--index", str(index), "--reward-type", "rank",
+        stdin="\n".join(map(json.dumps, lines)),
+    )  # fmt: skip
+    first, second, third = (json.loads(line)["reward"] for line in done.stdout.splitlines())
+    assert (first, second) == (1, third)
+    assert third > 2
+
+
+def test_a_reader_that_leaves_is_no_error(data_dir):
+    command = f"{sys.executable} -m rl4rec_kernels sample toys --data-dir {data_dir} --num-negs 1"
+    done = subprocess.run(
+        f"{command} | head -c 5", shell=True, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == '{"pro'
+    assert "Traceback" not in done.stderr
+
+
+def test_the_index_file_is_checked_before_encoding(data_dir):
+    for out, words in (("x.bin", "must be named"), ("no/x.safetensors", "make it first")):
+        done = rl4rec(
+            "index", "build", "toys", "--out", out, "--encoder", "/none",
+            RL4REC_DATA=str(data_dir),
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
 def test_ids_that_the_index_lacks_are_named(index):
     line = '{"text": "a", "target": 99, "neg_items": [1]}'
-    done = rl4rec("reward", "--index", str(index), stdin=line)
+    done = rl4rec("reward", "--index", str(index), stdin=f'{{"text": "a", "target": 1}}\n\n{line}')
     assert done.returncode == 2
-    assert "targets: item 99 is not in the index" in done.stderr
+    assert "line 3: targets: item 99 is not in the index" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
@@ -149,6 +209,17 @@ def test_errors_are_one_line(arguments, words):
     assert "Traceback" not in done.stderr
 
 
+def test_a_missing_extra_is_named_in_one_line():
+    code = (
+        "import sys; sys.modules['typer'] = None; from rl4rec_kernels.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: typer is not installed; run: pip install 'rl4rec-kernels[cli]'\n"
+    )
+
+
 def test_demo_on_movielens(ml100k_dir, encoder, tmp_path):
     done = rl4rec(
         "demo", "--users", "200", "--out", str(tmp_path),
@@ -158,6 +229,21 @@ def test_demo_on_movielens(ml100k_dir, encoder, tmp_path):
     for words in ("ml-100k: 200 users", "99 negatives", "whole catalog", "popularity", "random"):
         assert words in done.stdout
     assert (tmp_path / "ml-100k_ranks.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_demo_shows_titles_as_they_are(tmp_path, encoder):
+    """Brackets are no markup: the console would swallow [red] and stumble over [/b]."""
+    (tmp_path / "toys").mkdir()
+    items = {i: {"title": f"[/b] car [red] {i}"} for i in range(1, 121)}
+    (tmp_path / "toys" / "item_metadata.json").write_text(json.dumps(items))
+    (tmp_path / "toys" / "sequential_data.txt").write_text("1 1 2 3 4 5\n2 5 6 7 8\n")
+    done = rl4rec(
+        "demo", "--data", str(tmp_path / "toys"), "--out", str(tmp_path),
+        RL4REC_CACHE=str(tmp_path / "cache"), COLUMNS="200",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "text: [/b] car [red] 4; [/b] car [red] 3" in done.stdout
+    assert "next item: [/b] car [red] 5" in done.stdout
 
 
 def test_demo_on_beauty_finds_more_than_chance(beauty_dir, encoder, tmp_path, monkeypatch):

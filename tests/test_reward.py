@@ -187,6 +187,8 @@ def test_chat_completions(service):
         assert reward([chat], [3], [[]]) == reward([text], [3], [[]])
     with pytest.raises(TypeError, match=r"generated_texts\[0\]: a message's content must be"):
         reward([[{"role": "assistant", "content": 7}]], [3], [[]])
+    with pytest.raises(TypeError, match=r"generated_texts\[0\]: a part of type text must have"):
+        reward([[{"role": "assistant", "content": [{"type": "text"}]}]], [3], [[]])
     with pytest.raises(ValueError, match=r"generated_texts\[0\] has no message by the assistant"):
         reward([[{"role": "user", "content": "?"}]], [3], [[]])
     with pytest.raises(TypeError, match=r"generated_texts\[0\] must be a string or a list of chat"):

@@ -28,6 +28,8 @@ int64_t words_of(Arithmetic arithmetic, int64_t dim) {
   return (dim + in_word - 1) / in_word;
 }
 
+int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+
 const void* optional_data(const std::optional<Tensor>& given, std::optional<Tensor>& owner) {
   if (!given) return nullptr;
   owner = torch::stable::contiguous(*given);
@@ -219,25 +221,36 @@ void Exclusions::apply(const Entry*& entry, int64_t p, const ItemTile& tile, flo
   }
 }
 
-Pieces::Pieces(const Catalog& catalog, int64_t num_queries, Share share, int64_t query_bytes,
-               int64_t scratch_bytes) {
-  constexpr int64_t kBlockBytes = 400 << 10;  // leaves room for the items in an L2 cache of 512 KiB
-  constexpr int64_t kScratchBytes = 16 << 20;
-  const int64_t lanes = catalog.tile.lanes, threads = torch::stable::get_num_threads();
-  const auto parts = [](int64_t whole, int64_t part) { return (whole + part - 1) / part; };
-  const auto fit = [&](int64_t bytes, int64_t query) {
-    return std::max<int64_t>(1, bytes / std::max<int64_t>(1, lanes * query));
-  };
-  const int64_t panels = std::max<int64_t>(1, parts(num_queries, lanes));
-  const int64_t at_once = std::min(fit(kBlockBytes, 4 * catalog.words + query_bytes),
-                                   fit(kScratchBytes, scratch_bytes));
-  int64_t blocks = parts(panels, at_once);
-  if (share == kQueries) blocks = std::min(panels, parts(blocks, threads) * threads);
-  block_queries = parts(panels, blocks) * lanes;
-  num_blocks = parts(num_queries, block_queries);
-  const int64_t ranges = share == kQueries && num_blocks >= threads ? 1 : threads;
-  range_rows = std::max(parts(catalog.items.rows, ranges), 16 * catalog.tile.rows);
-  num_ranges = std::max<int64_t>(1, parts(catalog.items.rows, range_rows));
+namespace {
+
+Pieces cut(const Catalog& catalog, int64_t num_queries, int64_t blocks, int64_t ranges) {
+  Pieces pieces;
+  const int64_t lanes = catalog.tile.lanes;
+  pieces.block_queries = parts(std::max<int64_t>(1, parts(num_queries, lanes)), blocks) * lanes;
+  pieces.num_blocks = parts(num_queries, pieces.block_queries);
+  pieces.range_rows = std::max(parts(catalog.items.rows, ranges), 16 * catalog.tile.rows);
+  pieces.num_ranges = std::max<int64_t>(1, parts(catalog.items.rows, pieces.range_rows));
+  return pieces;
+}
+
+}  // namespace
+
+Pieces Pieces::by_items(const Catalog& catalog, int64_t num_queries, int64_t block_panels) {
+  const int64_t panels = std::max<int64_t>(1, parts(num_queries, catalog.tile.lanes));
+  return cut(catalog, num_queries, parts(panels, block_panels), torch::stable::get_num_threads());
+}
+
+Pieces Pieces::by_queries(const Catalog& catalog, int64_t num_queries, int64_t block_panels) {
+  const int64_t panels = std::max<int64_t>(1, parts(num_queries, catalog.tile.lanes));
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t blocks = std::min(panels, parts(parts(panels, block_panels), threads) * threads);
+  return cut(catalog, num_queries, blocks, blocks >= threads ? 1 : threads);
+}
+
+int64_t Pieces::panels_in_cache(const Catalog& catalog) {
+  constexpr int64_t kBytes = 400 << 10;  // leaves room for the items in a cache of 512 KiB
+  return std::max<int64_t>(1,
+                           kBytes / std::max<int64_t>(1, 4 * catalog.words * catalog.tile.lanes));
 }
 
 void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n) {

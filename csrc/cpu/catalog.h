@@ -123,16 +123,15 @@ class Exclusions {
   std::vector<int64_t> counts_;
 };
 
-// How a call is cut into pieces of queries times items, so that a piece's panels stay in the L2
-// cache and all threads have the same to do.
+// How a call is cut into pieces of queries times items, so that all threads have the same to do.
 struct Pieces {
-  enum Share {
-    kItems,    // threads share the items of each block of queries: best where pieces add up
-    kQueries,  // threads share the queries, and items only where queries are few
-  };
-  // `query_bytes` of each query are read all the time besides its panel, `scratch_bytes` are kept.
-  Pieces(const Catalog& catalog, int64_t num_queries, Share share, int64_t query_bytes = 0,
-         int64_t scratch_bytes = 0);
+  // Blocks of at most `block_panels` panels, of which each meets all items; the threads share the
+  // items of a block.
+  static Pieces by_items(const Catalog& catalog, int64_t num_queries, int64_t block_panels);
+  // The same, but the threads share the blocks, unless there are too few.
+  static Pieces by_queries(const Catalog& catalog, int64_t num_queries, int64_t block_panels);
+  // How many panels stay in the L2 cache.
+  static int64_t panels_in_cache(const Catalog& catalog);
 
   int64_t count() const { return num_blocks * num_ranges; }
   int64_t block_queries, num_blocks, range_rows, num_ranges;

@@ -95,8 +95,9 @@ Counts count_catalog(const Tensor& query, const Tensor& table, const Tensor& tar
   const std::vector<float> target_scores = target_scores_of(
       refinement ? refinement->source() : catalog, queries, targets, given_target_scores);
 
-  const Pieces pieces(catalog, queries.rows, Pieces::kItems,
-                      refinement ? 4 * queries.padded_dim() : 0);
+  constexpr int64_t kRefinedPanels = 256;  // what is kept for them is some MiB a thread
+  const Pieces pieces = Pieces::by_items(
+      catalog, queries.rows, refinement ? kRefinedPanels : Pieces::panels_in_cache(catalog));
   for_each_piece(catalog, queries, pieces, [&](int64_t block, int64_t range, const Panels& panels) {
     const int64_t first = block * pieces.block_queries;
     const int64_t n = std::min(pieces.block_queries, queries.rows - first);

@@ -6,25 +6,55 @@
 namespace rl4rec {
 namespace {
 
-constexpr int64_t kGroupTiles = 64;  // tiles that share one bound
+constexpr int64_t kStripTiles = 8;
 
 // Rounds up to float32, with room for the roundings of the few operations on a bound.
 float up(double value) { return static_cast<float>(value * (1 + 1e-6)) + 1e-37f; }
 
-// The queries of a block against which an item's quantized score decides nothing.
-struct Doubtful {
-  explicit Doubtful(int64_t num_queries)
-      : queries(num_queries), rows(num_queries + kLookahead), scores(num_queries) {}
+// The pairs of a tile whose quantized score decides nothing, item by item.
+class Doubtful {
+ public:
+  Doubtful(int64_t num_items, int64_t num_queries)
+      : num_queries_(num_queries),
+        sizes_(num_items),
+        queries_(num_items * num_queries),
+        rows_(num_items * num_queries + kLookahead),
+        scores_(num_queries) {}
 
-  void add(int64_t i, const float* row) {
-    queries[size] = i;
-    rows[size++] = row;
+  void add(int64_t item, int64_t query) {
+    queries_[item * num_queries_ + sizes_[item]++] = static_cast<int32_t>(query);
   }
 
-  int64_t size = 0;
-  std::vector<int64_t> queries;
-  std::vector<const void*> rows;
-  std::vector<float> scores;
+  // Calls item_row(item) for each item and visit(item row, query, score) for each pair, and forgets
+  // them. `query_row(query)` gives the other factor of a score.
+  template <typename ItemRow, typename QueryRow, typename Visit>
+  void for_each(int64_t dim, const ItemRow& item_row, const QueryRow& query_row,
+                const Visit& visit) {
+    // The rows of all items stand in one list, so that those of the next item are fetched in time.
+    int64_t count = 0;
+    for (size_t item = 0; item < sizes_.size(); ++item)
+      for (int32_t j = 0; j < sizes_[item]; ++j)
+        rows_[count++] = query_row(queries_[item * num_queries_ + j]);
+    if (count == 0) return;
+    std::fill_n(&rows_[count], kLookahead, rows_[count - 1]);
+    const void* const* rows = rows_.data();
+    for (size_t item = 0; item < sizes_.size(); ++item) {
+      const int64_t n = sizes_[item];
+      if (n == 0) continue;
+      const float* item_values = item_row(item);
+      simd().dot_rows[kFloat32](item_values, rows, n, dim, scores_.data());
+      for (int64_t j = 0; j < n; ++j)
+        visit(item_values, queries_[item * num_queries_ + j], scores_[j]);
+      rows += n;
+      sizes_[item] = 0;
+    }
+  }
+
+ private:
+  int64_t num_queries_;
+  std::vector<int32_t> sizes_, queries_;
+  std::vector<const void*> rows_;
+  std::vector<float> scores_;
 };
 
 }  // namespace
@@ -74,19 +104,19 @@ Refinement::Refinement(const Catalog& quantized, const Embeddings& queries, cons
 
 void Refinement::score(int64_t q, int64_t first, const int64_t* items, int64_t n,
                        float* scores) const {
-  constexpr int64_t kAtOnce = 16;
   const Embeddings& source = source_.items;
   const bool copied = source.storage != kFloat32;
-  std::vector<float> copies(copied ? kAtOnce * padded_dim_ : 0);
-  const float* rows[kAtOnce];
-  for (int64_t i = 0; i < n; i += kAtOnce) {
-    const int64_t m = std::min(kAtOnce, n - i);
+  const int64_t at_once = copied ? 16 : n;
+  std::vector<float> copies(copied ? at_once * padded_dim_ : 0);
+  std::vector<const float*> rows(at_once);
+  for (int64_t i = 0; i < n; i += at_once) {
+    const int64_t m = std::min(at_once, n - i);
     for (int64_t j = 0; j < m; ++j) {
       const int64_t id = first + items[i + j];
       if (copied) source.copy_row(id, &copies[j * padded_dim_]);
       rows[j] = copied ? &copies[j * padded_dim_] : static_cast<const float*>(source.row(id));
     }
-    simd().tiles->chain(query(q), rows, m, source.dim, scores + i);
+    simd().tiles->chain(query(q), rows.data(), m, source.dim, scores + i);
   }
 }
 
@@ -103,67 +133,63 @@ void Refinement::count_piece(const Exclusions& exclusions, const Panels& panels,
                              const float* target_scores, Counts& counts) const {
   const Tile& tile = quantized_.tile;
   const int64_t lanes = tile.lanes, dim = quantized_.items.dim;
-  const int64_t num_panels = panels.size(), first_panel = first_query / lanes;
   const int lanes_log2 = __builtin_ctzll(lanes);
+  const int64_t num_panels = panels.size(), first_panel = first_query / lanes;
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   // Lanes without a query find nothing.
   std::vector<float> low(num_panels * lanes, kInfinity), high(num_panels * lanes, kInfinity);
+  std::vector<float> rounding(num_queries);
   std::vector<int32_t> above(num_panels * lanes), tied(num_panels * lanes);
   std::vector<const Exclusions::Entry*> entries(num_panels);
   for (int64_t p = 0; p < num_panels; ++p) entries[p] = exclusions.from(first_panel + p, begin);
 
-  std::vector<Doubtful> doubtful(tile.rows, Doubtful(num_queries));
+  std::vector<ItemTile> strip(kStripTiles, ItemTile(quantized_));
+  Doubtful doubtful(kStripTiles * tile.rows, num_queries);
   std::vector<float> copy(padded_dim_);
-  ItemTile items(quantized_);
   float scores[kMaxTileRows * kMaxLanes];
   uint32_t places[kMaxTileRows * kMaxLanes + kMaxLanes];
+  // A strip of items at a time: panels that stay in the L2 cache meet all of it, and each item in
+  // doubt is read once for all queries.
+  const int64_t panels_at_once = Pieces::panels_in_cache(quantized_);
   while (begin < end) {
-    const int64_t group_end = std::min(begin + kGroupTiles * tile.rows, end);
     float norm = 0.0f, error = 0.0f;
-    for (int64_t id = begin; id < group_end; ++id) {
-      norm = std::max(norm, quantized_.norm(id));
-      error = std::max(error, quantized_.error(id));
+    for (ItemTile& items : strip) {
+      begin = items.load(begin, end);
+      for (int64_t r = 0; r < items.size(); ++r) {
+        norm = std::max(norm, quantized_.norm(items.ids()[r]));
+        error = std::max(error, quantized_.error(items.ids()[r]));
+      }
     }
     for (int64_t i = 0; i < num_queries; ++i) {
       const float target = target_scores[first_query + i];
       const float margin = bound(first_query + i, norm, error, target);
       low[i] = target - margin;
       high[i] = target + margin;
+      rounding[i] = this->rounding(first_query + i, norm, error);
     }
-    while ((begin = items.load(begin, group_end)), items.size() > 0) {
-      for (int64_t p = 0; p < num_panels; ++p) {
-        items.score(panels, p, scores);
-        prefetch_part(quantized_, begin, p, num_panels);
-        exclusions.apply(entries[p], first_panel + p, items, -kInfinity, scores);
-        const int64_t n = tile.band(scores, items.size(), &low[p * lanes], &high[p * lanes],
-                                    &above[p * lanes], places);
-        for (int64_t i = 0; i < n; ++i) {
-          const int64_t query = p * lanes + (places[i] & (lanes - 1));
-          doubtful[places[i] >> lanes_log2].add(query, this->query(first_query + query));
+    for (int64_t first = 0; first < num_panels; first += panels_at_once)
+      for (int64_t t = 0; t < kStripTiles && strip[t].size() > 0; ++t)
+        for (int64_t p = first; p < std::min(first + panels_at_once, num_panels); ++p) {
+          strip[t].score(panels, p, scores);
+          exclusions.apply(entries[p], first_panel + p, strip[t], -kInfinity, scores);
+          const int64_t n = tile.band(scores, strip[t].size(), &low[p * lanes], &high[p * lanes],
+                                      &above[p * lanes], places);
+          for (int64_t i = 0; i < n; ++i)
+            doubtful.add(t * tile.rows + (places[i] >> lanes_log2),
+                         p * lanes + (places[i] & (lanes - 1)));
         }
-        prefetch_part(source_, begin, p, num_panels);
-      }
-      for (int64_t r = 0; r < items.size(); ++r) {
-        Doubtful& pairs = doubtful[r];
-        const int64_t n = pairs.size;
-        if (n == 0) continue;
-        pairs.size = 0;
-        const float* item = source_row(items.ids()[r], copy);
-        std::fill_n(&pairs.rows[n], kLookahead, pairs.rows[n - 1]);
-        simd().dot_rows[kFloat32](item, pairs.rows.data(), n, dim, pairs.scores.data());
-        for (int64_t j = 0; j < n; ++j) {
-          const int64_t i = pairs.queries[j];
+    doubtful.for_each(
+        dim, [&](int64_t i) { return source_row(strip[i / tile.rows].ids()[i % tile.rows], copy); },
+        [&](int64_t i) { return query(first_query + i); },
+        [&](const float* item, int64_t i, float score) {
           const float target = target_scores[first_query + i];
-          float score = pairs.scores[j];
-          if (std::fabs(score - target) <= rounding(first_query + i, norm, error)) {
+          if (std::fabs(score - target) <= rounding[i]) {
             const float* row = query(first_query + i);
             simd().tiles->chain(item, &row, 1, dim, &score);
           }
           above[i] += score > target;
           tied[i] += score == target;
-        }
-      }
-    }
+        });
   }
   for (int64_t i = 0; i < num_queries; ++i) {
     counts.above[first_query + i] += above[i];

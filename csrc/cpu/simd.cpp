@@ -167,6 +167,8 @@ void dot_rows(const float* query, const void* const* rows, int64_t n, int64_t di
   int64_t i = 0;
   for (; i + kRowsAtOnce <= n; i += kRowsAtOnce)
     dot<T, kRowsAtOnce>(query, row + i, row + i + kLookahead, dim, out + i);
+  if constexpr (kRowsAtOnce > 2)
+    for (; i + 2 <= n; i += 2) dot<T, 2>(query, row + i, row + i + kLookahead, dim, out + i);
   for (; i < n; ++i) dot<T, 1>(query, row + i, row + i + kLookahead, dim, out + i);
 }
 

@@ -196,11 +196,18 @@ void chain(const float* query, const float* const* items, int64_t n, int64_t dim
   int64_t i = 0;
 #if defined(__AVX512F__)
   for (; i < n; i += 16) {
-    const float* item[16];
-    for (int64_t j = 0; j < 16; ++j) item[j] = items[i + j < n ? i + j : i];
+    const float *item[16], *ahead[16];  // of the next 16: fetched while these are computed
+    for (int64_t j = 0; j < 16; ++j) {
+      item[j] = items[i + j < n ? i + j : i];
+      ahead[j] = items[i + 16 + j < n ? i + 16 + j : i];
+    }
     __m512 sum = _mm512_setzero_ps();
     int64_t d = 0;
     for (; d + 4 <= dim; d += 4) {
+      if (d % 16 == 0) {
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; ++j) __builtin_prefetch(ahead[j] + d);
+      }
       __m512 four[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {

@@ -134,6 +134,10 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
                                         const std::optional<Tensor>& valid,
                                         const std::optional<Tensor>& row_info,
                                         const std::optional<Tensor>& source) {
+  // With many items to score again it is faster to score them all; the result is the same.
+  if (source && 32 * k > source->size(0))
+    return topk_catalog(query, *source, k, exclude, exclude_offsets, valid, std::nullopt,
+                        std::nullopt);
   const Embeddings queries(query, "query");
   const Catalog catalog(table, row_info, valid, queries);
   check(1 <= k && k <= catalog.items.rows, "k must be from 1 to ", catalog.items.rows,
@@ -147,7 +151,11 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
   const Best result{k, static_cast<float*>(scores.mutable_data_ptr()),
                     static_cast<int64_t*>(ids.mutable_data_ptr())};
 
-  const Pieces pieces(catalog, queries.rows, Pieces::kQueries, 0, 36 * k);
+  // Selections of a block take up to about 36 k bytes a query.
+  constexpr int64_t kSelectionBytes = 16 << 20;
+  const int64_t panels = std::max<int64_t>(1, kSelectionBytes / (36 * k * catalog.tile.lanes));
+  const Pieces pieces =
+      Pieces::by_queries(catalog, queries.rows, std::min(panels, Pieces::panels_in_cache(catalog)));
   std::vector<Best> ranges{result};
   std::vector<float> range_scores;
   std::vector<int64_t> range_ids;

@@ -15,6 +15,7 @@ from rl4rec_kernels.data.interactions import Interactions, load_interactions
 from rl4rec_kernels.data.negatives import check_alpha, draw_negatives, sampling_weights, split_seed
 from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
 from rl4rec_kernels.data.splits import leave_one_out, split_index
+from rl4rec_kernels.sampling import MOST_ITEMS
 
 logger = logging.getLogger("rl4rec_kernels.data")
 
@@ -98,7 +99,7 @@ class RecommendationDataset(Dataset[Sample]):
         num_negs = whole_number("num_negs", num_negs, 0)
         seed = whole_number("seed", seed, 0)
         if num_items is not None:
-            num_items = whole_number("num_items", num_items, 2)
+            num_items = whole_number("num_items", num_items, 2, MOST_ITEMS)
         elif num_negs:
             raise ValueError(f"num_negs={num_negs} needs num_items, the number of rows of the item "
                              "table; pass num_items=max(item_metadata.keys()) + 1")  # fmt: skip

@@ -73,7 +73,8 @@ def read_text(path: Path) -> str:
         ) from (error)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}); convert it with iconv") from error
-    return text.replace("\r\n", "\n")
+    text = text.replace("\r\n", "\n")
+    return text if "\n" in text else text.replace("\r", "\n")  # of an old Macintosh
 
 
 def numbered_lines(text: str) -> list[tuple[int, str]]:

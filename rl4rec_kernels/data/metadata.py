@@ -106,8 +106,8 @@ def read_json_metadata(path: Path) -> dict[int, dict[str, Any]]:
         content = json.loads(text, object_pairs_hook=_unique)
     except _DuplicateKey as error:
         raise ValueError(f"{path}: {error}") from None
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
+    except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
+        if getattr(error, "msg", "") != "Extra data":
             raise ValueError(f"{path} is not JSON ({error}); {_FORMS}") from error
         content = _json_lines(path, text)  # a second value after the first: one object a line
     if isinstance(content, dict) and not any(field in content for field in _ID_FIELDS):
@@ -137,7 +137,7 @@ def _json_lines(path: Path, text: str) -> list[Any]:
     for number, line in numbered_lines(text):
         try:
             items.append(json.loads(line, object_pairs_hook=_unique))
-        except ValueError as error:  # not JSON, or a key twice
+        except (ValueError, RecursionError) as error:  # not JSON, or a key twice
             raise ValueError(f"{path}, line {number}: {error}; {_FORMS}") from error
     return items
 

@@ -67,14 +67,18 @@ class PromptGenerator:
     ) -> None:
         check_metadata(item_metadata)
         there = list(dict.fromkeys(name for item in item_metadata.values() for name in item))
-        used = _template_fields("template", template, ["history", "count"])
+        used = _template_fields("template", template, {"history": "", "count": 1})
         if "history" not in used:
             raise ValueError("template must contain {history}, else every user has the same prompt")
         if item_template is not None:
             if fields is not None:
                 raise ValueError("pass fields or item_template, not both: fields belongs to the "
                                  "default line of an item")  # fmt: skip
-            _template_fields("item_template", item_template, ["position", "item_id", *there])
+            names = ["position", "item_id", *there]
+            _template_fields("item_template", item_template, dict.fromkeys(names, ""))
+        for name, text in (("missing", missing), ("system_prompt", system_prompt or "")):
+            if not isinstance(text, str):
+                raise TypeError(f"{name} must be a string, got {text!r}")
         if isinstance(fields, str):
             raise TypeError(f"fields must be a list of names, got the string {fields!r}")
         unknown = [name for name in fields or () if name not in there]
@@ -179,8 +183,11 @@ def check_metadata(item_metadata: Any) -> None:
             raise TypeError(f"item_metadata[{item}] must be a dict of fields, got {fields!r}")
 
 
-def _template_fields(what: str, template: Any, known: list[str]) -> set[str]:
-    """Return the fields that a template names, or say which of them does not exist."""
+def _template_fields(what: str, template: Any, known: dict[str, Any]) -> set[str]:
+    """Return the fields that a template names, or say which of them does not exist.
+
+    `known` has an example of every field's value, by which the format of a field is tried.
+    """
     if not isinstance(template, str):
         raise TypeError(f"{what} must be a string, got {type(template).__name__}")
     try:
@@ -196,4 +203,9 @@ def _template_fields(what: str, template: Any, known: list[str]) -> set[str]:
     if unknown:
         raise ValueError(f"{what} names the field {{{unknown[0]}}}, which does not exist; "
                          f"known are {', '.join(f'{{{name}}}' for name in known)}")  # fmt: skip
+    try:
+        template.format_map(known)
+    except ValueError as error:
+        raise ValueError(f"{what} cannot be filled in ({error}); every field but count is "
+                         "text") from error  # fmt: skip
     return used

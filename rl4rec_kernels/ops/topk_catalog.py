@@ -34,7 +34,8 @@ def topk_catalog(
         From 1 to N.
     refine : bool
         For a quantized table: score all items again, in float32, that could be among the best given
-        the rounding. Results are then exactly those of the table that was quantized.
+        the rounding. Results are then exactly those of the table that was quantized. Where k is
+        more than N / 32 that would be most of the work, and the table itself is scored instead.
 
     Returns
     -------

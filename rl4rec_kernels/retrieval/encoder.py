@@ -67,6 +67,9 @@ class Encoder:
         max_length: int | None = None,
     ) -> None:
         self.batch_size = whole_number("batch_size", batch_size, 1)
+        for name, prefix in (("query_prefix", query_prefix), ("item_prefix", item_prefix)):
+            if not isinstance(prefix, str):
+                raise TypeError(f"{name} must be a string, got {prefix!r}")
         if max_length is not None:
             max_length = whole_number("max_length", max_length, 1)
             if not isinstance(model, str):
@@ -84,6 +87,12 @@ class Encoder:
         self.query_prefix = query_prefix
         self.item_prefix = item_prefix
         self._lock = threading.Lock()  # tokenizers refuse to be used by two threads at once
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     @property
     def dim(self) -> int:
@@ -148,6 +157,18 @@ class Encoder:
                 normalize_embeddings=self.normalize,
             )
         return vectors.float().clone()  # an ordinary tensor, outside of inference mode
+
+
+def check_encoder(encoder: Any) -> None:
+    """Check that `encoder` is an `Encoder`, not the name of one.
+
+    Raises
+    ------
+    TypeError
+        If it is not.
+    """
+    if not isinstance(encoder, Encoder):
+        raise TypeError(f"encoder must be an Encoder, got {encoder!r}; pass Encoder(model)")
 
 
 def check_texts(texts: Any) -> None:

@@ -17,12 +17,18 @@ def check_targets(targets: Any, rows: int) -> np.ndarray:
     """
     if targets is None:
         raise ValueError("targets is None: pass the item id that each row is about")
-    array = np.asarray(targets)
+    try:
+        array = np.asarray(targets)
+    except ValueError:  # rows of different lengths
+        raise ValueError("targets must have one item id for each text, got lists of different "
+                         "lengths") from None  # fmt: skip
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"targets must be item ids, got {array.dtype}")
     if array.shape != (rows,):
         raise ValueError(f"targets must have one item id for each of the {rows} texts, "
                          f"got shape {array.shape}")  # fmt: skip
+    if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
+        raise IndexError(f"targets: {array.max()} is no item id, these are below 2^63")
     return array.astype(np.int64)
 
 

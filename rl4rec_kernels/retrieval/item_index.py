@@ -3,9 +3,8 @@
 import json
 import os
 import pickle
-import tempfile
+import struct
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,14 @@ from torch import Tensor
 
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels._imports import require
-from rl4rec_kernels.retrieval.encoder import Encoder
+from rl4rec_kernels.retrieval.encoder import Encoder, check_encoder
 from rl4rec_kernels.retrieval.ids import check_inside
+from rl4rec_kernels.retrieval.index_files import (
+    check_destination,
+    existing,
+    named_safetensors,
+    replacing,
+)
 from rl4rec_kernels.retrieval.item_texts import DEFAULT_FIELDS, item_texts, texts_fingerprint
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -86,12 +91,13 @@ class ItemIndex:
         Raises
         ------
         TypeError
-            If `fields` is a single string.
+            If `fields` is a single string, or `encoder` no Encoder.
         ValueError
             If there are no items, none of them has any of the fields, ids are spread too thinly
             for a table, or an embedding is not finite.
         """
         texts = item_texts(item_metadata, fields)
+        check_encoder(encoder)
         ids = np.fromiter(texts, dtype=np.int64, count=len(texts))
         # Each text once: the last bits of a vector depend on its batch, and equal items must tie.
         places = {text: place for place, text in enumerate(dict.fromkeys(texts.values()))}
@@ -130,6 +136,9 @@ class ItemIndex:
         if not isinstance(embeddings, Tensor):
             raise TypeError(f"embeddings must be a tensor, got {type(embeddings).__name__}; "
                             "convert an array with torch.from_numpy")  # fmt: skip
+        if embeddings.layout != torch.strided:
+            raise TypeError(f"embeddings must be a dense tensor, got {embeddings.layout}; convert "
+                            "them with .to_dense()")  # fmt: skip
         if embeddings.dtype not in _DTYPES:
             raise TypeError(f"embeddings must be float32, float16 or bfloat16, got "
                             f"{embeddings.dtype}; convert them with .float()")  # fmt: skip
@@ -146,6 +155,9 @@ class ItemIndex:
         if valid.dtype != torch.bool or valid.shape != embeddings.shape[:1]:
             raise ValueError(f"valid must be bool [{embeddings.shape[0]}], got {valid.dtype} "
                              f"{tuple(valid.shape)}")  # fmt: skip
+        if not valid.any():
+            raise ValueError("embeddings: no row is an item (row 0 is padding and rows of zeros "
+                             "are none); pass ids= or valid=")  # fmt: skip
         check_finite("embeddings", embeddings)
         return cls(embeddings, valid, {})
 
@@ -166,7 +178,7 @@ class ItemIndex:
         FileNotFoundError, TypeError, ValueError
             If the file is not there, of another kind, or what is in it does not fit.
         """
-        path = _existing(path)
+        path = existing(path)
         if path.suffix == ".npy":
             try:
                 embeddings = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
@@ -176,7 +188,7 @@ class ItemIndex:
         elif path.suffix in (".pt", ".pth"):
             try:
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            except (pickle.UnpicklingError, RuntimeError, EOFError, struct.error) as error:
                 raise ValueError(f"{path} holds something else than tensors, which is never "
                                  "loaded, or is damaged; save one with torch.save(embeddings, "
                                  "path)") from error  # fmt: skip
@@ -205,22 +217,11 @@ class ItemIndex:
         FileNotFoundError
             If the directory does not exist.
         """
-        path = _named_safetensors(path)
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path.parent} is no directory; make it first")
+        path = check_destination(path)
         save_file = require("safetensors.torch", "encoder").save_file
         tensors = {"table": self.table.contiguous(), "valid": self.valid.contiguous()}
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
+        with replacing(path) as part:
             save_file(tensors, part, metadata={"format": _FORMAT, **self.origin})
-            with open(part, "rb") as file:
-                os.fsync(file.fileno())
-            os.chmod(part, 0o666 & ~_umask())
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
 
     @classmethod
     def open(
@@ -248,7 +249,7 @@ class ItemIndex:
         ValueError
             If it is no index, or was built with another encoder or from other metadata.
         """
-        path = _existing(_named_safetensors(path))
+        path = existing(named_safetensors(path))
         safetensors = require("safetensors", "encoder")
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -311,9 +312,12 @@ class ItemIndex:
 
         Raises
         ------
+        TypeError
+            If `encoder` is no Encoder.
         ValueError
             If the dimensions differ, or the index is known to come from another encoder.
         """
+        check_encoder(encoder)
         if encoder.dim != self.dim:
             raise ValueError(f"the encoder makes {encoder.dim} dimensions but the index has "
                              f"{self.dim}; build the index again with this encoder")  # fmt: skip
@@ -393,23 +397,3 @@ def _scatter(embeddings: Tensor, ids: np.ndarray, valid: Any) -> tuple[Tensor, T
     is_item = torch.zeros(num_rows, dtype=torch.bool)
     is_item[places] = True
     return table, is_item
-
-
-def _existing(path: str | os.PathLike[str]) -> Path:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}; build it with ItemIndex.build, or check "
-                                "the path")  # fmt: skip
-    return Path(path)
-
-
-def _named_safetensors(path: str | os.PathLike[str]) -> Path:
-    if Path(path).suffix != ".safetensors":
-        raise ValueError(f"an index file must be named *.safetensors, got {path}; other files are "
-                         "read by ItemIndex.import_file")  # fmt: skip
-    return Path(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -35,7 +35,8 @@ class LocalRetrievalService:
     Raises
     ------
     TypeError, ValueError
-        If there is no data set, or an index does not belong to the encoder.
+        If there is no data set, or an index does not belong to the encoder or is not finite; the
+        message names the data set and the row.
     """
 
     def __init__(self, datasets: Mapping[str, ItemIndex], encoder: Encoder) -> None:
@@ -49,6 +50,7 @@ class LocalRetrievalService:
                 index.check_encoder(encoder)
             except ValueError as error:
                 raise ValueError(f"datasets[{name!r}]: {error}") from None
+            check_finite(f"datasets[{name!r}]", index.table)  # a file may be damaged
         self._datasets = dict(datasets)
         self._encoder = encoder
 

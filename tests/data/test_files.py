@@ -218,6 +218,20 @@ def test_malformed_sequences(tmp_path, content, message):
         load_interactions("tiny", tmp_path)
 
 
+def test_line_ends_of_an_old_macintosh(tmp_path):
+    write(tmp_path, sequential_data__txt="1 2 3\r2 4 5\r")
+    assert load_interactions("tiny", tmp_path).sequences.to_lists() == [[2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "[" + "9" * 5000 + "]", '{"1": {}}\n' + "[" * 100_000]
+)
+def test_metadata_that_python_cannot_parse_is_named(tmp_path, content):
+    write(tmp_path, item_metadata__json=content)
+    with pytest.raises(ValueError, match=r"item_metadata\.json.*write"):
+        load_item_metadata("tiny", tmp_path)
+
+
 def test_no_interactions(tmp_path):
     write(tmp_path, item_metadata__json=json.dumps(ITEMS))
     with pytest.raises(FileNotFoundError, match=r"put there sequential_data\.txt .* tiny\.inter"):

@@ -1,5 +1,7 @@
 """The encoder, with the real model that a package carries."""
 
+import pickle
+
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -79,6 +81,15 @@ def test_bad_arguments_are_named():
         Encoder(max_length=5000)
     with pytest.raises(TypeError, match="model must be a name"):
         Encoder(3)
+    with pytest.raises(TypeError, match="query_prefix must be a string, got 3"):
+        Encoder(query_prefix=3)
+
+
+def test_pickling(encoder):
+    """Trainers send what they call to other processes."""
+    copy = pickle.loads(pickle.dumps(encoder))
+    assert copy.fingerprint == encoder.fingerprint
+    assert torch.equal(copy.encode_queries(["soap"]), encoder.encode_queries(["soap"]))
 
 
 def test_a_loaded_model_is_left_as_it_is(encoder):

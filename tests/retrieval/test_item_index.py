@@ -167,6 +167,8 @@ def spoiled(value: float) -> torch.Tensor:
     [
         ({"embeddings": [[1.0]]}, TypeError, "embeddings must be a tensor"),
         ({"embeddings": torch.ones(2, 2).double()}, TypeError, r"\.float\(\)"),
+        ({"embeddings": torch.eye(2).to_sparse()}, TypeError, r"\.to_dense\(\)"),
+        ({"embeddings": torch.zeros(3, 2)}, ValueError, "no row is an item"),
         ({"embeddings": torch.ones(2)}, ValueError, r"must be \[M, D\]"),
         ({"embeddings": torch.ones(0, 2)}, ValueError, r"must be \[M, D\]"),
         ({"embeddings": spoiled(torch.nan)}, ValueError, "row 69999 holds NaN"),
@@ -205,8 +207,8 @@ def test_bad_files_are_named(tmp_path, index):
     (tmp_path / "table.csv").write_text("1,2")
     with pytest.raises(ValueError, match=r"no .npy or .pt file"):
         ItemIndex.import_file(tmp_path / "table.csv")
-    for name in ("table.npy", "table.pt"):
-        (tmp_path / name).write_bytes(b"no such thing")
+    for name in ("table.npy", "table.pt", "short.pt"):
+        (tmp_path / name).write_bytes(b"junk" if name == "short.pt" else b"no such thing")
         with pytest.raises(ValueError, match=r"never loaded|no plain array"):
             ItemIndex.import_file(tmp_path / name)
     for kind in (">f4", [("x", "f4")]):
@@ -221,3 +223,7 @@ def test_bad_files_are_named(tmp_path, index):
         ItemIndex.import_file(tmp_path / "two.pt")
     with pytest.raises(ValueError, match="item_metadata is empty"):
         ItemIndex.build({}, None)
+    with pytest.raises(TypeError, match="encoder must be an Encoder, got 'minilm'"):
+        ItemIndex.build(METADATA, "minilm")
+    with pytest.raises(TypeError, match="encoder must be an Encoder, got 'minilm'"):
+        index.check_encoder("minilm")

@@ -104,6 +104,12 @@ def test_threads_get_their_own_answers(service):
         ({"targets": [1, 2, 0]}, IndexError, "targets: 0 is no item"),
         ({"targets": [1, 2, -1]}, IndexError, "targets: item -1"),
         ({"targets": [1.0, 2.0, 3.0]}, TypeError, "targets must be item ids"),
+        ({"targets": [[1], [2, 3], [4]]}, ValueError, "targets must have one item id for each"),
+        (
+            {"targets": np.array([1, 2, 2**63], np.uint64)},
+            IndexError,
+            "targets: 9223372036854775808",
+        ),
         ({"neg_items": [[1], [2]]}, ValueError, "neg_items must have one list for each of the 3"),
         ({"neg_items": [[1], [2], [500]]}, IndexError, "neg_items: item 500"),
         ({"neg_items": [[1], [2], [0]]}, IndexError, "neg_items: 0 is no item"),
@@ -159,6 +165,13 @@ def test_an_index_must_belong_to_the_encoder(index, encoder):
         LocalRetrievalService({}, encoder)
     with pytest.raises(TypeError, match=r"datasets\['a'\] must be an ItemIndex"):
         LocalRetrievalService({"a": torch.ones(2, 384)}, encoder)
+
+
+def test_a_damaged_table_is_refused(index, encoder):
+    table = index.table.clone()
+    table[7, 3] = torch.nan
+    with pytest.raises(ValueError, match=r"datasets\['a'\]: row 7 holds NaN"):
+        LocalRetrievalService({"a": ItemIndex(table, index.valid, index.origin)}, encoder)
 
 
 def test_a_non_finite_encoding_is_refused(index):

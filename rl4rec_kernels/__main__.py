@@ -1,0 +1,17 @@
+"""The command ``rl4rec``, also as ``python -m rl4rec_kernels``."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say in one line which extra it needs."""
+    try:
+        from rl4rec_kernels.cli import main as run
+    except ImportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    run()
+
+
+if __name__ == "__main__":
+    main()
