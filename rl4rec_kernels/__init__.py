@@ -27,6 +27,7 @@ from rl4rec_kernels.ragged import RaggedIds
 from rl4rec_kernels.retrieval import Encoder, ItemIndex, LocalRetrievalService
 from rl4rec_kernels.reward import RecReward, RecRewardFrunction
 from rl4rec_kernels.sampling import sample_negatives
+from rl4rec_kernels.sharded import ShardedTable
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "RecReward",
     "RecRewardFrunction",
     "RecommendationDataset",
+    "ShardedTable",
     "__version__",
     "bias_variance_estimator",
     "corrected_metrics",

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_BLOCK = 65_536  # rows at a time, so that little memory is taken beside the result
+_BLOCK = 4_096  # rows at a time, so that little memory is taken beside the result
 _LONGEST = 1e18  # the square of a length must stay finite in float32
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _library, reference
 from rl4rec_kernels.ops._arguments import check_column, check_valid, split_ids, split_table
+from rl4rec_kernels.ops.slices import Catalog, is_streamed, rank_slices
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
 
@@ -24,6 +25,8 @@ def rank_catalog(
 
     Scores are compared while they are in registers: there is neither a ``[B, N]`` matrix nor a
     top-k. The target is scored by the same arithmetic as its competitors, so equal embeddings tie.
+    A table of more than 1 GiB goes slice by slice, so that one which is memory-mapped, and larger
+    than memory, is read once; long work shows a progress bar.
 
     Parameters
     ----------
@@ -68,6 +71,9 @@ def rank_catalog(
     if _library.resolve_backend(backend, query) == "reference":
         plain = reference.dequantize(values, row_info) if source is None else source
         return reference.rank_catalog(query, plain, targets, ids, offsets, valid)
+    catalog = Catalog(values, row_info, source, valid)
+    if is_streamed(query, catalog):
+        return rank_slices(query, catalog, targets, ids, offsets)
     return RankCounts(
         *torch.ops.rl4rec.rank_catalog(
             query, values, targets, ids, offsets, valid, row_info, source, None

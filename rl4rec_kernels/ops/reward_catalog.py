@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rl4rec_kernels.metrics import parse_metrics, parse_ties
+from rl4rec_kernels.metrics import metrics_from_counts, parse_metrics, parse_ties
 from rl4rec_kernels.ops import _library, reference
 from rl4rec_kernels.ops._arguments import check_column, check_valid, split_ids, split_table
+from rl4rec_kernels.ops.slices import Catalog, is_streamed, rank_slices
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
 
@@ -57,6 +58,11 @@ def reward_catalog(
         plain = reference.dequantize(values, row_info) if source is None else source
         counts = reference.rank_catalog(query, plain, targets, ids, offsets, valid)
         return reference.metrics_from_counts(counts, parsed, rule).to(query.device).float()
+    catalog = Catalog(values, row_info, source, valid)
+    if is_streamed(query, catalog):
+        return metrics_from_counts(
+            rank_slices(query, catalog, targets, ids, offsets), metrics, ties
+        )
     kinds, cutoffs = [int(m.kind) for m in parsed], [m.cutoff for m in parsed]
     return torch.ops.rl4rec.reward_catalog(
         query.detach(), values.detach(), targets, ids, offsets, valid, row_info,

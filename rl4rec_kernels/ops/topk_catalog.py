@@ -6,6 +6,7 @@ from torch import Tensor
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.ops import _library, reference
 from rl4rec_kernels.ops._arguments import check_valid, split_ids, split_table
+from rl4rec_kernels.ops.slices import Catalog, best_of_slices, check_ids, is_streamed
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
 
@@ -23,7 +24,7 @@ def topk_catalog(
     """Find the k items that score highest for each query.
 
     Items stream past the queries; those that may be among the best are kept. Memory does not grow
-    with B * N.
+    with B * N. A table of more than 1 GiB goes slice by slice, as in `rank_catalog`.
 
     Parameters
     ----------
@@ -62,6 +63,10 @@ def topk_catalog(
         plain = reference.dequantize(values, row_info) if source is None else source
         scores, best = reference.topk_catalog(query, plain, k, ids, offsets, valid)
         return scores.float(), best
+    catalog = Catalog(values, row_info, source, valid)
+    if is_streamed(query, catalog):
+        check_ids(values.shape[0], None, ids, offsets)
+        return best_of_slices(query, catalog, k, ids, offsets)
     return torch.ops.rl4rec.topk_catalog(
         query.detach(), values.detach(), k, ids, offsets, valid, row_info,
         None if source is None else source.detach(),

@@ -4,13 +4,14 @@ import json
 import os
 import pickle
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels._imports import require
 from rl4rec_kernels.retrieval.encoder import Encoder, check_encoder
 from rl4rec_kernels.retrieval.ids import check_inside
@@ -24,7 +25,7 @@ from rl4rec_kernels.retrieval.item_texts import DEFAULT_FIELDS, item_texts, text
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _FORMAT = "rl4rec_kernels.ItemIndex/1"
-_BLOCK = 65_536  # rows looked at together, so that checks of a mapped table stay small
+_BLOCK_BYTES = 4 << 20  # of the rows looked at together: checks of a mapped table take no memory
 
 
 class ItemIndex:
@@ -148,7 +149,7 @@ class ItemIndex:
         if ids is not None:
             embeddings, valid = _scatter(embeddings, np.asarray(ids), valid)
         elif valid is None:
-            valid = embeddings.ne(0).any(1)
+            valid = torch.cat([block.ne(0).any(1) for _, block in _blocks(embeddings)])
             valid[0] = False
         valid = torch.as_tensor(valid)
         if valid.dtype != torch.bool or valid.shape != embeddings.shape[:1]:
@@ -277,6 +278,35 @@ class ItemIndex:
                                  "build it again with ItemIndex.build")  # fmt: skip
         return index
 
+    def slice(self, part: int, parts: int) -> tuple[Tensor, Tensor]:
+        """Take one of several parts of the rows, for `ShardedTable.from_slice`.
+
+        Nothing is copied; of an opened index nothing is read.
+
+        Parameters
+        ----------
+        part : int
+            Which, from 0.
+        parts : int
+            How many parts there are; their rows follow one another.
+
+        Returns
+        -------
+        table : Tensor, shape [rows, D]
+            The part's embeddings. Its row 0 is an item other than 0, so this is no index.
+        valid : Tensor, bool [rows]
+            Which of them are items.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `part` is not one of `parts`.
+        """
+        parts = whole_number("parts", parts, 1)
+        part = whole_number("part", part, 0, parts - 1)
+        start, end = (self.num_rows * i // parts for i in (part, part + 1))
+        return self.table[start:end], self.valid[start:end]
+
     def check_encoder(self, encoder: Encoder) -> None:
         """Check that queries of `encoder` can be held against this table.
 
@@ -331,11 +361,18 @@ def check_finite(name: str, table: Tensor) -> None:
     ValueError
         If it does; the message names the first such row.
     """
-    for start in range(0, table.shape[0], _BLOCK):
-        bad = (~table[start : start + _BLOCK].isfinite()).any(1).nonzero()
+    for start, block in _blocks(table):
+        bad = (~block.isfinite()).any(1).nonzero()
         if bad.numel():
             raise ValueError(f"{name}: row {start + int(bad[0])} holds NaN or infinity; "
                              "encode it again")  # fmt: skip
+
+
+def _blocks(table: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """A few rows after the other: where they start, and a view of them."""
+    step = max(1, _BLOCK_BYTES // max(1, table.shape[1] * table.element_size()))
+    for start in range(0, table.shape[0], step):
+        yield start, table[start : start + step]
 
 
 def _scatter(embeddings: Tensor, ids: np.ndarray, valid: Any) -> tuple[Tensor, Tensor]:

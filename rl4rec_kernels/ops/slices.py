@@ -1,0 +1,204 @@
+"""The catalog slice by slice: for tables larger than memory, and for slices on several machines.
+
+The kernels walk all items once for every few hundred queries. A mapped table that does not fit into
+memory would be read from disk as often; with slices in the outer loop it is read once. Counts of
+slices add up, and the best of slices merge, to the very results of the whole table: a score depends
+on nothing but its query and its item.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rl4rec_kernels._progress import progress
+from rl4rec_kernels.metrics import RankCounts
+
+SLICE_BYTES = 1 << 30
+"""Tables of more bytes go slice by slice. A slice should stay in the page cache while all queries
+pass it, and take so long that what comes with every slice does not matter."""
+
+_LONG_WORK = 10**12  # multiplications from which on a progress bar is shown: about ten seconds
+_WALK = 256  # queries that one walk over the items serves: fewer do not take less reading
+_MERGED = 1 << 20  # items that are merged at once, so that little memory is taken besides
+
+
+class Catalog(NamedTuple):
+    """What the catalog operators know of items: `split_table`'s result and the mask of rows."""
+
+    values: Tensor
+    row_info: Tensor | None
+    source: Tensor | None
+    valid: Tensor | None
+
+
+def is_streamed(query: Tensor, catalog: Catalog) -> bool:
+    """Whether a call goes slice by slice: on the CPU, for a table of more than `SLICE_BYTES`.
+
+    Not while a compiler or a fake tensor asks for shapes only.
+    """
+    if torch.compiler.is_compiling() or query.device.type != "cpu":
+        return False
+    plain = all(type(t) in (Tensor, torch.nn.Parameter) for t in (query, catalog.values))
+    return plain and catalog.values.shape[0] * _row_bytes(catalog) > SLICE_BYTES
+
+
+def check_ids(
+    num_rows: int,
+    targets: Tensor | None,
+    exclude: Tensor | None,
+    offsets: Tensor | None,
+    valid: Tensor | None = None,
+) -> None:
+    """Raise the operators' own error if an id does not fit a table of `num_rows` rows.
+
+    Raises
+    ------
+    ValueError, IndexError
+        As `rank_catalog`.
+    """
+    bad = exclude is not None and bool(((exclude < -1) | (exclude >= num_rows)).any())
+    if targets is not None:
+        bad = bad or bool(((targets < 0) | (targets >= num_rows)).any())
+        bad = bad or (valid is not None and not bool(valid[targets.long()].all()))
+    if not bad:
+        return
+    # The operator finds it again and says so; it looks at ids before it looks at items, so items
+    # without dimensions, which take no memory, will do.
+    if targets is None:
+        assert exclude is not None
+        rows = exclude.shape[0] if offsets is None else offsets.shape[0] - 1
+        targets = torch.zeros(rows, dtype=torch.int64)
+    query, table = torch.empty(targets.shape[0], 0), torch.empty(num_rows, 0)
+    torch.ops.rl4rec.rank_catalog(query, table, targets, exclude, offsets, valid, *[None] * 3)
+
+
+def local_ids(ids: Tensor, start: int, end: int) -> Tensor:
+    """Ids as rows of the slice [start, end), int64; -1 for those that are not there."""
+    ids = ids.long()
+    return torch.where((ids >= start) & (ids < end), ids - start, -1)
+
+
+@torch.no_grad()
+def score_targets(query: Tensor, catalog: Catalog, targets: Tensor) -> Tensor:
+    """The scores that `count_slices` compares with, float32 [B]; -inf for targets of -1."""
+    if catalog.values.shape[0] == 0:
+        return torch.full(targets.shape, -torch.inf)
+    table, row_info = catalog.values, catalog.row_info
+    if catalog.source is not None:
+        table, row_info = catalog.source, None
+    return torch.ops.rl4rec.score_catalog_targets(query, table, targets, row_info)
+
+
+@torch.no_grad()
+def count_slices(
+    query: Tensor,
+    catalog: Catalog,
+    targets: Tensor,
+    exclude: Tensor | None,
+    offsets: Tensor | None,
+    target_scores: Tensor,
+    *,
+    show_progress: bool = True,
+) -> Tensor:
+    """Count the competitors above each target's score, at it, and all: int64 [3, B].
+
+    Targets of -1 are elsewhere, in another slice of the table. Ids must have been checked.
+    """
+    counts = torch.zeros(3, query.shape[0], dtype=torch.int64)
+    show = show_progress and _is_long(query, catalog)
+    for start, end in progress(_slices(catalog), "ranking", show=show):
+        part = _rows(catalog, start, end)
+        found = torch.ops.rl4rec.rank_catalog(
+            query, part.values, local_ids(targets, start, end),
+            None if exclude is None else local_ids(exclude, start, end), offsets,
+            part.valid, part.row_info, part.source, target_scores,
+        )  # fmt: skip
+        counts += torch.stack(found)
+        counts[2] -= 1  # each slice counts the target
+    return counts
+
+
+def rank_slices(
+    query: Tensor,
+    catalog: Catalog,
+    targets: Tensor,
+    exclude: Tensor | None,
+    offsets: Tensor | None,
+) -> RankCounts:
+    """`rank_catalog` slice by slice."""
+    check_ids(catalog.values.shape[0], targets, exclude, offsets, catalog.valid)
+    scores = score_targets(query, catalog, targets)
+    above, tied, competitors = count_slices(query, catalog, targets, exclude, offsets, scores)
+    return RankCounts(above, tied, competitors + 1)
+
+
+@torch.no_grad()
+def best_of_slices(
+    query: Tensor,
+    catalog: Catalog,
+    k: int,
+    exclude: Tensor | None,
+    offsets: Tensor | None,
+    *,
+    show_progress: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """`topk_catalog` slice by slice; of fewer than k rows as well. Ids must have been checked."""
+    scores = torch.full((query.shape[0], k), -torch.inf)
+    ids = torch.full(scores.shape, -1, dtype=torch.int64)
+    show = show_progress and _is_long(query, catalog)
+    for start, end in progress(_slices(catalog), "searching", show=show):
+        part = _rows(catalog, start, end)
+        found, rows = torch.ops.rl4rec.topk_catalog(
+            query, part.values, min(k, end - start),
+            None if exclude is None else local_ids(exclude, start, end), offsets,
+            part.valid, part.row_info, part.source,
+        )  # fmt: skip
+        merge_best(scores, ids, found, global_ids(rows, start))
+    return scores, ids
+
+
+def global_ids(rows: Tensor, start: int) -> Tensor:
+    """Ids of rows of a slice that begins at `start`; -1 stays."""
+    return torch.where(rows >= 0, rows + start, -1)
+
+
+def merge_best(scores: Tensor, ids: Tensor, more_scores: Tensor, more_ids: Tensor) -> None:
+    """Merge the best of later rows into the best so far, in place; both are in order.
+
+    The sort is stable: of equal scores the earlier row, which has the lower id, stays ahead.
+    """
+    k = scores.shape[1]
+    step = max(1, _MERGED // (k + more_scores.shape[1]))
+    for first in range(0, scores.shape[0], step):
+        block = slice(first, first + step)
+        both = torch.cat([scores[block], more_scores[block]], 1)
+        both_ids = torch.cat([ids[block], more_ids[block]], 1)
+        order = both.sort(dim=1, descending=True, stable=True)
+        scores[block] = order.values[:, :k]
+        ids[block] = both_ids.gather(1, order.indices[:, :k])
+
+
+def _row_bytes(catalog: Catalog) -> int:
+    tables = (catalog.values, catalog.row_info, catalog.source)
+    return sum(t.shape[1] * t.element_size() for t in tables if t is not None)
+
+
+def _slices(catalog: Catalog) -> list[tuple[int, int]]:
+    """First row and end of every slice; none where there are no rows."""
+    num_rows = catalog.values.shape[0]
+    step = max(1, SLICE_BYTES // max(1, _row_bytes(catalog)))
+    return [(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+
+
+def _rows(catalog: Catalog, start: int, end: int) -> Catalog:
+    """A slice; nothing is copied."""
+
+    def cut(part: Tensor | None) -> Tensor | None:
+        return None if part is None else part[start:end]
+
+    return Catalog(catalog.values[start:end], *map(cut, catalog[1:]))
+
+
+def _is_long(query: Tensor, catalog: Catalog) -> bool:
+    return catalog.values.numel() * max(query.shape[0], _WALK) > _LONG_WORK
