@@ -265,6 +265,7 @@ void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n) 
 std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queries,
                                  const int64_t* targets) {
   std::vector<float> result(queries.rows, -std::numeric_limits<float>::infinity());
+  if (catalog.items.rows == 0) return result;  // no row to stand in for targets of -1
   const int64_t lanes = catalog.tile.lanes, rows = catalog.tile.rows;
   torch::stable::parallel_for(0, (queries.rows + lanes - 1) / lanes, 1,
                               [&](int64_t begin, int64_t end) {

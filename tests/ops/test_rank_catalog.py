@@ -228,6 +228,13 @@ def test_empty_dimensions(level, rows, num_items, dim):
     assert rk.reward_catalog(query, table, targets, None, ("mrr", "auc")).shape == (rows, 2)
 
 
+def test_targets_that_are_elsewhere_have_no_score(level):
+    score = torch.ops.rl4rec.score_catalog_targets
+    for table in (torch.ones(0, 3), torch.ones(2, 3)):
+        scores = score(torch.ones(2, 3), table, torch.tensor([-1, -1]), None)
+        assert scores.tolist() == [-math.inf] * 2
+
+
 def test_long_ties_take_no_longer_sums():
     """A constant model over a large catalog: closed forms stand for sums over all ranks."""
     query, table = torch.ones(2, 1), torch.ones(100_000, 1)
