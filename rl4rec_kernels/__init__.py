@@ -13,6 +13,7 @@ from rl4rec_kernels.data import (
 )
 from rl4rec_kernels.evaluation import Evaluation, evaluate
 from rl4rec_kernels.metrics import RankCounts, metrics_from_counts
+from rl4rec_kernels.mining import mine_hard_negatives
 from rl4rec_kernels.ops import (
     cpu_level,
     rank_candidates,
@@ -50,6 +51,7 @@ __all__ = [
     "evaluate",
     "load_item_metadata",
     "metrics_from_counts",
+    "mine_hard_negatives",
     "quantize_table",
     "rank_candidates",
     "rank_catalog",
