@@ -8,6 +8,7 @@ from rl4rec_kernels.correction import bias_variance_estimator, corrected_metrics
 from rl4rec_kernels.data import (
     PromptGenerator,
     RecommendationDataset,
+    create_dataloader,
     create_dataloaders,
     load_item_metadata,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "bias_variance_estimator",
     "corrected_metrics",
     "cpu_level",
+    "create_dataloader",
     "create_dataloaders",
     "evaluate",
     "load_item_metadata",
