@@ -8,11 +8,13 @@ from rl4rec_kernels.correction import bias_variance_estimator, corrected_metrics
 from rl4rec_kernels.data import (
     PromptGenerator,
     RecommendationDataset,
+    create_dataloader,
     create_dataloaders,
     load_item_metadata,
 )
 from rl4rec_kernels.evaluation import Evaluation, evaluate
 from rl4rec_kernels.metrics import RankCounts, metrics_from_counts
+from rl4rec_kernels.mining import mine_hard_negatives
 from rl4rec_kernels.ops import (
     cpu_level,
     rank_candidates,
@@ -48,10 +50,12 @@ __all__ = [
     "bias_variance_estimator",
     "corrected_metrics",
     "cpu_level",
+    "create_dataloader",
     "create_dataloaders",
     "evaluate",
     "load_item_metadata",
     "metrics_from_counts",
+    "mine_hard_negatives",
     "quantize_table",
     "rank_candidates",
     "rank_catalog",

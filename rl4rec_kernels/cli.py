@@ -130,21 +130,62 @@ def index_info(path: Annotated[Path, typer.Argument(help="An index file.")]) -> 
 def sample(
     name: Annotated[str, typer.Argument(help="Name of the data set: its directory.")],
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "train",
-    num_negs: Annotated[int, typer.Option(min=0, help="Negatives a user.")] = 99,
+    num_negs: Annotated[int, typer.Option(min=0, help="Random negatives a user.")] = 99,
+    hard: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Hard negatives a user, before the random ones: unseen items that score highest "
+            "for the user's latest titles.",
+        ),
+    ] = 0,
+    skip_top: Annotated[
+        int, typer.Option(min=0, help="Leave out this many of the hardest, which may be right.")
+    ] = 0,
+    index: Annotated[
+        Path | None, typer.Option(help="An index file for --hard (default: kept in the cache).")
+    ] = None,
+    encoder: EncoderName = "minilm",
     data_dir: DataDir = None,
     seed: Seed = 42,
 ) -> None:
     """Print the samples of a split with their negatives, one JSON object a line."""
     from rl4rec_kernels.data import PromptGenerator, RecommendationDataset, load_item_metadata
 
+    if not hard and (index is not None or skip_top):
+        raise ValueError("--index and --skip-top are about hard negatives; pass --hard N, or drop "
+                         "them")  # fmt: skip
     item_metadata = load_item_metadata(name, data_dir=data_dir)
     dataset = RecommendationDataset(
         name, item_metadata, PromptGenerator(item_metadata), split,
-        num_negs=num_negs, num_items=max(item_metadata) + 1, seed=seed, data_dir=data_dir,
+        num_negs=0 if hard else num_negs, num_items=max(item_metadata) + 1, seed=seed,
+        data_dir=data_dir,
     )  # fmt: skip
+    if hard:
+        mined = _mine(dataset, hard, skip_top, index, encoder)
+        dataset = dataset.with_negatives(mined, num_random=num_negs)
     _json_is_utf8()
     for i in range(len(dataset)):
         print(json.dumps(dataset[i], ensure_ascii=False))
+
+
+def _mine(dataset: Any, num_negs: int, skip_top: int, index: Path | None, encoder: str) -> Any:
+    """Hard negatives of a dataset's users by their latest titles."""
+    from rl4rec_kernels.data.recent import recent_titles
+    from rl4rec_kernels.mining import mine_hard_negatives
+    from rl4rec_kernels.retrieval import Encoder, ItemIndex
+    from rl4rec_kernels.retrieval.cache import cached_index
+
+    model, metadata = Encoder(encoder), dataset.item_metadata
+    if index is None:
+        items = cached_index(dataset.data_name, metadata, model)
+    else:
+        items = ItemIndex.open(index, encoder=model)
+    texts = [recent_titles(metadata, history) for history in dataset.histories.to_lists()]
+    return mine_hard_negatives(
+        model.encode_queries(texts).cpu(), items.table, dataset.targets, dataset.seen, num_negs,
+        skip_top, valid=items.valid, user_ids=dataset.user_ids,
+    )  # fmt: skip
 
 
 @app.command()

@@ -56,6 +56,22 @@ def test_sample(data_dir):
         assert not seen & set(row["neg_items"])
 
 
+def test_sample_hard_negatives(data_dir, index):
+    done = rl4rec(
+        "sample", "toys", "--num-negs", "2", "--hard", "3", "--skip-top", "1",
+        "--index", str(index), "--data-dir", str(data_dir),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(line)["neg_items"] for line in done.stdout.splitlines())
+    assert len(set(first)) == len(set(second)) == 5
+    assert not {1, 2, 3, 4, 5} & set(first)
+    assert not {5, 6, 7, 8} & set(second)
+    # User 1 had a red car and a red ball, user 2 a blue ball: what is most like them and unseen are
+    # other cars and balls, of which the best is left out.
+    assert set(first[:2]) <= {6, 9, 10}
+    assert second[0] in (1, 9)
+
+
 def test_reward(index):
     requests = [
         {"text": "<query>red ball</query>", "target": 1, "neg_items": [2, 7, 12]},
@@ -192,6 +208,7 @@ def test_evaluate_texts_of_a_model(data_dir, index, tmp_path):
     [
         (["index", "info", "nothing.safetensors"], "there is no file nothing.safetensors"),
         (["sample", "nothing"], "no dataset 'nothing'"),
+        (["sample", "nothing", "--skip-top", "2"], "pass --hard N, or drop them"),
         (["demo", "--data", "nowhere"], "--data nowhere is not a directory"),
         (["demo", "--users", "0"], "Invalid value for '--users'"),
         (["reward", "--index", "nothing.safetensors"], "there is no file"),

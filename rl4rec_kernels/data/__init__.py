@@ -2,7 +2,13 @@
 
 from rl4rec_kernels.data.dataset import RecommendationDataset, Sample
 from rl4rec_kernels.data.interactions import Interactions, load_interactions
-from rl4rec_kernels.data.loaders import Batch, DataLoaders, collate_samples, create_dataloaders
+from rl4rec_kernels.data.loaders import (
+    Batch,
+    DataLoaders,
+    collate_samples,
+    create_dataloader,
+    create_dataloaders,
+)
 from rl4rec_kernels.data.metadata import load_item_metadata
 from rl4rec_kernels.data.negatives import split_seed
 from rl4rec_kernels.data.prompts import PromptGenerator
@@ -18,6 +24,7 @@ __all__ = [
     "RecommendationDataset",
     "Sample",
     "collate_samples",
+    "create_dataloader",
     "create_dataloaders",
     "load_interactions",
     "load_item_metadata",

@@ -1,5 +1,6 @@
 """``RecommendationDataset``: one sample a user, made of a prompt, a target and negatives."""
 
+import copy
 import logging
 import operator
 import os
@@ -7,14 +8,24 @@ from collections.abc import Mapping
 from typing import Any, SupportsIndex, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.data.export import to_hf
 from rl4rec_kernels.data.interactions import Interactions, load_interactions
-from rl4rec_kernels.data.negatives import check_alpha, draw_negatives, sampling_weights, split_seed
+from rl4rec_kernels.data.negatives import (
+    check_alpha,
+    check_given,
+    draw_negatives,
+    put_beside,
+    sampling_weights,
+    split_seed,
+    verify_negatives,
+)
 from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
 from rl4rec_kernels.data.splits import leave_one_out, split_index
+from rl4rec_kernels.ragged import RaggedIds
 from rl4rec_kernels.sampling import MOST_ITEMS
 
 logger = logging.getLogger("rl4rec_kernels.data")
@@ -62,6 +73,15 @@ class RecommendationDataset(Dataset[Sample]):
         `item_counts`, so with ``neg_alpha > 0`` items in no history are never drawn.
     interactions : Interactions, optional
         The interactions, where they are loaded already; no file is read then.
+
+    Attributes
+    ----------
+    user_ids, targets : int64, shape [U]
+        The users, and what each took next.
+    histories, seen : RaggedIds, U rows
+        What came before the target, and all that the user ever took, in any split.
+    negatives : int64, shape [U, num_negs]
+        What is in ``neg_items``; see `with_negatives`.
 
     Notes
     -----
@@ -123,20 +143,14 @@ class RecommendationDataset(Dataset[Sample]):
         self.user_ids = parts.user_ids
         self.targets = parts.targets
         self.histories = parts.histories
+        self.seen = parts.seen
+        self.neg_alpha = neg_alpha
         self.user_tokens = interactions.user_tokens
         self.item_tokens = interactions.item_tokens
         self.report = parts.report
         self.negatives = np.empty((len(self), 0), dtype=np.int64)
         if num_negs:
-            weights = sampling_weights(num_items, known, self.item_counts, neg_alpha)
-            self.negatives = draw_negatives(
-                num_items,
-                parts.seen,
-                num_negs,
-                seed=split_seed(seed, split),
-                user_ids=self.user_ids,
-                weights=weights,
-            )
+            self.negatives = self._draw(num_negs, self.seen)
         if not self.report.clean:
             logger.warning("%s %s", data_name, self.report)
 
@@ -167,6 +181,51 @@ class RecommendationDataset(Dataset[Sample]):
         start, end = self.histories.offsets[index : index + 2]
         return list(self.histories.values[start:end].tolist())
 
+    def with_negatives(
+        self, negatives: npt.ArrayLike, *, num_random: int = 0
+    ) -> "RecommendationDataset":
+        """Return the same samples with other negatives, for example hard ones.
+
+        Parameters
+        ----------
+        negatives : int, shape [U, n]
+            The users' negatives, in the order of `user_ids`, as `mine_hard_negatives` finds them
+            for `targets` and `seen`.
+        num_random : int
+            How many to draw beside them for each user, as the constructor would with this dataset's
+            `seed` and `neg_alpha`, but never one of the user's `negatives`.
+
+        Returns
+        -------
+        RecommendationDataset
+            Its ``neg_items`` are a user's `negatives`, in their order, then the random ones; it has
+            ``n + num_random`` of them. This dataset and its own negatives stay as they are.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `negatives` is no such array, or holds what is no item with metadata, stands twice in
+            its row, or was seen by its user; the message names the user and the item. Also if a
+            user has too few items left for `num_random`.
+
+        Examples
+        --------
+        >>> hard = mine_hard_negatives(
+        ...     query, index.table, train.targets, train.seen, 10, valid=index.valid
+        ... )  # doctest: +SKIP
+        >>> train = train.with_negatives(hard, num_random=89)  # doctest: +SKIP
+        """
+        given = check_given(negatives, len(self))
+        num_random = whole_number("num_random", num_random, 0)
+        known = sampling_weights(self.num_items, self._known_items, self.item_counts, 0.0)
+        verify_negatives(given, self.num_items, self.seen, self.user_ids, known)
+        if num_random:
+            drawn = self._draw(num_random, put_beside(self.seen, given))
+            given = np.concatenate([given, drawn], axis=1)
+        other = copy.copy(self)
+        other.negatives, other.num_negs = given, given.shape[1]
+        return other
+
     def to_hf(self, conversational: bool = False) -> Any:
         """Return all samples as a Hugging Face ``datasets.Dataset``.
 
@@ -184,6 +243,23 @@ class RecommendationDataset(Dataset[Sample]):
             If ``datasets`` is not installed.
         """
         return to_hf(self, conversational)
+
+    @property
+    def _known_items(self) -> np.ndarray:
+        return np.fromiter(self.item_metadata, dtype=np.int64)
+
+    def _draw(self, num_negs: int, seen: RaggedIds) -> np.ndarray:
+        weights = sampling_weights(
+            self.num_items, self._known_items, self.item_counts, self.neg_alpha
+        )
+        return draw_negatives(
+            self.num_items,
+            seen,
+            num_negs,
+            seed=split_seed(self.seed, self.split),
+            user_ids=self.user_ids,
+            weights=weights,
+        )
 
     def __repr__(self) -> str:
         return (

@@ -50,6 +50,55 @@ def collate_samples(samples: Sequence[Sample]) -> Batch:
     }
 
 
+def create_dataloader(
+    dataset: RecommendationDataset,
+    *,
+    batch_size: int = 32,
+    shuffle: bool = False,
+    seed: int = 42,
+    num_workers: int = 0,
+) -> DataLoader[Sample]:
+    """Make the DataLoader of one dataset, for example of one with hard negatives.
+
+    Parameters
+    ----------
+    dataset : RecommendationDataset
+        The samples.
+    batch_size : int
+        Samples a batch.
+    shuffle : bool
+        Whether each epoch has an order of its own, the same in every run.
+    seed : int
+        Of the order.
+    num_workers : int
+        Worker processes; the order does not depend on them.
+
+    Returns
+    -------
+    DataLoader
+        Its batches are `Batch`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a number is out of range.
+    """
+    seed = whole_number("seed", seed, 0)
+    # The sampler has a generator of its own, because a DataLoader draws seeds for its workers from
+    # its generator: the order must not depend on how many there are.
+    order = RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))
+    num_workers = whole_number("num_workers", num_workers, 0)
+    return DataLoader(
+        dataset,
+        batch_size=whole_number("batch_size", batch_size, 1),
+        sampler=order if shuffle else None,
+        generator=torch.Generator().manual_seed(seed),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        collate_fn=collate_samples,
+    )
+
+
 def create_dataloaders(args: Any) -> DataLoaders:
     """Make the DataLoaders of all three splits.
 
@@ -111,18 +160,8 @@ def create_dataloaders(args: Any) -> DataLoaders:
     )
 
     def loader(dataset: RecommendationDataset, shuffle: bool) -> DataLoader[Sample]:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            # The sampler has a generator of its own, because a DataLoader draws seeds for its
-            # workers from its generator: the order must not depend on how many there are.
-            sampler=RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))
-            if shuffle
-            else None,
-            generator=torch.Generator().manual_seed(seed),
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            collate_fn=collate_samples,
+        return create_dataloader(
+            dataset, batch_size=batch_size, shuffle=shuffle, seed=seed, num_workers=num_workers
         )
 
     return DataLoaders(

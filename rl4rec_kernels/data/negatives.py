@@ -1,6 +1,7 @@
 """Drawing the negatives of a split, and checking them."""
 
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -89,8 +90,35 @@ def draw_negatives(
     negatives = sample_negatives(
         num_items, seen, num_negs, seed=seed, user_ids=user_ids, weights=weights, first_item=1
     )
-    verify_negatives(negatives, num_items, seen, user_ids, weights)
+    try:
+        verify_negatives(negatives, num_items, seen, user_ids, weights)
+    except ValueError as error:
+        raise RuntimeError(f"{error}; this is a bug of the sampler, please report it") from error
     return negatives
+
+
+def check_given(negatives: Any, num_users: int) -> np.ndarray:
+    """Turn negatives that were made elsewhere into int64 [num_users, n].
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no such array of whole numbers.
+    """
+    array = np.asarray(negatives)
+    if array.ndim != 2 or array.shape[0] != num_users:
+        raise ValueError(f"negatives must be [{num_users}, n], a row for each user in the order of "
+                         f"user_ids, got shape {array.shape}")  # fmt: skip
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"negatives must be item ids, got {array.dtype}")
+    return array.astype(np.int64)
+
+
+def put_beside(ids: RaggedIds, more: np.ndarray) -> RaggedIds:
+    """Ragged ids with the rows of the array `more` [U, n] before theirs."""
+    width = more.shape[1]
+    values = np.insert(ids.values, np.repeat(ids.offsets[:-1], width), more.ravel())
+    return RaggedIds(values, ids.offsets + width * np.arange(len(ids.offsets)))
 
 
 def verify_negatives(
@@ -104,15 +132,14 @@ def verify_negatives(
 
     Raises
     ------
-    RuntimeError
+    ValueError
         If one is not; the message names the user and the item.
     """
 
     def refuse(items: np.ndarray, bad: np.ndarray, why: str) -> None:
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            raise RuntimeError(f"negative {items[row, column]} of user {user_ids[row]} {why}; this "
-                               "is a bug of the sampler, please report it")  # fmt: skip
+            raise ValueError(f"negative {items[row, column]} of user {user_ids[row]} {why}")
 
     outside = (negatives < 1) | (negatives >= num_items)
     refuse(negatives, outside, f"is outside 1…{num_items - 1}")

@@ -18,7 +18,16 @@ from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, metrics_from_counts, 
 from rl4rec_kernels.ops import rank_candidates, rank_catalog
 from rl4rec_kernels.ops._arguments import check_embeddings
 from rl4rec_kernels.ragged import RaggedIds
-from rl4rec_kernels.retrieval.ids import as_ragged, check_inside, check_targets, with_targets
+from rl4rec_kernels.retrieval.ids import (
+    as_pairs,
+    as_ragged,
+    check_inside,
+    check_targets,
+    check_valid_items,
+    count_items,
+    valid_rows,
+    with_targets,
+)
 from rl4rec_kernels.retrieval.item_index import check_finite
 
 SAMPLED = "sampled"
@@ -132,8 +141,8 @@ def evaluate(
     if negatives is None and not whole_catalog:
         raise ValueError("whole_catalog=False needs negatives to rank among")
     items = check_targets(targets, num_users)
-    may_compete = _check_valid(valid, num_rows)
-    _check_items("targets", items, may_compete)
+    may_compete = valid_rows(valid, num_rows)
+    check_valid_items("targets", items, may_compete)
     excluded = None if exclude is None else as_ragged("exclude", exclude, num_users)
     sampled = None if negatives is None else as_ragged("negatives", negatives, num_users)
     if excluded is not None:
@@ -143,7 +152,7 @@ def evaluate(
     check_finite("query", query)
     check_finite("table", table)
 
-    num_items = _count_items(items, excluded, may_compete)
+    num_items = torch.from_numpy(count_items(items, excluded, may_compete))
     counts: dict[str, RankCounts] = {}
     if sampled is not None:
         counts[SAMPLED] = rank_candidates(query, table, with_targets(items, sampled))
@@ -202,18 +211,6 @@ def _estimate(
     return Results(len(next(iter(values.values()))), protocols)
 
 
-def _count_items(items: np.ndarray, excluded: RaggedIds | None, valid: np.ndarray) -> Tensor:
-    """How many items may compete for each target, itself included, int64 [B]."""
-    num_items = np.full(len(items), valid.sum())
-    if excluded is not None:
-        rows = rows_of(excluded)
-        pairs = np.unique(_pairs(rows, excluded.values, len(valid)))
-        rows, ids = np.divmod(pairs, len(valid))
-        gone = valid[ids] & (ids != items[rows])
-        num_items -= np.bincount(rows[gone], minlength=len(items))
-    return torch.from_numpy(num_items)
-
-
 def _check_negatives(
     negatives: RaggedIds, items: np.ndarray, excluded: RaggedIds | None, valid: np.ndarray
 ) -> None:
@@ -225,44 +222,21 @@ def _check_negatives(
             raise ValueError(f"negatives: item {negatives.values[place]} of row {rows[place]} "
                              f"{why}; draw them by sample_negatives(…, seen=exclude)")  # fmt: skip
 
-    _check_items("negatives", negatives.values, valid)
+    check_valid_items("negatives", negatives.values, valid)
     empty = np.flatnonzero(np.diff(negatives.offsets) == 0)
     if empty.size:
         raise ValueError(f"negatives: row {empty[0]} has none, so its target would always rank "
                          "first; give it some, or leave the row out")  # fmt: skip
     rows = rows_of(negatives)
     refuse(negatives.values == items[rows], "is the row's target")
-    pairs = _pairs(rows, negatives.values, len(valid))
+    pairs = as_pairs(rows, negatives.values, len(valid))
     order = pairs.argsort(kind="stable")
     again = np.zeros(len(pairs), dtype=bool)
     again[order[1:]] = np.diff(pairs[order]) == 0
     refuse(again, "stands there twice")
     if excluded is not None:
-        gone = _pairs(rows_of(excluded), excluded.values, len(valid))
+        gone = as_pairs(rows_of(excluded), excluded.values, len(valid))
         refuse(np.isin(pairs, gone), "is also in exclude")
-
-
-def _pairs(rows: np.ndarray, ids: np.ndarray, num_rows: int) -> np.ndarray:
-    """A row and an id as one number."""
-    return rows * num_rows + ids
-
-
-def _check_items(name: str, ids: np.ndarray, valid: np.ndarray) -> None:
-    check_inside(name, ids, len(valid))
-    if not valid[ids].all():
-        raise IndexError(f"{name}: {ids[~valid[ids]][0]} is no item by valid (it is padding, or "
-                         "had no metadata); leave it out")  # fmt: skip
-
-
-def _check_valid(valid: Any, num_rows: int) -> np.ndarray:
-    """Which rows may compete, bool [N]."""
-    if valid is None:
-        return np.ones(num_rows, dtype=bool)
-    if not isinstance(valid, Tensor) or valid.dtype != torch.bool or valid.shape != (num_rows,):
-        raise ValueError(f"valid must be a bool tensor [{num_rows}], got "
-                         f"{getattr(valid, 'dtype', type(valid).__name__)} "
-                         f"{tuple(getattr(valid, 'shape', ()))}")  # fmt: skip
-    return valid.cpu().numpy()
 
 
 def _check_ks(ks: Any) -> tuple[int, ...]:

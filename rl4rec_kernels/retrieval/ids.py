@@ -3,7 +3,10 @@
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from rl4rec_kernels.data.splits import rows_of
 from rl4rec_kernels.ragged import RaggedIds
 
 
@@ -86,3 +89,50 @@ def check_inside(name: str, ids: np.ndarray, num_rows: int) -> None:
     if outside.any():
         raise IndexError(f"{name}: item {ids[outside][0]} is not in the index, whose ids are below "
                          f"{num_rows}; check that both are of one data set")  # fmt: skip
+
+
+def check_valid_items(name: str, ids: np.ndarray, valid: np.ndarray) -> None:
+    """Check that all ids are rows of a table that the mask `valid` [N] calls items.
+
+    Raises
+    ------
+    IndexError
+        If one is not; the message names it.
+    """
+    check_inside(name, ids, len(valid))
+    if not valid[ids].all():
+        raise IndexError(f"{name}: {ids[~valid[ids]][0]} is no item by valid (it is padding, or "
+                         "had no metadata); leave it out")  # fmt: skip
+
+
+def valid_rows(valid: Any, num_rows: int) -> np.ndarray:
+    """Which rows are items, bool [num_rows]; all where `valid` is None.
+
+    Raises
+    ------
+    ValueError
+        If it is no such mask.
+    """
+    if valid is None:
+        return np.ones(num_rows, dtype=bool)
+    if not isinstance(valid, Tensor) or valid.dtype != torch.bool or valid.shape != (num_rows,):
+        raise ValueError(f"valid must be a bool tensor [{num_rows}], got "
+                         f"{getattr(valid, 'dtype', type(valid).__name__)} "
+                         f"{tuple(getattr(valid, 'shape', ()))}")  # fmt: skip
+    return valid.cpu().numpy()
+
+
+def count_items(targets: np.ndarray, excluded: RaggedIds | None, valid: np.ndarray) -> np.ndarray:
+    """How many items may compete for each target, itself included, int64 [B]."""
+    num_items = np.full(len(targets), valid.sum())
+    if excluded is not None:
+        pairs = np.unique(as_pairs(rows_of(excluded), excluded.values, len(valid)))
+        rows, ids = np.divmod(pairs, len(valid))
+        gone = valid[ids] & (ids != targets[rows])
+        num_items -= np.bincount(rows[gone], minlength=len(targets))
+    return num_items
+
+
+def as_pairs(rows: np.ndarray, ids: np.ndarray, num_rows: int) -> np.ndarray:
+    """A row and an id of a table of `num_rows` as one number."""
+    return rows * num_rows + ids

@@ -287,7 +287,7 @@ def test_verification_finds_every_violation(negatives, message):
     weights = np.ones(10)
     weights[9] = 0
     verify_negatives(np.array([[5, 1], [3, 2]]), 10, seen, np.array([7, 8]), weights)
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(ValueError, match=message):
         verify_negatives(np.array(negatives), 10, seen, np.array([7, 8]), weights)
 
 

@@ -1,8 +1,6 @@
 """Item indexes: building, saving, mapping, refusing, importing."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from rl4rec_kernels import Encoder, ItemIndex
+from tests.memory import peak_growth
 
 METADATA = {
     1: {"title": "Red nail polish", "brand": "OPI", "category": "Nails"},
@@ -97,18 +96,13 @@ def test_the_table_is_mapped_not_read(tmp_path):
     """Opening 300 MB must not take 300 MB of memory."""
     path = tmp_path / "index.safetensors"
     ItemIndex.from_embeddings(torch.ones(200_000, 384)).save(path)
-    script = f"""
-import resource, torch
-from rl4rec_kernels import ItemIndex, rank_candidates
-import safetensors.torch
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    setup = "import torch, safetensors.torch; from rl4rec_kernels import ItemIndex, rank_candidates"
+    work = f"""
 index = ItemIndex.open({str(path)!r})
 counts = rank_candidates(torch.ones(1, 384), index.table, torch.tensor([[5, 100_000, 199_999]]))
 assert counts.tied.item() == 2
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert int(run.stdout) < 50_000
+    assert peak_growth(setup, work) < 50
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, index):
