@@ -131,39 +131,6 @@ def test_movielens(ml100k_dir, caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_guide_dataset_and_verification(beauty_dir, monkeypatch):
-    monkeypatch.setenv("RL4REC_DATA", str(beauty_dir))
-    item_metadata = load_item_metadata("beauty")
-    num_items = max(item_metadata.keys()) + 1
-    prompt_generator = PromptGenerator(item_metadata=item_metadata)
-    train_dataset = RecommendationDataset(
-        data_name="beauty",
-        item_metadata=item_metadata,
-        prompt_generator=prompt_generator,
-        split="train",
-        num_negs=5,
-        num_items=num_items,
-    )
-    sample = train_dataset[0]
-    assert list(sample.keys()) == ["prompt", "history", "target", "user_id", "neg_items"]
-    assert len(sample["neg_items"]) == 5
-
-    history_set = set(sample["history"])
-    target = sample["target"]
-    neg_set = set(sample["neg_items"])
-    assert target not in neg_set
-    assert len(history_set & neg_set) == 0
-
-    test_dataset = RecommendationDataset(
-        data_name="beauty",
-        item_metadata=item_metadata,
-        prompt_generator=prompt_generator,
-        split="test",
-        num_negs=0,
-    )
-    assert test_dataset[0]["neg_items"] == []
-
-
 def test_guide_pipeline(beauty_dir, monkeypatch):
     monkeypatch.setenv("RL4REC_DATA", str(beauty_dir))
     args = argparse.Namespace(
