@@ -98,21 +98,16 @@ using Floats8 [[gnu::vector_size(32)]] = float;
 using Floats16 [[gnu::vector_size(64)]] = float;
 
 // fold adds the lanes of a vector, its upper half onto its lower one, until one is left.
-template <typename Whole, typename Half>
-[[gnu::always_inline]] inline Half halve(const Whole& v) {
-  Half low, high;
-  __builtin_memcpy(&low, &v, sizeof(Half));
-  __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(Half), sizeof(Half));
-  return low + high;
-}
 [[maybe_unused, gnu::always_inline]] inline float fold(const Floats4& v) {
   return (v[0] + v[2]) + (v[1] + v[3]);
 }
 [[maybe_unused, gnu::always_inline]] inline float fold(const Floats8& v) {
-  return fold(halve<Floats8, Floats4>(v));
+  return fold(__builtin_shufflevector(v, v, 0, 1, 2, 3) +
+              __builtin_shufflevector(v, v, 4, 5, 6, 7));
 }
 [[maybe_unused, gnu::always_inline]] inline float fold(const Floats16& v) {
-  return fold(halve<Floats16, Floats8>(v));
+  return fold(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+              __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
 }
 
 // kStep partial sums. Everything about them is unrolled, so that they stay in registers.
@@ -128,7 +123,8 @@ struct Sums {
   // Adds pairwise; which sums are paired is the same for every vector width.
   [[gnu::always_inline]] float total() const {
     Floats folded[kParts];
-    __builtin_memcpy(folded, parts, sizeof(folded));
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; ++p) folded[p] = parts[p];
 #pragma GCC unroll 4
     for (int half = kParts / 2; half > 0; half /= 2)
 #pragma GCC unroll 4

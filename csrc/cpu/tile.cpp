@@ -191,7 +191,20 @@ int64_t band(const float* scores, int64_t num_rows, const float* low, const floa
 #endif
 }
 
-// Four values of each of 16 items at a time, turned so that a vector holds one dimension of all.
+#if defined(__AVX512F__)
+// sum += query[d] * items' d for 16 items, one a lane, and the 4 dimensions from d on. four[j]
+// holds these of the items j, 4 + j, 8 + j and 12 + j; they are turned so that a vector holds one
+// dimension.
+[[gnu::always_inline]] inline void add_four(__m512& sum, const float* query, const __m512* four) {
+  const __m512 a = _mm512_unpacklo_ps(four[0], four[1]), b = _mm512_unpackhi_ps(four[0], four[1]);
+  const __m512 c = _mm512_unpacklo_ps(four[2], four[3]), e = _mm512_unpackhi_ps(four[2], four[3]);
+  sum += query[0] * _mm512_shuffle_ps(a, c, 0x44);
+  sum += query[1] * _mm512_shuffle_ps(a, c, 0xee);
+  sum += query[2] * _mm512_shuffle_ps(b, e, 0x44);
+  sum += query[3] * _mm512_shuffle_ps(b, e, 0xee);
+}
+#endif
+
 void chain(const float* query, const float* const* items, int64_t n, int64_t dim, float* scores) {
   int64_t i = 0;
 #if defined(__AVX512F__)
@@ -203,27 +216,24 @@ void chain(const float* query, const float* const* items, int64_t n, int64_t dim
     }
     __m512 sum = _mm512_setzero_ps();
     int64_t d = 0;
-    for (; d + 4 <= dim; d += 4) {
-      if (d % 16 == 0) {
-#pragma GCC unroll 16
-        for (int j = 0; j < 16; ++j) __builtin_prefetch(ahead[j] + d);
-      }
-      __m512 four[4];
+    for (; d + 16 <= dim; d += 16) {
+      __m512 quarters[4][4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) {
-        four[j] = _mm512_castps128_ps512(_mm_loadu_ps(item[j] + d));
-        four[j] = _mm512_insertf32x4(four[j], _mm_loadu_ps(item[4 + j] + d), 1);
-        four[j] = _mm512_insertf32x4(four[j], _mm_loadu_ps(item[8 + j] + d), 2);
-        four[j] = _mm512_insertf32x4(four[j], _mm_loadu_ps(item[12 + j] + d), 3);
+        const float *p = item[j] + d, *q = item[4 + j] + d, *r = item[8 + j] + d,
+                    *s = item[12 + j] + d;
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) {
+          __m512 four = _mm512_castps128_ps512(_mm_loadu_ps(p + 4 * k));
+          four = _mm512_insertf32x4(four, _mm_loadu_ps(q + 4 * k), 1);
+          four = _mm512_insertf32x4(four, _mm_loadu_ps(r + 4 * k), 2);
+          quarters[k][j] = _mm512_insertf32x4(four, _mm_loadu_ps(s + 4 * k), 3);
+        }
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; ++k) __builtin_prefetch(ahead[4 * j + k] + d);
       }
-      const __m512 a = _mm512_unpacklo_ps(four[0], four[1]),
-                   b = _mm512_unpackhi_ps(four[0], four[1]);
-      const __m512 c = _mm512_unpacklo_ps(four[2], four[3]),
-                   e = _mm512_unpackhi_ps(four[2], four[3]);
-      sum += query[d] * _mm512_shuffle_ps(a, c, 0x44);
-      sum += query[d + 1] * _mm512_shuffle_ps(a, c, 0xee);
-      sum += query[d + 2] * _mm512_shuffle_ps(b, e, 0x44);
-      sum += query[d + 3] * _mm512_shuffle_ps(b, e, 0xee);
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; ++k) add_four(sum, query + d + 4 * k, quarters[k]);
     }
     float lanes[16];
     __builtin_memcpy(lanes, &sum, sizeof(lanes));

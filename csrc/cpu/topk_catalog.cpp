@@ -86,7 +86,7 @@ class PieceSelector {
     if (refinement_) {
       // Strip by strip of the source, so that what the queries share of it is read once; but each
       // query should have a vector full of items in a strip.
-      constexpr int64_t kStripBytes = 256 << 10, kItemsAtOnce = 16;
+      constexpr int64_t kStripBytes = 256 << 10, kItemsAtOnce = 64;
       int64_t in_doubt = 1;
       for (const Selection& selection : selections) in_doubt += selection.size();
       const int64_t rows = std::max(kStripBytes / (4 * catalog_.items.dim + 1) + 1,
