@@ -43,10 +43,9 @@ def rank_catalog(
         Which rows are items; others never compete. Default: all.
     refine : bool
         For a quantized table: score those items again, in float32, whose quantized score is so near
-        the target's that rounding could decide (the bound and its proof stand in
-        csrc/cpu/refine.h). Counts are then exactly those of the table that was quantized. Without,
-        they are those of the rounded embeddings. Queries must be float32, finite and shorter than
-        1e18.
+        the target's that rounding could decide, see Notes. Counts are then exactly those of the
+        table that was quantized. Without, they are those of the rounded embeddings. Queries must be
+        float32, finite and shorter than 1e18.
     backend : {"auto", "cpu", "reference"}
         Who computes.
 
@@ -63,6 +62,23 @@ def rank_catalog(
         the argument.
     IndexError
         If an id is not in the table; the message names it.
+
+    Notes
+    -----
+    With `refine`, s = fl(q·t) is the float32 score of query q and item t, and ŝ = fl(q̂·t̂) that of
+    their rounded copies. Then::
+
+        |s - ŝ| <= |q·t - q̂·t̂| + |s - q·t| + |ŝ - q̂·t̂|
+                <= ‖q - q̂‖ ‖t̂‖ + ‖q‖ ‖t - t̂‖
+                   + γ ‖q‖ (‖t̂‖ + ‖t - t̂‖) + γ' (‖q‖ + ‖q - q̂‖) ‖t̂‖
+
+    The first line is the triangle inequality. In the second, q·t - q̂·t̂ = (q - q̂)·t̂ + q·(t - t̂)
+    and Cauchy-Schwarz give the first two terms. A sum of D products differs from the exact one by
+    at most γ Σ|q_j t_j| <= γ ‖q‖ ‖t‖ for any order of additions, γ = D u / (1 - D u), u = 2^-24
+    (Higham 2002, section 3.1), which gives the others; γ' also counts the roundings by the scales.
+    All lengths are computed, none is assumed: those of items by `quantize_table`, rounded up. A
+    constant covers underflow. So an item whose ŝ differs from the target's s by more than the bound
+    is above or below it for sure; the others are scored by the arithmetic of s.
     """
     values, row_info, source = split_table(query, table, refine)
     check_column("targets", targets, query)
