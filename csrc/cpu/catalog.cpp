@@ -12,23 +12,31 @@
 namespace rl4rec {
 namespace {
 
-constexpr int64_t kPanelBytes = 400
-                                << 10;  // of a block's panels: they stay in an L2 cache of 512 KiB
-
 Arithmetic choose(Storage items, Storage query, const Tile& tile) {
   if (items == kBFloat16 && query == kBFloat16 && tile.score_bfloat16) return Arithmetic::kBFloat16;
   if (items == kInt8 && tile.score_int8) return Arithmetic::kInt8;
   return Arithmetic::kFloat;
 }
 
+int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+
 int64_t words_of(Arithmetic arithmetic, int64_t dim) {
-  const int64_t in_word = arithmetic == Arithmetic::kFloat  ? 1
-                          : arithmetic == Arithmetic::kInt8 ? 4
-                                                            : 2;
-  return (dim + in_word - 1) / in_word;
+  switch (arithmetic) {
+    case Arithmetic::kBFloat16: return parts(dim, 2);
+    case Arithmetic::kInt8: return parts(dim, 4);
+    default: return dim;
+  }
 }
 
-int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+Pieces cut(const Catalog& catalog, int64_t num_queries, int64_t blocks, int64_t ranges) {
+  Pieces pieces;
+  const int64_t lanes = catalog.tile.lanes;
+  pieces.block_queries = parts(std::max<int64_t>(1, parts(num_queries, lanes)), blocks) * lanes;
+  pieces.num_blocks = parts(num_queries, pieces.block_queries);
+  pieces.range_rows = std::max(parts(catalog.items.rows, ranges), 16 * catalog.tile.rows);
+  pieces.num_ranges = std::max<int64_t>(1, parts(catalog.items.rows, pieces.range_rows));
+  return pieces;
+}
 
 const void* optional_data(const std::optional<Tensor>& given, std::optional<Tensor>& owner) {
   if (!given) return nullptr;
@@ -44,6 +52,8 @@ Catalog::Catalog(const Tensor& table, const std::optional<Tensor>& row_info,
       query_storage(row_info && items.storage != kFloat32 ? items.storage : queries.storage),
       tile(simd().tiles->for_queries(queries.rows)) {
   check_same_dim(queries, items);
+  check(items.rows < (int64_t{1} << 31), "table has ", items.rows, " rows, but at most 2^31 - 1 ",
+        "are served at once; cut it into slices");
   if (row_info)
     check(row_info->is_cpu() && row_info->scalar_type() == ScalarType::Float &&
               row_info->dim() == 2 && row_info->size(0) == items.rows && row_info->size(1) == 3,
@@ -220,20 +230,6 @@ void Exclusions::apply(const Entry*& entry, int64_t p, const ItemTile& tile, flo
     if (place >= 0) scores[place * lanes_ + entry->lane] = instead;
   }
 }
-
-namespace {
-
-Pieces cut(const Catalog& catalog, int64_t num_queries, int64_t blocks, int64_t ranges) {
-  Pieces pieces;
-  const int64_t lanes = catalog.tile.lanes;
-  pieces.block_queries = parts(std::max<int64_t>(1, parts(num_queries, lanes)), blocks) * lanes;
-  pieces.num_blocks = parts(num_queries, pieces.block_queries);
-  pieces.range_rows = std::max(parts(catalog.items.rows, ranges), 16 * catalog.tile.rows);
-  pieces.num_ranges = std::max<int64_t>(1, parts(catalog.items.rows, pieces.range_rows));
-  return pieces;
-}
-
-}  // namespace
 
 Pieces Pieces::by_items(const Catalog& catalog, int64_t num_queries, int64_t block_panels) {
   const int64_t panels = std::max<int64_t>(1, parts(num_queries, catalog.tile.lanes));

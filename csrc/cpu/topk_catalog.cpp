@@ -115,12 +115,8 @@ void merge(const std::vector<Best>& ranges, int64_t query, const Best& result) {
   std::vector<int64_t> next(ranges.size(), query * k);
   for (int64_t i = query * k; i < (query + 1) * k; ++i) {
     size_t from = 0;
-    for (size_t r = 1; r < ranges.size(); ++r) {
-      if (next[r] == (query + 1) * k) continue;
-      if (next[from] == (query + 1) * k ||
-          ranges[r].scores[next[r]] > ranges[from].scores[next[from]])
-        from = r;
-    }
+    for (size_t r = 1; r < ranges.size(); ++r)
+      if (ranges[r].scores[next[r]] > ranges[from].scores[next[from]]) from = r;
     result.scores[i] = ranges[from].scores[next[from]];
     result.ids[i] = ranges[from].ids[next[from]++];
   }
