@@ -109,7 +109,7 @@ void Panels::load_query(int64_t i) {
   const int64_t lanes = catalog_.tile.lanes, dim = queries_.dim;
   queries_.copy_row(begin_ + i, row_.data());
   scales_[i] = round_query(catalog_, row_.data(), dim, row_.data());
-  uint32_t* lane = &words_[i / lanes * panel_words() + i % lanes];
+  uint32_t* lane = words_.data() + i / lanes * panel_words() + i % lanes;
   if (catalog_.arithmetic == Arithmetic::kFloat) {
     for (int64_t j = 0; j < dim; ++j) std::memcpy(lane + j * lanes, &row_[j], sizeof(float));
   } else if (catalog_.arithmetic == Arithmetic::kBFloat16) {
@@ -148,16 +148,16 @@ void ItemTile::load_ids(const int64_t* ids, int64_t n) {
 }
 
 void ItemTile::add(int64_t id) {
-  uint32_t* to = &words_[size_ * stride_];
+  uint32_t* to = words_.data() + size_ * stride_;
   const char* from = static_cast<const char*>(catalog_.items.row(id));
   const int64_t dim = catalog_.items.dim;
   if (catalog_.arithmetic == Arithmetic::kFloat) {
     catalog_.items.copy_row(id, reinterpret_cast<float*>(to));
   } else if (catalog_.arithmetic == Arithmetic::kBFloat16) {
-    std::memcpy(to, from, 2 * dim);
+    std::copy_n(from, 2 * dim, reinterpret_cast<char*>(to));
   } else {
     // The instruction wants one factor unsigned: 128 is added by turning the sign bit over.
-    std::memcpy(to, from, dim);
+    std::copy_n(from, dim, reinterpret_cast<char*>(to));
     for (int64_t w = 0; w < catalog_.words; ++w) to[w] ^= 0x80808080;
   }
   ids_[size_] = id;

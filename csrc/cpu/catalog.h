@@ -46,10 +46,10 @@ class Panels {
 
   void load(int64_t begin, int64_t end);
   int64_t size() const { return (end_ - begin_ + catalog_.tile.lanes - 1) / catalog_.tile.lanes; }
-  const uint32_t* panel(int64_t p) const { return &words_[p * panel_words()]; }
+  const uint32_t* panel(int64_t p) const { return words_.data() + p * panel_words(); }
   // Of a lane, over all panels: what an int8 sum is lowered by and multiplied with.
-  const int32_t* offsets(int64_t p) const { return &offsets_[p * catalog_.tile.lanes]; }
-  const float* scales(int64_t p) const { return &scales_[p * catalog_.tile.lanes]; }
+  const int32_t* offsets(int64_t p) const { return offsets_.data() + p * catalog_.tile.lanes; }
+  const float* scales(int64_t p) const { return scales_.data() + p * catalog_.tile.lanes; }
 
  private:
   int64_t panel_words() const { return catalog_.words * catalog_.tile.lanes; }

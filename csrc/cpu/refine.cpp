@@ -81,7 +81,7 @@ Refinement::Refinement(const Catalog& quantized, const Embeddings& queries, cons
   const double underflow = (dim + 1) * std::ldexp(1.0, -120);
   std::vector<float> rounded(padded_dim_);
   for (int64_t q = 0; q < queries.rows; ++q) {
-    float* query = &queries_[q * padded_dim_];
+    float* query = queries_.data() + q * padded_dim_;
     queries.copy_row(q, query);
     const float scale = round_query(quantized, query, dim, rounded.data());
     double norm = 0.0, error = 0.0;
@@ -113,8 +113,9 @@ void Refinement::score(int64_t q, int64_t first, const int64_t* items, int64_t n
     const int64_t m = std::min(at_once, n - i);
     for (int64_t j = 0; j < m; ++j) {
       const int64_t id = first + items[i + j];
-      if (copied) source.copy_row(id, &copies[j * padded_dim_]);
-      rows[j] = copied ? &copies[j * padded_dim_] : static_cast<const float*>(source.row(id));
+      if (copied) source.copy_row(id, copies.data() + j * padded_dim_);
+      rows[j] =
+          copied ? copies.data() + j * padded_dim_ : static_cast<const float*>(source.row(id));
     }
     simd().tiles->chain(query(q), rows.data(), m, source.dim, scores + i);
   }

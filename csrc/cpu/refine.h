@@ -49,7 +49,7 @@ class Refinement {
   void score(int64_t q, int64_t first, const int64_t* items, int64_t n, float* scores) const;
 
  private:
-  const float* query(int64_t q) const { return &queries_[q * padded_dim_]; }
+  const float* query(int64_t q) const { return queries_.data() + q * padded_dim_; }
   // An item as float32, padded to whole steps; `copy` is used where it is not stored so.
   const float* source_row(int64_t id, std::vector<float>& copy) const;
 

@@ -161,7 +161,7 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
     range_ids.resize(pieces.num_ranges * size);
     ranges.clear();
     for (int64_t r = 0; r < pieces.num_ranges; ++r)
-      ranges.push_back({k, &range_scores[r * size], &range_ids[r * size]});
+      ranges.push_back({k, range_scores.data() + r * size, range_ids.data() + r * size});
   }
   const PieceSelector selector(catalog, exclusions, refinement, k);
   for_each_piece(catalog, queries, pieces, [&](int64_t block, int64_t range, const Panels& panels) {
