@@ -11,9 +11,14 @@ from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels._group import Group
 from rl4rec_kernels.metrics import RankCounts, metrics_from_counts, parse_metrics, parse_ties
 from rl4rec_kernels.ops import _library
-from rl4rec_kernels.ops._arguments import check_column, check_valid, split_ids, split_table
-from rl4rec_kernels.ops.slices import (
+from rl4rec_kernels.ops._arguments import (
     Catalog,
+    check_column,
+    check_valid,
+    split_ids,
+    split_table,
+)
+from rl4rec_kernels.ops.slices import (
     best_of_slices,
     check_ids,
     count_slices,

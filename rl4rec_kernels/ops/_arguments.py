@@ -4,7 +4,7 @@ Values (ids out of range) are checked by the kernels as they read them, so that 
 extra pass and works inside ``torch.compile``.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,6 +89,31 @@ def split_table(
         raise ValueError(f"table.source is {tuple(source.shape)} but table.values is "
                          f"{tuple(values.shape)}: they do not belong together")  # fmt: skip
     return values, row_info, source
+
+
+class Catalog(NamedTuple):
+    """What the catalog operators know of items: `split_table`'s result and the mask of rows."""
+
+    values: Tensor
+    row_info: Tensor | None
+    source: Tensor | None
+    valid: Tensor | None
+
+
+def split_catalog(
+    query: Any, table: Any, exclude: Any, valid: Any, refine: bool
+) -> tuple[Catalog, Tensor | None, Tensor | None]:
+    """Check what all catalog operators take; return the items, and `exclude` as by `split_ids`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `split_table`, `check_valid` and `split_ids`.
+    """
+    values, row_info, source = split_table(query, table, refine)
+    check_valid(valid, values)
+    ids, offsets = (None, None) if exclude is None else split_ids("exclude", exclude, query)
+    return Catalog(values, row_info, source, valid), ids, offsets
 
 
 def check_column(name: str, ids: Any, query: Tensor) -> None:

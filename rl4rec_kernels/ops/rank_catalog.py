@@ -5,8 +5,8 @@ from torch import Tensor
 
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _library, reference
-from rl4rec_kernels.ops._arguments import check_column, check_valid, split_ids, split_table
-from rl4rec_kernels.ops.slices import Catalog, is_streamed, rank_slices
+from rl4rec_kernels.ops._arguments import check_column, split_catalog
+from rl4rec_kernels.ops.slices import is_streamed, rank_slices
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
 
@@ -80,19 +80,16 @@ def rank_catalog(
     constant covers underflow. So an item whose ŝ differs from the target's s by more than the bound
     is above or below it for sure; the others are scored by the arithmetic of s.
     """
-    values, row_info, source = split_table(query, table, refine)
+    catalog, ids, offsets = split_catalog(query, table, exclude, valid, refine)
     check_column("targets", targets, query)
-    check_valid(valid, values)
-    ids, offsets = (None, None) if exclude is None else split_ids("exclude", exclude, query)
     if _library.resolve_backend(backend, query) == "reference":
-        plain = reference.dequantize(values, row_info) if source is None else source
-        return reference.rank_catalog(query, plain, targets, ids, offsets, valid)
-    catalog = Catalog(values, row_info, source, valid)
+        exact = reference.exact_table(*catalog[:3])
+        return reference.rank_catalog(query, exact, targets, ids, offsets, valid)
     if is_streamed(query, catalog):
         return rank_slices(query, catalog, targets, ids, offsets)
     return RankCounts(
         *torch.ops.rl4rec.rank_catalog(
-            query, values, targets, ids, offsets, valid, row_info, source, None
+            query, catalog.values, targets, ids, offsets, valid, *catalog[1:3], None
         )
     )
 

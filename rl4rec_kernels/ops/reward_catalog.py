@@ -7,8 +7,8 @@ from torch import Tensor
 
 from rl4rec_kernels.metrics import metrics_from_counts, parse_metrics, parse_ties
 from rl4rec_kernels.ops import _library, reference
-from rl4rec_kernels.ops._arguments import check_column, check_valid, split_ids, split_table
-from rl4rec_kernels.ops.slices import Catalog, is_streamed, rank_slices
+from rl4rec_kernels.ops._arguments import check_column, split_catalog
+from rl4rec_kernels.ops.slices import is_streamed, rank_slices
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
 
@@ -50,24 +50,21 @@ def reward_catalog(
         If an id is not in the table; the message names it.
     """
     parsed, rule = parse_metrics(metrics), parse_ties(ties)
-    values, row_info, source = split_table(query, table, refine)
+    catalog, ids, offsets = split_catalog(query, table, exclude, valid, refine)
     check_column("targets", targets, query)
-    check_valid(valid, values)
-    ids, offsets = (None, None) if exclude is None else split_ids("exclude", exclude, query)
     if _library.resolve_backend(backend, query) == "reference":
-        plain = reference.dequantize(values, row_info) if source is None else source
-        counts = reference.rank_catalog(query, plain, targets, ids, offsets, valid)
+        exact = reference.exact_table(*catalog[:3])
+        counts = reference.rank_catalog(query, exact, targets, ids, offsets, valid)
         return reference.metrics_from_counts(counts, parsed, rule).to(query.device).float()
-    catalog = Catalog(values, row_info, source, valid)
     if is_streamed(query, catalog):
-        return metrics_from_counts(
-            rank_slices(query, catalog, targets, ids, offsets), metrics, ties
-        )
+        counts = rank_slices(query, catalog, targets, ids, offsets)
+        return metrics_from_counts(counts, metrics, ties)
     kinds, cutoffs = [int(m.kind) for m in parsed], [m.cutoff for m in parsed]
-    return torch.ops.rl4rec.reward_catalog(
-        query.detach(), values.detach(), targets, ids, offsets, valid, row_info,
-        None if source is None else source.detach(), kinds, cutoffs, int(rule),
-    )  # fmt: skip
+    with torch.no_grad():
+        return torch.ops.rl4rec.reward_catalog(
+            query, catalog.values, targets, ids, offsets, valid, *catalog[1:3],
+            kinds, cutoffs, int(rule),
+        )  # fmt: skip
 
 
 @torch.library.register_fake("rl4rec::reward_catalog")

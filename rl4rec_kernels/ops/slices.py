@@ -6,13 +6,12 @@ slices add up, and the best of slices merge, to the very results of the whole ta
 on nothing but its query and its item.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from rl4rec_kernels._progress import progress
 from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.ops._arguments import Catalog
 
 SLICE_BYTES = 1 << 30
 """Tables of more bytes go slice by slice. A slice should stay in the page cache while all queries
@@ -21,15 +20,6 @@ pass it, and take so long that what comes with every slice does not matter."""
 _LONG_WORK = 10**12  # multiplications from which on a progress bar is shown: about ten seconds
 _WALK = 256  # queries that one walk over the items serves: fewer do not take less reading
 _MERGED = 1 << 20  # items that are merged at once, so that little memory is taken besides
-
-
-class Catalog(NamedTuple):
-    """What the catalog operators know of items: `split_table`'s result and the mask of rows."""
-
-    values: Tensor
-    row_info: Tensor | None
-    source: Tensor | None
-    valid: Tensor | None
 
 
 def is_streamed(query: Tensor, catalog: Catalog) -> bool:

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.ops import _library, reference
-from rl4rec_kernels.ops._arguments import check_valid, split_ids, split_table
-from rl4rec_kernels.ops.slices import Catalog, best_of_slices, check_ids, is_streamed
+from rl4rec_kernels.ops._arguments import split_catalog
+from rl4rec_kernels.ops.slices import best_of_slices, check_ids, is_streamed
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
 
@@ -53,24 +53,22 @@ def topk_catalog(
     IndexError
         If an excluded id is not in the table; the message names it.
     """
-    values, row_info, source = split_table(query, table, refine)
+    catalog, ids, offsets = split_catalog(query, table, exclude, valid, refine)
     k = whole_number("k", k, 1)
-    if k > values.shape[0]:
-        raise ValueError(f"k is {k} but the table has only {values.shape[0]} rows; ask for fewer")
-    check_valid(valid, values)
-    ids, offsets = (None, None) if exclude is None else split_ids("exclude", exclude, query)
+    num_rows = catalog.values.shape[0]
+    if k > num_rows:
+        raise ValueError(f"k is {k} but the table has only {num_rows} rows; ask for fewer")
     if _library.resolve_backend(backend, query) == "reference":
-        plain = reference.dequantize(values, row_info) if source is None else source
-        scores, best = reference.topk_catalog(query, plain, k, ids, offsets, valid)
+        exact = reference.exact_table(*catalog[:3])
+        scores, best = reference.topk_catalog(query, exact, k, ids, offsets, valid)
         return scores.float(), best
-    catalog = Catalog(values, row_info, source, valid)
     if is_streamed(query, catalog):
-        check_ids(values.shape[0], None, ids, offsets)
+        check_ids(num_rows, None, ids, offsets)
         return best_of_slices(query, catalog, k, ids, offsets)
-    return torch.ops.rl4rec.topk_catalog(
-        query.detach(), values.detach(), k, ids, offsets, valid, row_info,
-        None if source is None else source.detach(),
-    )  # fmt: skip
+    with torch.no_grad():
+        return torch.ops.rl4rec.topk_catalog(
+            query, catalog.values, k, ids, offsets, valid, *catalog[1:3]
+        )
 
 
 @torch.library.register_fake("rl4rec::topk_catalog")
