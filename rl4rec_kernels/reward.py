@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rl4rec_kernels._checks import whole_number
+from rl4rec_kernels.data.splits import rows_of, select
 from rl4rec_kernels.metrics import metrics_from_counts, parse_metric, parse_metrics, parse_ties
 from rl4rec_kernels.ragged import RaggedIds
 from rl4rec_kernels.retrieval.ids import as_ragged, check_targets
@@ -275,17 +276,16 @@ def _content_text(content: Any, row: int) -> str:
 
 def remove_repeats(negatives: RaggedIds, targets: np.ndarray) -> tuple[RaggedIds, NegativesReport]:
     """Keep the first of equal negatives of a row, and none that is the row's target."""
-    values, offsets = negatives
-    row = np.repeat(np.arange(len(targets)), np.diff(offsets))
+    values = negatives.values
+    row = rows_of(negatives)
     order = np.lexsort((values, row))  # stable: of equal negatives the first comes first
     again = (np.diff(values[order], prepend=-1) == 0) & (np.diff(row[order], prepend=-1) == 0)
     repeated = np.zeros(len(values), dtype=bool)
     repeated[order] = again
     is_target = values == targets[row]
     kept = ~(repeated | is_target)
-    kept_before = np.concatenate([[0], np.cumsum(kept)])
     report = NegativesReport(int((repeated & ~is_target).sum()), int(is_target.sum()))
-    return RaggedIds(values[kept], kept_before[offsets]), report
+    return select(negatives, kept), report
 
 
 def _metric_weights(reward_type: str, k: int) -> dict[str, float]:

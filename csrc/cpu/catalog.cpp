@@ -12,6 +12,10 @@
 namespace rl4rec {
 namespace {
 
+const Tile& tile_for(const Tiles& tiles, int64_t num_queries) {
+  return num_queries <= tiles.narrow.lanes ? tiles.narrow : tiles.wide;
+}
+
 Arithmetic choose(Storage items, Storage query, const Tile& tile) {
   if (items == kBFloat16 && query == kBFloat16 && tile.score_bfloat16) return Arithmetic::kBFloat16;
   if (items == kInt8 && tile.score_int8) return Arithmetic::kInt8;
@@ -50,7 +54,7 @@ Catalog::Catalog(const Tensor& table, const std::optional<Tensor>& row_info,
                  const std::optional<Tensor>& valid, const Embeddings& queries)
     : items(table, "table", row_info.has_value()),
       query_storage(row_info && items.storage != kFloat32 ? items.storage : queries.storage),
-      tile(simd().tiles->for_queries(queries.rows)) {
+      tile(tile_for(*simd().tiles, queries.rows)) {
   check_same_dim(queries, items);
   check(items.rows < (int64_t{1} << 31), "table has ", items.rows, " rows, but at most 2^31 - 1 ",
         "are served at once; cut it into slices");
@@ -126,7 +130,7 @@ void Panels::load_query(int64_t i) {
   }
 }
 
-ItemTile::ItemTile(const Catalog& catalog) : catalog_(catalog), row_(catalog.items.padded_dim()) {
+ItemTile::ItemTile(const Catalog& catalog) : catalog_(catalog) {
   // An odd number of cache lines, so that rows do not fall upon the same sets of the L1 cache. Rows
   // of floats are written in whole steps.
   const int64_t words = std::max<int64_t>(
@@ -187,9 +191,7 @@ int64_t ItemTile::place_of(int64_t id) const {
 
 Exclusions::Exclusions(const Catalog& catalog, int64_t num_queries, const int64_t* targets,
                        const std::optional<Tensor>& ids, const std::optional<Tensor>& offsets)
-    : lanes_(catalog.tile.lanes),
-      entries_((num_queries + lanes_ - 1) / lanes_),
-      counts_(num_queries) {
+    : lanes_(catalog.tile.lanes), entries_(parts(num_queries, lanes_)), counts_(num_queries) {
   std::optional<Candidates> excluded;
   if (ids) excluded.emplace(*ids, offsets, num_queries, "exclude");
   std::optional<IdCheck> id_check;
@@ -215,10 +217,15 @@ Exclusions::Exclusions(const Catalog& catalog, int64_t num_queries, const int64_
   if (id_check) id_check->raise();
 }
 
-const Exclusions::Entry* Exclusions::from(int64_t p, int64_t id) const {
-  const auto& entries = entries_[p];
-  return entries.data() +
-         (std::lower_bound(entries.begin(), entries.end(), Entry{id, -1}) - entries.begin());
+std::vector<const Exclusions::Entry*> Exclusions::from(int64_t first_panel, int64_t n,
+                                                       int64_t id) const {
+  std::vector<const Entry*> result(n);
+  for (int64_t p = 0; p < n; ++p) {
+    const auto& entries = entries_[first_panel + p];
+    result[p] = entries.data() +
+                (std::lower_bound(entries.begin(), entries.end(), Entry{id, -1}) - entries.begin());
+  }
+  return result;
 }
 
 void Exclusions::apply(const Entry*& entry, int64_t p, const ItemTile& tile, float instead,
@@ -263,27 +270,25 @@ std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queri
   std::vector<float> result(queries.rows, -std::numeric_limits<float>::infinity());
   if (catalog.items.rows == 0) return result;  // no row to stand in for targets of -1
   const int64_t lanes = catalog.tile.lanes, rows = catalog.tile.rows;
-  torch::stable::parallel_for(0, (queries.rows + lanes - 1) / lanes, 1,
-                              [&](int64_t begin, int64_t end) {
-                                Panels panels(catalog, queries);
-                                ItemTile tile(catalog);
-                                float scores[kMaxTileRows * kMaxLanes];
-                                for (int64_t p = begin; p < end; ++p) {
-                                  const int64_t last = std::min((p + 1) * lanes, queries.rows);
-                                  panels.load(p * lanes, last);
-                                  for (int64_t q = p * lanes; q < last; q += rows) {
-                                    int64_t ids[kMaxTileRows];
-                                    const int64_t n = std::min(rows, last - q);
-                                    for (int64_t r = 0; r < n; ++r)
-                                      ids[r] = std::max<int64_t>(targets[q + r], 0);
-                                    tile.load_ids(ids, n);
-                                    tile.score(panels, 0, scores);
-                                    for (int64_t r = 0; r < n; ++r)
-                                      if (targets[q + r] >= 0)
-                                        result[q + r] = scores[r * lanes + (q + r) % lanes];
-                                  }
-                                }
-                              });
+  const auto score_panels = [&](int64_t begin, int64_t end) {
+    Panels panels(catalog, queries);
+    ItemTile tile(catalog);
+    float scores[kMaxTileRows * kMaxLanes];
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t last = std::min((p + 1) * lanes, queries.rows);
+      panels.load(p * lanes, last);
+      for (int64_t q = p * lanes; q < last; q += rows) {
+        int64_t ids[kMaxTileRows];
+        const int64_t n = std::min(rows, last - q);
+        for (int64_t r = 0; r < n; ++r) ids[r] = std::max<int64_t>(targets[q + r], 0);
+        tile.load_ids(ids, n);
+        tile.score(panels, 0, scores);
+        for (int64_t r = 0; r < n; ++r)
+          if (targets[q + r] >= 0) result[q + r] = scores[r * lanes + (q + r) % lanes];
+      }
+    }
+  };
+  torch::stable::parallel_for(0, parts(queries.rows, lanes), 1, score_panels);
   return result;
 }
 

@@ -90,7 +90,6 @@ class ItemTile {
   const Catalog& catalog_;
   int64_t stride_, size_ = 0;  // stride in words
   std::vector<uint32_t> words_;
-  std::vector<float> row_;
   int64_t ids_[kMaxTileRows];
   float scales_[kMaxTileRows];
 };
@@ -111,8 +110,9 @@ class Exclusions {
     }
     bool operator==(const Entry& other) const { return id == other.id && lane == other.lane; }
   };
-  // Of panel p (counted over all queries), the first entry of an item from `id` on.
-  const Entry* from(int64_t p, int64_t id) const;
+  // For each of n panels from `first_panel` on (counted over all queries), its first entry of an
+  // item from `id` on.
+  std::vector<const Entry*> from(int64_t first_panel, int64_t n, int64_t id) const;
   // Overwrites the scores of excluded pairs in a tile; moves `entry` behind them.
   void apply(const Entry*& entry, int64_t p, const ItemTile& tile, float instead,
              float* scores) const;

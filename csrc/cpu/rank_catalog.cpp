@@ -53,8 +53,7 @@ void count_piece(const Catalog& catalog, const Exclusions& exclusions, const Pan
   std::copy(target_scores + first_query, target_scores + first_query + num_queries,
             targets.begin());
   std::vector<int32_t> above(num_panels * tile.lanes), tied(num_panels * tile.lanes);
-  std::vector<const Exclusions::Entry*> entries(num_panels);
-  for (int64_t p = 0; p < num_panels; ++p) entries[p] = exclusions.from(first_panel + p, begin);
+  std::vector<const Exclusions::Entry*> entries = exclusions.from(first_panel, num_panels, begin);
 
   ItemTile items(catalog);
   float scores[kMaxTileRows * kMaxLanes];

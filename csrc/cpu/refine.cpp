@@ -141,8 +141,7 @@ void Refinement::count_piece(const Exclusions& exclusions, const Panels& panels,
   std::vector<float> low(num_panels * lanes, kInfinity), high(num_panels * lanes, kInfinity);
   std::vector<float> rounding(num_queries);
   std::vector<int32_t> above(num_panels * lanes), tied(num_panels * lanes);
-  std::vector<const Exclusions::Entry*> entries(num_panels);
-  for (int64_t p = 0; p < num_panels; ++p) entries[p] = exclusions.from(first_panel + p, begin);
+  std::vector<const Exclusions::Entry*> entries = exclusions.from(first_panel, num_panels, begin);
 
   std::vector<ItemTile> strip(kStripTiles, ItemTile(quantized_));
   Doubtful doubtful(kStripTiles * tile.rows, num_queries);

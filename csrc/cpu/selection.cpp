@@ -40,8 +40,7 @@ void Selection::make_room() {
   if (size_ + room > static_cast<int64_t>(entries_.size())) entries_.resize(2 * size_ + room);
 }
 
-// Finds a score that at least k reach, and few more than k, by sorting into bins. Returns whether
-// that made room: it does not where scores are all alike.
+// Finds a score that at least k reach, and few more than k, by sorting into bins.
 bool Selection::drop_roughly() {
   constexpr int kBinBits = 9;
   if (settled_ || size_ <= k_) return false;

@@ -53,8 +53,9 @@ class Selection {
     return begin;
   }
 
-  // Leaves those that could be among the best k, and perhaps a few more.
-  void drop_most() { drop_roughly(); }
+  // Leaves those that could be among the best k, and perhaps a few more. Returns whether that made
+  // room: it does not where scores are all alike.
+  bool drop_roughly();
 
   // Leaves the best k, or all if there are fewer, by descending score, then by ascending item.
   // Scores must be exact by now.
@@ -69,7 +70,6 @@ class Selection {
   static constexpr int64_t kNoItem = int64_t{1} << 31;
 
   bool exact(const Entry& entry) const { return bound_ == 0.0f || entry.item >= kExact; }
-  bool drop_roughly();
   void drop();
   void make_room();
 

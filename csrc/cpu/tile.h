@@ -46,7 +46,6 @@ struct Tiles {
   // The scores that score_float gives, of one query and n items, to the bit.
   void (*chain)(const float* query, const float* const* items, int64_t n, int64_t dim,
                 float* scores);
-  const Tile& for_queries(int64_t n) const { return n <= narrow.lanes ? narrow : wide; }
 };
 
 }  // namespace rl4rec

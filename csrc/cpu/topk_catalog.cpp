@@ -53,8 +53,8 @@ class PieceSelector {
           k_, refinement_ ? refinement_->bound_of_any(first_query + i, norm, error) : 0.0f);
       low[i] = selections[i].lowest();
     }
-    std::vector<const Exclusions::Entry*> entries(num_panels);
-    for (int64_t p = 0; p < num_panels; ++p) entries[p] = exclusions_.from(first_panel + p, begin);
+    std::vector<const Exclusions::Entry*> entries =
+        exclusions_.from(first_panel, num_panels, begin);
 
     const auto rescore_for = [&](int64_t i) {
       return [this, query = first_query + i, first_id](const int64_t* items, int64_t n,
@@ -82,7 +82,7 @@ class PieceSelector {
         }
       }
     }
-    for (Selection& selection : selections) selection.drop_most();
+    for (Selection& selection : selections) selection.drop_roughly();
     if (refinement_) {
       // Strip by strip of the source, so that what the queries share of it is read once; but each
       // query should have a vector full of items in a strip.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels.data.splits import rows_of
+from rl4rec_kernels.data.splits import rows_of, select
 from rl4rec_kernels.ragged import RaggedIds
 
 
@@ -65,10 +65,8 @@ def as_ragged(name: str, rows: Any, count: int) -> RaggedIds:
     if values.size and values.min() < -1:
         raise IndexError(f"{name}: {values.min()} is no item id (-1 is padding)")
     kept = values != -1
-    if kept.all():
-        return RaggedIds(values, offsets)
-    kept_before = np.concatenate([[0], np.cumsum(kept)])
-    return RaggedIds(values[kept], kept_before[offsets])
+    ragged = RaggedIds(values, offsets)
+    return ragged if kept.all() else select(ragged, kept)
 
 
 def with_targets(targets: np.ndarray, negatives: RaggedIds) -> RaggedIds:

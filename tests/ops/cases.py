@@ -1,6 +1,7 @@
 """Inputs on which every backend is held against ops/reference.py."""
 
 import itertools
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -75,6 +76,22 @@ def make_case(
     offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     values = torch.cat([row[:n] for row, n in zip(ids, lengths.tolist(), strict=True)])
     return Case(query, table, values, offsets)
+
+
+def huge_table(folder: Path) -> tuple[Tensor, Tensor]:
+    """A table of more than 2^31 values, float16, and the five of its rows that are not 0.
+
+    It is a sparse file of 4.4e9 values of which only some pages are ever written.
+    """
+    num_items, dim = (1 << 22) + 3, 1031
+    path = folder / "table.bin"
+    with path.open("wb") as file:
+        file.truncate(num_items * dim * 2)
+    table = torch.from_file(str(path), shared=True, size=num_items * dim, dtype=F16)
+    table = table.view(num_items, dim)
+    used = torch.tensor([0, 1, (1 << 21) + 7, num_items - 2, num_items - 1])
+    table[used] = torch.randint(-2, 3, (5, dim)).to(F16)
+    return table, used
 
 
 ALL = [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import rl4rec_kernels as rk
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
 from rl4rec_kernels.ops import cpu_levels, reference, use_cpu_level
-from tests.ops.cases import ALL, BF16, DTYPES, F16, F32, Case, label, make_case
+from tests.ops.cases import ALL, BF16, DTYPES, F16, F32, Case, huge_table, label, make_case
 from tests.ops.catalog_cases import assert_counts
 
 METRICS = ("ndcg@1", "ndcg@10", "hit@5", "mrr@3", "mrr", "auc", "logrank", "rank")
@@ -173,16 +173,8 @@ def test_candidates_shared_by_all_queries_may_be_expanded():
 
 
 def test_tables_beyond_two_to_the_31_values(tmp_path):
-    """A sparse file of 4.4e9 float16 values of which only some pages are ever written."""
-    num_items, dim = (1 << 22) + 3, 1031
-    path = tmp_path / "table.bin"
-    with path.open("wb") as file:
-        file.truncate(num_items * dim * 2)
-    table = torch.from_file(str(path), shared=True, size=num_items * dim, dtype=F16)
-    table = table.view(num_items, dim)
-    used = torch.tensor([0, 1, (1 << 21) + 7, num_items - 2, num_items - 1])
-    table[used] = torch.randint(-2, 3, (5, dim)).to(F16)
-    case = Case(torch.randint(-2, 3, (2, dim)).float(), table, used.expand(2, -1), None)
+    table, used = huge_table(tmp_path)
+    case = Case(torch.randint(-2, 3, (2, table.shape[1])).float(), table, used.expand(2, -1), None)
     want = reference.score_candidates(*case).float()
     assert torch.equal(rk.score_candidates(*case[:3]), want)
     assert_counts(rk.rank_candidates(*case[:3]), reference.rank_candidates(*case))

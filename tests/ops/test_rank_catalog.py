@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import rl4rec_kernels as rk
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
 from rl4rec_kernels.ops import reference
-from tests.ops.cases import BF16, DTYPES, F16, F32
+from tests.ops.cases import BF16, DTYPES, F16, F32, huge_table
 from tests.ops.catalog_cases import (
     ALL,
     CatalogCase,
@@ -197,18 +197,10 @@ def test_most_comparisons_are_decided_by_the_quantized_scores():
 
 
 def test_tables_beyond_two_to_the_31_values(tmp_path):
-    """A sparse file of 4.4e9 float16 values of which only some pages are ever written."""
-    num_items, dim = (1 << 22) + 3, 1031
-    path = tmp_path / "table.bin"
-    with path.open("wb") as file:
-        file.truncate(num_items * dim * 2)
-    table = torch.from_file(str(path), shared=True, size=num_items * dim, dtype=F16)
-    table = table.view(num_items, dim)
-    used = torch.tensor([0, 1, (1 << 21) + 7, num_items - 2, num_items - 1])
-    table[used] = torch.randint(-2, 3, (5, dim)).to(F16)
-    valid = torch.zeros(num_items, dtype=torch.bool)
+    table, used = huge_table(tmp_path)
+    valid = torch.zeros(table.shape[0], dtype=torch.bool)
     valid[used] = True
-    query = torch.randint(-2, 3, (5, dim)).float()
+    query = torch.randint(-2, 3, (5, table.shape[1])).float()
     counts = rk.rank_catalog(query, table, used, valid=valid)
     want = reference.rank_catalog(query, table[used], torch.arange(5))
     assert_counts(counts, want)
