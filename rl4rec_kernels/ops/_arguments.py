@@ -16,6 +16,19 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _INTS = (torch.int32, torch.int64)
 
 
+def widen_query(query: Any, table: Any) -> Any:
+    """Give a query of half precision the dtype of a float32 table under autocast.
+
+    Layers hand out half precision there whatever they were given. Nothing is lost, and a table is
+    not copied for every call; elsewhere a query of another dtype is an error.
+    """
+    both = isinstance(query, Tensor) and isinstance(table, Tensor)
+    differ = both and query.dtype in _FLOATS and query.dtype != table.dtype == torch.float32
+    if differ and torch.is_autocast_enabled(query.device.type):
+        return query.to(table.dtype)
+    return query
+
+
 def check_embeddings(query: Any, table: Any) -> None:
     """Check ``query [B, D]`` and ``table [N, D]``.
 

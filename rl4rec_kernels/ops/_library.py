@@ -3,21 +3,26 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-BACKENDS = ("auto", "cpu", "reference")
+BACKENDS = ("auto", "cpu", "cuda", "triton", "reference")
+NAMESPACES = {"cpu": "rl4rec", "cuda": "rl4rec_cuda", "triton": "rl4rec_triton"}
 LEVEL_VARIABLE = "RL4REC_CPU_LEVEL"
+EMULATES_CUDA = False  # tests that run the CUDA kernels' sources on the CPU set it
+
+_PACKAGE = Path(__file__).parent.parent
 
 
 def _load() -> None:
-    package = Path(__file__).parent.parent
-    built = sorted(package.glob("_C.*so"))
+    built = sorted(_PACKAGE.glob("_C.*so"))
     if not built:
         raise ImportError(
-            f"the compiled operators are missing from {package}; build them with: "
+            f"the compiled operators are missing from {_PACKAGE}; build them with: "
             "pip install --no-build-isolation -e ."
         )
     torch.ops.load_library(str(built[0]))
@@ -64,8 +69,17 @@ def use_cpu_level(level: str) -> Iterator[None]:
         torch.ops.rl4rec.cpu_level(before)
 
 
-def resolve_backend(backend: str, query: Tensor) -> str:
-    """Name the backend that serves a call, ``"cpu"`` or ``"reference"``.
+def resolve_backend(backend: str, query: Tensor, *, cuda: bool = True) -> str:
+    """Name the backend that serves a call: ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"reference"``.
+
+    Parameters
+    ----------
+    backend : str
+        What the caller asked for.
+    query : Tensor
+        Where the call's tensors are.
+    cuda : bool
+        Whether the operator has a kernel in CUDA C++.
 
     Raises
     ------
@@ -74,14 +88,47 @@ def resolve_backend(backend: str, query: Tensor) -> str:
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "reference":
-        return backend
-    if query.device.type not in ("cpu", "meta"):
-        raise ValueError(
-            f"there are no kernels for device {query.device} in this version: move the tensors "
-            "to the CPU, or pass backend='reference'"
-        )
-    return "cpu"
+    device = query.device.type
+    if backend == "auto":
+        if device in ("cpu", "meta"):
+            return "cpu"
+        return "cuda" if cuda and has_cuda_library() else "triton"
+    if backend == "cpu" and device not in ("cpu", "meta"):
+        raise ValueError(f"backend='cpu' needs tensors on the CPU, but query is on {query.device}; "
+                         "move them there, or pass backend='auto'")  # fmt: skip
+    if backend == "cuda":
+        if not cuda:
+            raise ValueError("backend='cuda': operators over the whole catalog have Triton kernels "
+                             "only; pass backend='triton' or 'auto'")  # fmt: skip
+        if not has_cuda_library():
+            raise ValueError("backend='cuda' needs the compiled CUDA kernels, which are not here; "
+                             "install again where nvcc is, or pass backend='triton'")  # fmt: skip
+    if backend in ("cuda", "triton") and device != "cuda" and not _runs_on_cpu(backend):
+        raise ValueError(f"backend={backend!r} needs tensors on a GPU, but query is on "
+                         f"{query.device}; move them with .to('cuda')")  # fmt: skip
+    return backend
+
+
+def operators(backend: str) -> Any:
+    """The registered operators of a backend, ``torch.ops.rl4rec*``."""
+    return getattr(torch.ops, NAMESPACES[backend])
+
+
+def _runs_on_cpu(backend: str) -> bool:
+    """Whether a GPU backend is emulated: Triton's interpreter, or CUDA kernels built for tests."""
+    if backend == "triton":
+        return os.environ.get("TRITON_INTERPRET") == "1"
+    return EMULATES_CUDA
+
+
+@cache
+def has_cuda_library() -> bool:
+    """Load the kernels in CUDA C++ where they were built and a GPU is there; whether they are."""
+    built = sorted(_PACKAGE.glob("_C_cuda.*so"))
+    if not built or not torch.cuda.is_available():
+        return False
+    torch.ops.load_library(str(built[0]))
+    return True
 
 
 _load()

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops import _library, reference
-from rl4rec_kernels.ops._arguments import check_embeddings, split_ids
+from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ops._arguments import check_embeddings, split_ids, widen_query
 from rl4rec_kernels.ragged import RaggedIds
 
 
@@ -26,8 +26,9 @@ def rank_candidates(
     candidates : Tensor, shape [B, C], or RaggedIds with B rows
         int32 or int64 rows of the table. The first of each row is the target. -1 is padding;
         candidates with the target's id are dropped, other ids count as often as they stand.
-    backend : {"auto", "cpu", "reference"}
-        Who computes.
+    backend : {"auto", "cpu", "cuda", "triton", "reference"}
+        Who computes. ``"auto"`` takes what is best where the tensors are: C++ on the CPU; on a GPU
+        CUDA C++ where it was compiled, else Triton.
 
     Returns
     -------
@@ -43,16 +44,20 @@ def rank_candidates(
     IndexError
         If an id is not in the table; the message names its row and column.
     """
+    query = widen_query(query, table)
     check_embeddings(query, table)
     ids, offsets = split_ids("candidates", candidates, query)
-    if _library.resolve_backend(backend, query) == "reference":
+    backend = _library.resolve_backend(backend, query)
+    if backend == "reference":
         return reference.rank_candidates(query, table, ids, offsets)
-    return RankCounts(*torch.ops.rl4rec.rank_candidates(query, table, ids, offsets))
+    return RankCounts(*_library.operators(backend).rank_candidates(query, table, ids, offsets))
 
 
-@torch.library.register_fake("rl4rec::rank_candidates")
-def _(
+def _empty_counts(
     query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     above, tied, total = (query.new_empty(query.shape[0], dtype=torch.int64) for _ in range(3))
     return above, tied, total
+
+
+_gpu.register("rank_candidates", _empty_counts)

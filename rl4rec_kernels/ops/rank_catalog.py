@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops import _library, reference
-from rl4rec_kernels.ops._arguments import check_column, split_catalog
+from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ops._arguments import check_column, split_catalog, widen_query
 from rl4rec_kernels.ops.slices import is_streamed, rank_slices
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
@@ -46,8 +46,8 @@ def rank_catalog(
         the target's that rounding could decide, see Notes. Counts are then exactly those of the
         table that was quantized. Without, they are those of the rounded embeddings. Queries must be
         float32, finite and shorter than 1e18.
-    backend : {"auto", "cpu", "reference"}
-        Who computes.
+    backend : {"auto", "cpu", "triton", "reference"}
+        Who computes. ``"auto"`` takes C++ on the CPU and Triton on a GPU.
 
     Returns
     -------
@@ -80,22 +80,23 @@ def rank_catalog(
     constant covers underflow. So an item whose ŝ differs from the target's s by more than the bound
     is above or below it for sure; the others are scored by the arithmetic of s.
     """
+    query = widen_query(query, table)
     catalog, ids, offsets = split_catalog(query, table, exclude, valid, refine)
     check_column("targets", targets, query)
-    if _library.resolve_backend(backend, query) == "reference":
+    backend = _library.resolve_backend(backend, query, cuda=False)
+    if backend == "reference":
         exact = reference.exact_table(*catalog[:3])
         return reference.rank_catalog(query, exact, targets, ids, offsets, valid)
     if is_streamed(query, catalog):
         return rank_slices(query, catalog, targets, ids, offsets)
     return RankCounts(
-        *torch.ops.rl4rec.rank_catalog(
+        *_library.operators(backend).rank_catalog(
             query, catalog.values, targets, ids, offsets, valid, *catalog[1:3], None
         )
     )
 
 
-@torch.library.register_fake("rl4rec::rank_catalog")
-def _(
+def _empty_counts(
     query: Tensor,
     table: Tensor,
     targets: Tensor,
@@ -110,6 +111,9 @@ def _(
     return above, tied, total
 
 
-@torch.library.register_fake("rl4rec::score_catalog_targets")
-def _(query: Tensor, table: Tensor, targets: Tensor, row_info: Tensor | None) -> Tensor:
+def _empty_scores(query: Tensor, table: Tensor, targets: Tensor, row_info: Tensor | None) -> Tensor:
     return query.new_empty(query.shape[0], dtype=torch.float32)
+
+
+_gpu.register("rank_catalog", _empty_counts, cuda=False)
+_gpu.register("score_catalog_targets", _empty_scores, cuda=False)

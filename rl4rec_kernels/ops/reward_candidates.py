@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
-from rl4rec_kernels.ops import _library, reference
-from rl4rec_kernels.ops._arguments import check_embeddings, split_ids
+from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ops._arguments import check_embeddings, split_ids, widen_query
 from rl4rec_kernels.ragged import RaggedIds
 
 
@@ -46,18 +46,19 @@ def reward_candidates(
         If an id is not in the table; the message names its row and column.
     """
     parsed, rule = parse_metrics(metrics), parse_ties(ties)
+    query = widen_query(query, table)
     check_embeddings(query, table)
     ids, offsets = split_ids("candidates", candidates, query)
-    if _library.resolve_backend(backend, query) == "reference":
+    backend = _library.resolve_backend(backend, query)
+    if backend == "reference":
         return reference.reward_candidates(query, table, ids, offsets, parsed, rule).float()
     kinds, cutoffs = [int(m.kind) for m in parsed], [m.cutoff for m in parsed]
-    return torch.ops.rl4rec.reward_candidates(
+    return _library.operators(backend).reward_candidates(
         query.detach(), table.detach(), ids, offsets, kinds, cutoffs, int(rule)
     )
 
 
-@torch.library.register_fake("rl4rec::reward_candidates")
-def _(
+def _empty_rewards(
     query: Tensor,
     table: Tensor,
     ids: Tensor,
@@ -67,3 +68,6 @@ def _(
     ties: int,
 ) -> Tensor:
     return query.new_empty((query.shape[0], len(kinds)), dtype=torch.float32)
+
+
+_gpu.register("reward_candidates", _empty_rewards)

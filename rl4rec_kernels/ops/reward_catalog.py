@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels.metrics import metrics_from_counts, parse_metrics, parse_ties
-from rl4rec_kernels.ops import _library, reference
-from rl4rec_kernels.ops._arguments import check_column, split_catalog
+from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ops._arguments import check_column, split_catalog, widen_query
 from rl4rec_kernels.ops.slices import is_streamed, rank_slices
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
@@ -50,9 +50,11 @@ def reward_catalog(
         If an id is not in the table; the message names it.
     """
     parsed, rule = parse_metrics(metrics), parse_ties(ties)
+    query = widen_query(query, table)
     catalog, ids, offsets = split_catalog(query, table, exclude, valid, refine)
     check_column("targets", targets, query)
-    if _library.resolve_backend(backend, query) == "reference":
+    backend = _library.resolve_backend(backend, query, cuda=False)
+    if backend == "reference":
         exact = reference.exact_table(*catalog[:3])
         counts = reference.rank_catalog(query, exact, targets, ids, offsets, valid)
         return reference.metrics_from_counts(counts, parsed, rule).to(query.device).float()
@@ -61,14 +63,13 @@ def reward_catalog(
         return metrics_from_counts(counts, metrics, ties)
     kinds, cutoffs = [int(m.kind) for m in parsed], [m.cutoff for m in parsed]
     with torch.no_grad():
-        return torch.ops.rl4rec.reward_catalog(
+        return _library.operators(backend).reward_catalog(
             query, catalog.values, targets, ids, offsets, valid, *catalog[1:3],
             kinds, cutoffs, int(rule),
         )  # fmt: skip
 
 
-@torch.library.register_fake("rl4rec::reward_catalog")
-def _(
+def _empty_rewards(
     query: Tensor,
     table: Tensor,
     targets: Tensor,
@@ -82,3 +83,6 @@ def _(
     ties: int,
 ) -> Tensor:
     return query.new_empty((query.shape[0], len(kinds)), dtype=torch.float32)
+
+
+_gpu.register("reward_catalog", _empty_rewards, cuda=False)

@@ -1,15 +1,14 @@
 """Scores of each query's candidates, differentiable in queries and table."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rl4rec_kernels.ops import _library, reference
-from rl4rec_kernels.ops._arguments import check_embeddings, split_ids
+from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ops._arguments import check_embeddings, split_ids, widen_query
 from rl4rec_kernels.ragged import RaggedIds
-
-_ops = torch.ops.rl4rec
 
 
 def score_candidates(
@@ -28,8 +27,9 @@ def score_candidates(
         Embeddings of all items; of the dtype of `query`, or lower where `query` is float32.
     candidates : Tensor, shape [B, C], or RaggedIds with B rows
         int32 or int64 rows of the table; -1 is padding.
-    backend : {"auto", "cpu", "reference"}
-        Who computes.
+    backend : {"auto", "cpu", "cuda", "triton", "reference"}
+        Who computes. ``"auto"`` takes what is best where the tensors are: C++ on the CPU; on a GPU
+        CUDA C++ where it was compiled, else Triton.
 
     Returns
     -------
@@ -44,25 +44,28 @@ def score_candidates(
     IndexError
         If an id is not in the table; the message names its row and column.
     """
+    query = widen_query(query, table)
     check_embeddings(query, table)
     ids, offsets = split_ids("candidates", candidates, query)
-    if _library.resolve_backend(backend, query) == "reference":
+    backend = _library.resolve_backend(backend, query)
+    if backend == "reference":
         return reference.score_candidates(query, table, ids, offsets).float()
-    return _ops.score_candidates(query, table, ids, offsets)
+    return _library.operators(backend).score_candidates(query, table, ids, offsets)
 
 
-@torch.library.register_fake("rl4rec::score_candidates")
-def _(query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None) -> Tensor:
+def _empty_scores(query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None) -> Tensor:
     return query.new_empty(ids.shape, dtype=torch.float32)
 
 
-@torch.library.register_fake("rl4rec::score_candidates_grad_query")
-def _(grad: Tensor, query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None) -> Tensor:
+def _like_query(
+    grad: Tensor, query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None
+) -> Tensor:
     return query.new_empty(query.shape)
 
 
-@torch.library.register_fake("rl4rec::score_candidates_grad_table")
-def _(grad: Tensor, query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None) -> Tensor:
+def _like_table(
+    grad: Tensor, query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None
+) -> Tensor:
     return table.new_empty(table.shape)
 
 
@@ -70,22 +73,30 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    grad_query = grad_table = None
-    if ctx.needs_input_grad[0]:
-        grad_query = _ops.score_candidates_grad_query(grad, *saved)
-    if ctx.needs_input_grad[1]:
-        grad_table = _ops.score_candidates_grad_table(grad, *saved)
-    return grad_query, grad_table, None, None
+def _backward_by(ops: Any) -> Callable[..., Any]:
+    """The backward function of a backend's scores."""
+
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        grad_query = grad_table = None
+        if ctx.needs_input_grad[0]:
+            grad_query = ops.score_candidates_grad_query(grad, *saved)
+        if ctx.needs_input_grad[1]:
+            grad_table = ops.score_candidates_grad_table(grad, *saved)
+        return grad_query, grad_table, None, None
+
+    return backward
 
 
-torch.library.register_autograd("rl4rec::score_candidates", _backward, setup_context=_setup_context)
+def _differentiable_once(ops: Any) -> Callable[..., Any]:
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise NotImplementedError("score_candidates can be differentiated once, not twice")
+
+    return backward
 
 
-def _differentiable_once(ctx: Any, grad: Tensor) -> None:
-    raise NotImplementedError("score_candidates can be differentiated once, not twice")
-
-
-torch.library.register_autograd("rl4rec::score_candidates_grad_query", _differentiable_once)
-torch.library.register_autograd("rl4rec::score_candidates_grad_table", _differentiable_once)
+_gpu.register(
+    "score_candidates", _empty_scores, backward=_backward_by, setup_context=_setup_context
+)
+_gpu.register("score_candidates_grad_query", _like_query, backward=_differentiable_once)
+_gpu.register("score_candidates_grad_table", _like_table, backward=_differentiable_once)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._checks import whole_number
-from rl4rec_kernels.ops import _library, reference
-from rl4rec_kernels.ops._arguments import split_catalog
+from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ops._arguments import split_catalog, widen_query
 from rl4rec_kernels.ops.slices import best_of_slices, check_ids, is_streamed
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
@@ -53,12 +53,14 @@ def topk_catalog(
     IndexError
         If an excluded id is not in the table; the message names it.
     """
+    query = widen_query(query, table)
     catalog, ids, offsets = split_catalog(query, table, exclude, valid, refine)
     k = whole_number("k", k, 1)
     num_rows = catalog.values.shape[0]
     if k > num_rows:
         raise ValueError(f"k is {k} but the table has only {num_rows} rows; ask for fewer")
-    if _library.resolve_backend(backend, query) == "reference":
+    backend = _library.resolve_backend(backend, query, cuda=False)
+    if backend == "reference":
         exact = reference.exact_table(*catalog[:3])
         scores, best = reference.topk_catalog(query, exact, k, ids, offsets, valid)
         return scores.float(), best
@@ -66,13 +68,12 @@ def topk_catalog(
         check_ids(num_rows, None, ids, offsets)
         return best_of_slices(query, catalog, k, ids, offsets)
     with torch.no_grad():
-        return torch.ops.rl4rec.topk_catalog(
+        return _library.operators(backend).topk_catalog(
             query, catalog.values, k, ids, offsets, valid, *catalog[1:3]
         )
 
 
-@torch.library.register_fake("rl4rec::topk_catalog")
-def _(
+def _empty_best(
     query: Tensor,
     table: Tensor,
     k: int,
@@ -85,3 +86,6 @@ def _(
     shape = (query.shape[0], k)
     scores, ids = (query.new_empty(shape, dtype=t) for t in (torch.float32, torch.int64))
     return scores, ids
+
+
+_gpu.register("topk_catalog", _empty_best, cuda=False)

@@ -38,7 +38,7 @@ def ragged_with(*offsets: int) -> rk.RaggedIds:
         ({"candidates": torch.tensor([[0, 1], [2, 5]])}, IndexError, "id 5 in row 1, column 1"),
         ({"candidates": torch.tensor([[0, -2], [9, 5]])}, IndexError, "id -2 in row 0, column 1"),
         ({"candidates": torch.tensor([[2**40, 0]] * 2)}, IndexError, f"id {2**40}"),
-        ({"backend": "gpu"}, ValueError, "backend must be one of auto, cpu, reference"),
+        ({"backend": "gpu"}, ValueError, "backend must be one of auto, cpu, cuda"),
     ],
 )  # fmt: skip
 def test_the_argument_is_named(op, changes, error, words):

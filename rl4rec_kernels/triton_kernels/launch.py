@@ -1,0 +1,29 @@
+"""What the launches of all kernels share: devices, the layout of arguments, the flag of bad ids."""
+
+import torch
+from torch import Tensor
+
+PROGRAMS_A_PROCESSOR = 4
+"""Programs to start for each multiprocessor, so that all finish at about the same time."""
+
+
+def processors(device: torch.device) -> int:
+    """How many multiprocessors share the work; a few where the kernels are interpreted."""
+    if device.type != "cuda":
+        return 2
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def on_device(tensor: Tensor) -> torch.cuda.device_of:
+    """A context in which kernels start on the device of `tensor`."""
+    return torch.cuda.device_of(tensor)
+
+
+def rows_of(matrix: Tensor) -> Tensor:
+    """The matrix with the values of each row side by side; a copy only where they are not."""
+    return matrix if matrix.stride(-1) == 1 or matrix.shape[-1] <= 1 else matrix.contiguous()
+
+
+def new_flag(like: Tensor) -> Tensor:
+    """A flag that kernels raise when they meet a bad id: int32 [1], on the device of `like`."""
+    return torch.zeros(1, dtype=torch.int32, device=like.device)
