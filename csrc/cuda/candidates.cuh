@@ -93,7 +93,7 @@ __device__ __forceinline__ int64_t find_row(const Candidates& c, int64_t block) 
   int64_t low = 0, high = c.rows;  // low's first block is not behind `block`, high's is
   while (high - low > 1) {
     const int64_t step = (high - low + kLanes - 1) / kLanes;
-    const int64_t row = low + threadIdx.x % kLanes * step;
+    const int64_t row = low + lane_of_thread() * step;
     const bool reached = row < high && c.offsets[row] / kLength<kTargets> + row <= block;
     low += (__popc(__ballot_sync(kAllLanes, reached)) - 1) * step;
     high = low + step < high ? low + step : high;

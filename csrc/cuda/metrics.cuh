@@ -53,7 +53,7 @@ __device__ inline double mean_metric(int kind, int64_t cutoff, int64_t first, in
   const bool closed = kind == kMrr && end - first > kLong;
   const int64_t one_by_one = !closed ? end : first - 1 > kLong ? first - 1 : kLong;
   double sum = 0.0;
-  for (int64_t rank = first + threadIdx.x % kLanes; rank <= one_by_one; rank += kLanes)
+  for (int64_t rank = first + lane_of_thread(); rank <= one_by_one; rank += kLanes)
     sum += metric_at(kind, cutoff, static_cast<double>(rank), total);
   sum = sum_over_lanes(sum);
   if (closed) sum += harmonic(static_cast<double>(end)) - harmonic(static_cast<double>(one_by_one));

@@ -13,9 +13,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   int64_t row;
   Counts counts;
   if (!count_candidates(queries, table, candidates, rows, row, counts)) return;
-  for (int m = threadIdx.x / kLanes; m < metrics.count; m += kWarps) {
+  for (int m = warp_of_thread(); m < metrics.count; m += kWarps) {
     const float value = counts.total < 0 ? kNan : evaluate_metric(metrics, m, counts);
-    if (threadIdx.x % kLanes == 0) rewards[row * metrics.count + m] = value;
+    if (lane_of_thread() == 0) rewards[row * metrics.count + m] = value;
   }
 }
 

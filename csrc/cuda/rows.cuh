@@ -25,6 +25,9 @@ constexpr int kRows = 4;         // that a warp reads at a time
 constexpr int kBlocksPerSm = 8;  // what the registers are limited for
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+__device__ __forceinline__ int lane_of_thread() { return static_cast<int>(threadIdx.x) % kLanes; }
+__device__ __forceinline__ int warp_of_thread() { return static_cast<int>(threadIdx.x) / kLanes; }
+
 // How a table stores its values. `Bits` is what one is loaded as.
 struct Float32 {
   using Bits = uint32_t;
@@ -98,7 +101,7 @@ __device__ __forceinline__ void add_dot_products(const Rows<T>& table, const flo
   for (int r = 0; r < kRows; ++r) rows[r] = ids[r] < 0 ? nullptr : table.row(ids[r]);
   const int dim = static_cast<int>(table.dim);
 #pragma unroll 1
-  for (int at = threadIdx.x % kLanes * kPack; at < dim; at += kLanes * kPack) {
+  for (int at = lane_of_thread() * kPack; at < dim; at += kLanes * kPack) {
     Pack<T> packs[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
@@ -149,7 +152,7 @@ __device__ __forceinline__ float score_items(const Rows<T>& table, const float* 
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const float sum = sum_over_lanes(sums[r]);
-      if (threadIdx.x % kLanes == first + r) score = sum;
+      if (lane_of_thread() == first + r) score = sum;
     }
   }
   return score;
@@ -158,7 +161,7 @@ __device__ __forceinline__ float score_items(const Rows<T>& table, const float* 
 // The place of this thread's item in a stretch of kThreads items. Warps take kRows of them in
 // turn, so that a short stretch keeps them all busy.
 __device__ __forceinline__ int slot_of_thread() {
-  const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
+  const int lane = lane_of_thread(), warp = warp_of_thread();
   return (lane / kRows * kWarps + warp) * kRows + lane % kRows;
 }
 

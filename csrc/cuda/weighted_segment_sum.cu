@@ -52,7 +52,7 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     segment_sum_kernel(const Segments s, const Rows<T> rows, const Output out) {
   constexpr int kPack = Rows<T>::kPack;
-  const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
+  const int lane = lane_of_thread(), warp = warp_of_thread();
   const int64_t segment = blockIdx.x / s.slices;
   const int64_t slice = blockIdx.x % s.slices * kLanes * kPack, at = slice + lane * kPack;
   const int64_t begin = max(s.offsets[segment], int64_t{0});
