@@ -126,22 +126,4 @@ struct RowCounts {
   unsigned long long above, tied, total, bad, arrived;
 };
 
-// Checks the offsets and clears the counts, a thread a row; runs before the kernel that needs it.
-static __global__ void prepare_rows(const Candidates c, RowCounts* counts) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (row >= c.rows) return;
-  if (counts) counts[row] = {};
-  if (!c.offsets) return;
-  const int64_t begin = c.offsets[row], end = c.offsets[row + 1];
-  const bool starts = row > 0 || begin == 0, ends = row + 1 < c.rows || end == c.count;
-  if (!starts || !ends || begin > end) atomicOr(c.bad, kBadOffsets);
-}
-
-// Writes queries whose rows are too long for shared memory as float32, a block a row.
-static __global__ void widen_queries(const Queries queries, float* wide) {
-  const int64_t padded = padded_dim(queries.dim);
-  for (int64_t j = threadIdx.x; j < padded; j += kThreads)
-    wide[blockIdx.x * padded + j] = j < queries.dim ? queries.at(blockIdx.x, j) : 0.0f;
-}
-
 }  // namespace rl4rec

@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(const Tensor& query, const Te
   const Candidates& candidates = arguments.candidates;
   const auto new_column = [&] { return arguments.new_result({candidates.rows}, ScalarType::Long); };
   const Tensor above = new_column(), tied = new_column(), total = new_column();
-  RowCounts* rows = arguments.prepare<true>();
+  RowCounts* rows = arguments.prepare(true);
   with_storage(arguments.table, [&](auto storage) {
     using T = decltype(storage);
     arguments.device.launch(rank_kernel<T>, count_blocks<true>(candidates), kThreads,

@@ -13,8 +13,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   int64_t row;
   Counts counts;
   if (!count_candidates(queries, table, candidates, rows, row, counts)) return;
+#pragma unroll 1
   for (int m = warp_of_thread(); m < metrics.count; m += kWarps) {
-    const float value = counts.total < 0 ? kNan : evaluate_metric(metrics, m, counts);
+    const float value = counts.total < 0 ? kNan
+                                         : evaluate_metric(metrics.kinds[m], metrics.cutoffs[m],
+                                                           metrics.ties, counts);
     if (lane_of_thread() == 0) rewards[row * metrics.count + m] = value;
   }
 }
@@ -44,7 +47,7 @@ Tensor reward_candidates(const Tensor& query, const Tensor& table, const Tensor&
   CandidateArguments arguments(query, table, ids, offsets, bad);
   const Candidates& candidates = arguments.candidates;
   const Tensor rewards = arguments.new_result({candidates.rows, metrics.count}, ScalarType::Float);
-  RowCounts* rows = arguments.prepare<true>();
+  RowCounts* rows = arguments.prepare(true);
   with_storage(arguments.table, [&](auto storage) {
     using T = decltype(storage);
     arguments.device.launch(reward_kernel<T>, count_blocks<true>(candidates), kThreads,

@@ -38,7 +38,7 @@ Tensor score_candidates(const Tensor& query, const Tensor& table, const Tensor& 
   CandidateArguments arguments(query, table, ids, offsets, bad);
   const Candidates& candidates = arguments.candidates;
   const Tensor scores = torch::stable::new_empty(ids, ids.sizes(), ScalarType::Float);
-  arguments.prepare<false>();
+  arguments.prepare(false);
   with_storage(arguments.table, [&](auto storage) {
     using T = decltype(storage);
     arguments.device.launch(score_kernel<T>, count_blocks<false>(candidates), kThreads,
