@@ -33,8 +33,8 @@ def find_nvcc() -> str | None:
     nvcc = shutil.which(os.environ.get("CUDACXX") or "nvcc", path=os.pathsep.join(places))
     if nvcc is None and wanted == "1":
         raise SystemExit(
-            "RL4REC_CUDA=1 demands the GPU operators, but nvcc is not on PATH nor in "
-            "$CUDA_HOME/bin or /usr/local/cuda/bin: install the CUDA toolkit, or name nvcc in CUDACXX"
+            "RL4REC_CUDA=1 demands the GPU operators, but nvcc is not on PATH, in $CUDA_HOME/bin "
+            "or in /usr/local/cuda/bin: install the CUDA toolkit, or name nvcc in CUDACXX"
         )
     return nvcc
 
