@@ -52,6 +52,8 @@ struct Index {
 namespace emulator {
 
 constexpr int kLanes = 32;
+// The first two let a warp run as far as it can before the next one, from either end; the last one
+// lets all threads take turns in a random order.
 enum Order : int { kForward, kBackward, kRandom };
 
 struct Thread {
@@ -72,8 +74,7 @@ struct Block {
   std::vector<Thread> threads;
   std::vector<Barrier> warps;
   Barrier all;
-  int count[2];  // of __syncthreads_count, used in turns
-  int64_t counts = 0;
+  int count[2];                   // of __syncthreads_count, used in turns
   uint64_t slots[2][32][kLanes];  // of warp operations, used in turns: [turn][warp][lane]
   std::vector<float4> shared;
   std::function<void()> kernel;
@@ -150,15 +151,20 @@ inline void run_block() {
   std::vector<int> turns(block.threads.size());
   std::iota(turns.begin(), turns.end(), 0);
   if (order == kBackward) std::reverse(turns.begin(), turns.end());
-  for (bool any = true; any;) {
+  bool all_ended = false;
+  while (!all_ended) {
     if (order == kRandom) std::shuffle(turns.begin(), turns.end(), generator);
-    any = block.progress = false;
-    for (const int turn : turns) {
-      if (block.threads[turn].ended) continue;
-      any = true;
-      resume(turn);
+    bool any_progress = false;
+    all_ended = true;
+    for (size_t first = 0; first < turns.size(); first += kLanes) {
+      do {
+        block.progress = false;
+        for (size_t i = first; i < first + kLanes; ++i)
+          if (!block.threads[turns[i]].ended) resume(turns[i]), all_ended = false;
+        any_progress |= block.progress;
+      } while (block.progress && order != kRandom);
     }
-    if (any && !block.progress) fail("a barrier or a warp operation was not reached by all");
+    if (!all_ended && !any_progress) fail("a barrier or a warp operation was not reached by all");
   }
 }
 
