@@ -28,7 +28,9 @@ class Device {
  public:
   explicit Device(const torch::stable::Tensor& tensor) : guard_(index_of(tensor)) {
     void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_of(tensor), &stream));
+    check<std::runtime_error>(
+        aoti_torch_get_current_cuda_stream(index_of(tensor), &stream) == AOTI_TORCH_SUCCESS,
+        "torch has no current CUDA stream");
     stream_ = static_cast<cudaStream_t>(stream);
   }
 

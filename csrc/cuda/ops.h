@@ -27,9 +27,10 @@ Tensor reward_candidates(const Tensor& query, const Tensor& table, const Tensor&
                          const std::vector<int64_t>& cutoffs, int64_t ties, Tensor bad);
 
 // Row s of the result is the sum over j from offsets[s] to offsets[s + 1] of
-// weights[p] * rows[index[p]] with p = order[j], or p = j without `order`. Added in float32, in an
-// order that depends on the length of the segment only; the result has the dtype of `like`. Terms
-// whose index is no row are left out: both gradients of score_candidates are such sums.
+// weights[p] * rows[index[p]] with p = order[j], or p = j without `order`; weights and index are
+// read as lists, whatever their shape. Added in float32, in an order that depends on the length of
+// the segment only; the result has the shape and the dtype of `like`. Terms whose index is no row
+// are left out. Both gradients of score_candidates are such sums.
 Tensor weighted_segment_sum(const Tensor& weights, const Tensor& rows, const Tensor& index,
                             const std::optional<Tensor>& order, const Tensor& offsets,
                             const Tensor& like);

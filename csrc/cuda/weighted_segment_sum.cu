@@ -105,21 +105,22 @@ Tensor weighted_segment_sum(const Tensor& weights, const Tensor& rows, const Ten
   const int32_t device_index = weights.get_device_index();
   const Device device(weights);
   const Matrix matrix(rows, "rows", device_index);
-  const auto check_list = [&](const Tensor& tensor, const char* name, ScalarType type) {
-    check(on_device(tensor, device_index) && tensor.dim() == 1 && tensor.scalar_type() == type,
-          name, " must have 1 dimension and its dtype, on ", kDeviceName);
+  const auto flat = [&](const Tensor& tensor, const char* name, ScalarType type,
+                        const char* type_name) {
+    check(on_device(tensor, device_index), name, " must be on ", kDeviceName, ", with weights");
+    check(tensor.scalar_type() == type, name, " must be ", type_name);
     return torch::stable::contiguous(tensor);
   };
   const bool wide = index.scalar_type() == ScalarType::Long;
-  const Tensor own_weights = check_list(weights, "weights (float32)", ScalarType::Float);
-  const Tensor own_index =
-      check_list(index, "index (int32 or int64)", wide ? ScalarType::Long : ScalarType::Int);
-  const Tensor own_offsets = check_list(offsets, "offsets (int64)", ScalarType::Long);
-  std::optional<Tensor> own_order;
-  if (order) own_order = check_list(*order, "order (int64)", ScalarType::Long);
-  check(weights.size(0) == index.size(0), "weights has ", weights.size(0), " values, index ",
-        index.size(0));
-  const int64_t segments = offsets.size(0) - 1;
+  const Tensor flat_weights = flat(weights, "weights", ScalarType::Float, "float32");
+  const Tensor flat_index =
+      flat(index, "index", wide ? ScalarType::Long : ScalarType::Int, "int32 or int64");
+  const Tensor flat_offsets = flat(offsets, "offsets", ScalarType::Long, "int64");
+  std::optional<Tensor> flat_order;
+  if (order) flat_order = flat(*order, "order", ScalarType::Long, "int64");
+  check(weights.numel() == index.numel(), "weights has ", weights.numel(), " values, index ",
+        index.numel());
+  const int64_t segments = offsets.numel() - 1;
   check(segments >= 0 && like.dim() == 2 && like.size(0) == segments && like.size(1) == matrix.dim,
         "like must be [", segments, ", ", matrix.dim, "], as offsets and rows say");
   check(on_device(like, device_index) && is_float(like),
@@ -129,14 +130,15 @@ Tensor weighted_segment_sum(const Tensor& weights, const Tensor& rows, const Ten
   with_storage(matrix, [&](auto storage) {
     using T = decltype(storage);
     constexpr int64_t kWidth = kLanes * Rows<T>::kPack;
-    const Segments s{static_cast<const float*>(own_weights.const_data_ptr()),
-                     own_index.const_data_ptr(),
-                     own_order ? static_cast<const int64_t*>(own_order->const_data_ptr()) : nullptr,
-                     static_cast<const int64_t*>(own_offsets.const_data_ptr()),
-                     order ? order->size(0) : index.size(0),
-                     index.size(0),
-                     (matrix.dim + kWidth - 1) / kWidth,
-                     wide};
+    const Segments s{
+        static_cast<const float*>(flat_weights.const_data_ptr()),
+        flat_index.const_data_ptr(),
+        flat_order ? static_cast<const int64_t*>(flat_order->const_data_ptr()) : nullptr,
+        static_cast<const int64_t*>(flat_offsets.const_data_ptr()),
+        order ? order->numel() : index.numel(),
+        index.numel(),
+        (matrix.dim + kWidth - 1) / kWidth,
+        wide};
     device.launch(segment_sum_kernel<T>, segments * s.slices, kThreads, 0, s, matrix.as_rows<T>(),
                   Output{result.mutable_data_ptr(), like.scalar_type()});
   });

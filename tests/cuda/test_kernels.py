@@ -357,3 +357,31 @@ def test_the_raw_operators_check_their_arguments(kernels):
     ):
         with pytest.raises(ValueError, match=words):
             kernels.run("reward_candidates", case, *arguments)
+
+
+def test_weighted_sums_check_their_arguments(kernels):
+    good = {
+        "weights": torch.ones(3), "rows": torch.ones(5, 8), "index": torch.tensor([0, -1, 7]),
+        "order": None, "offsets": torch.tensor([-4, 2, 1 << 40]), "like": torch.ones(2, 8),
+    }  # fmt: skip
+
+    def run(**changes):
+        tensors = (good | changes).values()
+        moved = [part if part is None else part.to(kernels.device) for part in tensors]
+        return kernels.raw.weighted_segment_sum(*moved).cpu()
+
+    # What is out of bounds is left out, never read.
+    assert torch.equal(run(), torch.tensor([[1.0], [0.0]]).expand(2, 8))
+    assert torch.equal(run(order=torch.tensor([5, 0, -1])), run())
+    for changes, words in (
+        ({"weights": torch.ones(3).double()}, "weights must be float32"),
+        ({"index": torch.tensor([0, 1])}, "weights has 3 values, index 2"),
+        ({"index": torch.ones(3)}, "index must be int32 or int64"),
+        ({"rows": torch.ones(5)}, "rows must have 2 dimensions"),
+        ({"offsets": torch.ones(3)}, "offsets must be int64"),
+        ({"order": torch.ones(3)}, "order must be int64"),
+        ({"like": torch.ones(2, 7)}, r"like must be \[2, 8\]"),
+        ({"like": torch.ones(2, 8).double()}, "like must be float32"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run(**changes)
