@@ -9,9 +9,9 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 ML100K := $(CACHE)/ml-100k/ml-100k.inter
 RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 
-# Everything the extensions are built from: a change rebuilds them.
+# Everything the extensions are built from: a change rebuilds them. (CPP also has the tests' code.)
 CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-SOURCES := setup.py pyproject.toml CMakeLists.txt $(CPP)
+SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
 .PHONY: help install demo test check format bench build-gpu test-gpu bench-gpu clean
 
