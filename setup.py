@@ -74,6 +74,9 @@ class CMakeBuild(build_ext):
             target = Path(self.get_ext_fullpath(extension.name))
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(build / f"{extension.name.rpartition('.')[2]}.so", target)
+        if self.inplace and not NVCC:
+            for left_over in (ROOT / "rl4rec_kernels").glob("_C_cuda.*"):  # of an earlier build
+                left_over.unlink()
 
     @staticmethod
     def _cmake(*arguments: str) -> None:
