@@ -13,6 +13,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/launch.cuh"
 
