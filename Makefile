@@ -9,17 +9,18 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 ML100K := $(CACHE)/ml-100k/ml-100k.inter
 RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 
-# Everything the extensions are built from: a change rebuilds them.
-CPP     := $(shell find csrc -name '*.cpp' -o -name '*.h')
-SOURCES := setup.py pyproject.toml CMakeLists.txt $(CPP)
+# Everything the extensions are built from: a change rebuilds them. (CPP also has the tests' code.)
+CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo test check format bench build-gpu test-gpu bench-gpu clean
 
 help:
 	@echo "make demo    rewards on MovieLens-100k, from history to NDCG (DATA=DIR for another data set)"
 	@echo "make test    install and run all tests"
 	@echo "make check   lint, formatting and types"
 	@echo "make bench   measure against the peers"
+	@echo "make test-gpu, make bench-gpu    the same for the GPU, with the Python that has torch for it"
 
 $(VENV)/base: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +61,24 @@ bench: $(VENV)/installed $(ML100K)
 	$(PIP) 'faiss-cpu>=1.9'
 	$(RUN) $(BIN)/python -m pytest benchmarks/bench_*.py --benchmark-json=benchmarks/latest.json
 	$(RUN) $(BIN)/python benchmarks/report.py benchmarks/latest.json
+
+# On a machine with a GPU: in place, with the packages of $(PYTHON), and nothing is downloaded.
+SANITIZER := $(or $(shell command -v compute-sanitizer),/usr/local/cuda/bin/compute-sanitizer)
+SANITIZE   = PYTHONPATH=. PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --error-exitcode 1
+
+build-gpu:
+	@$(PYTHON) -c "import torch; assert torch.cuda.is_available()" 2>/dev/null || { \
+	  echo "this needs a GPU and a torch that can use it; $(PYTHON) has none (name another: PYTHON=...)"; \
+	  exit 1; }
+	RL4REC_CUDA=1 $(PYTHON) setup.py build_ext --inplace
+
+test-gpu: build-gpu
+	$(PYTHON) -m pytest $(or $(TESTS),tests/ops tests/cuda)
+	$(SANITIZE) --tool memcheck $(PYTHON) tests/cuda/sanitize.py
+	$(SANITIZE) --tool racecheck $(PYTHON) tests/cuda/sanitize.py
+
+bench-gpu: build-gpu
+	$(PYTHON) benchmarks/bench_gpu.py
 
 clean:
 	rm -rf $(VENV) $(CACHE) build dist demo_out *.egg-info rl4rec_kernels/*.so

@@ -1,7 +1,9 @@
-"""Builds the two native libraries with CMake and Ninja.
+"""Builds the native libraries with CMake and Ninja.
 
 ``rl4rec_kernels._C`` holds the torch operators (LibTorch Stable ABI, one build for torch >= 2.10);
-``rl4rec_kernels._sampler`` is the negative sampler, a pybind11 module that knows nothing of torch.
+``rl4rec_kernels._sampler`` is the negative sampler, a pybind11 module that knows nothing of torch;
+``rl4rec_kernels._C_cuda`` holds the operators for NVIDIA GPUs and is built where nvcc is found:
+RL4REC_CUDA=0 leaves it out, RL4REC_CUDA=1 demands it.
 """
 
 import os
@@ -15,6 +17,29 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+
+
+def find_nvcc() -> str | None:
+    """The path of nvcc if the GPU operators are to be built, else None."""
+    wanted = os.environ.get("RL4REC_CUDA", "")
+    if wanted not in ("", "0", "1"):
+        raise SystemExit(
+            f"RL4REC_CUDA={wanted!r} must be 0 (no GPU operators), 1 (demand them) or unset"
+        )
+    if wanted == "0":
+        return None
+    toolkits = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
+    places = [os.environ.get("PATH", ""), *(f"{toolkit}/bin" for toolkit in toolkits if toolkit)]
+    nvcc = shutil.which(os.environ.get("CUDACXX") or "nvcc", path=os.pathsep.join(places))
+    if nvcc is None and wanted == "1":
+        raise SystemExit(
+            "RL4REC_CUDA=1 demands the GPU operators, but nvcc is not on PATH, in $CUDA_HOME/bin "
+            "or in /usr/local/cuda/bin: install the CUDA toolkit, or name nvcc in CUDACXX"
+        )
+    return nvcc
+
+
+NVCC = find_nvcc()
 
 
 class CMakeBuild(build_ext):
@@ -42,12 +67,16 @@ class CMakeBuild(build_ext):
             f"-DTORCH_INCLUDE_DIRS={';'.join(include_paths())}",
             f"-DTORCH_LIBRARY_DIR={library_paths()[0]}",
             f"-DTORCH_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+            *([f"-DCMAKE_CUDA_COMPILER={NVCC}"] if NVCC else ["-UCMAKE_CUDA_COMPILER"]),
         )  # fmt: skip
         self._cmake("--build", str(build))
         for extension in self.extensions:
             target = Path(self.get_ext_fullpath(extension.name))
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(build / f"{extension.name.rpartition('.')[2]}.so", target)
+        if self.inplace and not NVCC:
+            for left_over in (ROOT / "rl4rec_kernels").glob("_C_cuda.*"):  # of an earlier build
+                left_over.unlink()
 
     @staticmethod
     def _cmake(*arguments: str) -> None:
@@ -59,13 +88,15 @@ class CMakeBuild(build_ext):
         environment = {**os.environ, "PATH": programs}
         cmake = shutil.which("cmake", path=programs)
         if subprocess.run([cmake, *arguments], env=environment, check=False).returncode != 0:
-            raise SystemExit("building rl4rec-kernels failed; the errors stand above")
+            hint = "; RL4REC_CUDA=0 leaves the GPU operators out" if NVCC else ""
+            raise SystemExit(f"building rl4rec-kernels failed; the errors stand above{hint}")
 
 
 setup(
     ext_modules=[
         Extension("rl4rec_kernels._C", sources=[]),
         Extension("rl4rec_kernels._sampler", sources=[]),
+        *([Extension("rl4rec_kernels._C_cuda", sources=[])] if NVCC else []),
     ],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -1,0 +1,65 @@
+// What the kernels need of the CUDA runtime and of torch's view of the device: the stream, the
+// device guard, launches. The tests build the same kernels for the CPU with another file of this
+// name (tests/cuda/emulator).
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <limits>
+
+#include "check.h"
+
+#define RL4REC_RAW_LIBRARY rl4rec_cuda_raw
+#define RL4REC_RAW_KEY CUDA
+
+namespace rl4rec {
+
+// Whether the kernels can read the tensor: it must lie on one device with the query.
+inline bool on_device(const torch::stable::Tensor& tensor, int32_t device) {
+  return tensor.is_cuda() && tensor.get_device_index() == device;
+}
+constexpr const char* kDeviceName = "the GPU";
+
+// Makes a tensor's device current while it lives and launches kernels on torch's stream there.
+class Device {
+ public:
+  explicit Device(const torch::stable::Tensor& tensor) : guard_(index_of(tensor)) {
+    void* stream = nullptr;
+    check<std::runtime_error>(
+        aoti_torch_get_current_cuda_stream(index_of(tensor), &stream) == AOTI_TORCH_SUCCESS,
+        "torch has no current CUDA stream");
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  template <typename... Parameters, typename... Arguments>
+  void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
+              const Arguments&... arguments) const {
+    check(blocks <= std::numeric_limits<int32_t>::max(), "the call needs ", blocks,
+          " blocks of threads, more than a GPU can launch: split it");
+    if (blocks == 0) return;
+    kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream_>>>(arguments...);
+    const cudaError_t error = cudaGetLastError();
+    check<std::runtime_error>(error == cudaSuccess,
+                              "a kernel could not be launched: ", cudaGetErrorString(error));
+  }
+
+ private:
+  static int32_t index_of(const torch::stable::Tensor& tensor) {
+    check(tensor.is_cuda(), "the tensors must be on a GPU");
+    return tensor.get_device_index();
+  }
+
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_ = nullptr;
+};
+
+// The shared memory whose size the launch gives.
+__device__ __forceinline__ float* dynamic_shared() {
+  extern __shared__ float4 memory[];
+  return reinterpret_cast<float*>(memory);
+}
+
+}  // namespace rl4rec

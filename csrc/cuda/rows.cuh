@@ -1,0 +1,169 @@
+// Rows of embeddings on the device: loads of 128 bits, and the one definition of a score.
+//
+// Why these numbers. Scoring is bound by memory: a row is read once and each value used once. To
+// keep the 3.35 TB/s of an H100 busy at a loaded latency of about 1 us, some 25 KB must be on their
+// way to each of its 132 multiprocessors. A warp asks for kRows rows at a time, 16 bytes a lane:
+// 2 KB a warp. With at most 64 registers a thread, 32 warps fit (8 blocks of 128 threads), so up
+// to 64 KB are asked for, and the bandwidth stays full while more than half of the warps compute,
+// add up or wait for their ids. More rows a warp would cost the registers of other warps. A warp
+// spends some 110 instructions on 2 KB, about a fifth of what the multiprocessor can issue
+// meanwhile. The query lies in shared memory as float32: kRows rows share each read of it.
+#pragma once
+
+#include <torch/headeronly/util/Half.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/launch.cuh"
+
+namespace rl4rec {
+
+constexpr int kLanes = 32;
+constexpr int kWarps = 4;
+constexpr int kThreads = kLanes * kWarps;
+constexpr int kRows = 4;         // that a warp reads at a time
+constexpr int kBlocksPerSm = 8;  // what the registers are limited for
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+__device__ __forceinline__ int lane_of_thread() { return static_cast<int>(threadIdx.x) % kLanes; }
+__device__ __forceinline__ int warp_of_thread() { return static_cast<int>(threadIdx.x) / kLanes; }
+
+// How a table stores its values. `Bits` is what one is loaded as.
+struct Float32 {
+  using Bits = uint32_t;
+};
+struct Float16 {
+  using Bits = uint16_t;
+};
+struct BFloat16 {
+  using Bits = uint16_t;
+};
+
+template <typename T>
+struct Rows {
+  using Bits = typename T::Bits;
+  static constexpr int kPack = 16 / sizeof(Bits);  // values in 128 bits
+
+  __device__ __forceinline__ const Bits* row(int64_t i) const { return data + i * stride; }
+
+  const Bits* data;
+  int64_t count, dim, stride;
+  bool aligned;  // every row is a whole number of aligned 128-bit words
+};
+
+// As many values as 128 bits hold.
+template <typename T>
+struct Pack {
+  static constexpr int kSize = Rows<T>::kPack;
+
+  __device__ __forceinline__ float operator[](int i) const {
+    if constexpr (sizeof(typename T::Bits) == 4) {
+      return __uint_as_float(words[i]);
+    } else if constexpr (std::is_same_v<T, BFloat16>) {
+      return __uint_as_float(i % 2 ? words[i / 2] & 0xffff0000u : words[i / 2] << 16);
+    } else {
+      const uint16_t bits = static_cast<uint16_t>(words[i / 2] >> 16 * (i % 2));
+      return torch::headeronly::Half(bits, torch::headeronly::Half::from_bits());
+    }
+  }
+
+  uint32_t words[4] = {};
+};
+
+// The values from column `at` on, zeros behind the last one. Both ways give the same bits.
+template <typename T, bool kAligned>
+__device__ __forceinline__ Pack<T> load_pack(const typename T::Bits* row, int64_t at, int64_t dim) {
+  Pack<T> pack;
+  if constexpr (kAligned) {
+    const uint4 bits = __ldg(reinterpret_cast<const uint4*>(row + at));
+    pack.words[0] = bits.x, pack.words[1] = bits.y, pack.words[2] = bits.z, pack.words[3] = bits.w;
+  } else {
+    constexpr int kPerWord = 4 / sizeof(typename T::Bits);
+#pragma unroll
+    for (int i = 0; i < Pack<T>::kSize; ++i)
+      if (at + i < dim)
+        pack.words[i / kPerWord] |= static_cast<uint32_t>(__ldg(row + at + i))
+                                    << 16 * (i % kPerWord);
+  }
+  return pack;
+}
+
+// Adds the lane's share of the dot products of kRows rows with the query. A lane takes kPack
+// columns out of each 32 * kPack, in order, whatever the memory looks like: so a score has one
+// order of additions. Zeros behind the last column add nothing, for a sum from +0 is never -0.
+template <typename T, bool kAligned>
+__device__ __forceinline__ void add_dot_products(const Rows<T>& table, const float* query,
+                                                 const int64_t (&ids)[kRows],
+                                                 float (&sums)[kRows]) {
+  constexpr int kPack = Rows<T>::kPack;
+  const typename T::Bits* rows[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) rows[r] = ids[r] < 0 ? nullptr : table.row(ids[r]);
+  const int dim = static_cast<int>(table.dim);
+#pragma unroll 1
+  for (int at = lane_of_thread() * kPack; at < dim; at += kLanes * kPack) {
+    Pack<T> packs[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+      if (rows[r]) packs[r] = load_pack<T, kAligned>(rows[r], at, dim);
+#pragma unroll
+    for (int i = 0; i < kPack; i += 4) {
+      const float4 q = *reinterpret_cast<const float4*>(query + at + i);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        sums[r] = fmaf(q.x, packs[r][i], sums[r]);
+        sums[r] = fmaf(q.y, packs[r][i + 1], sums[r]);
+        sums[r] = fmaf(q.z, packs[r][i + 2], sums[r]);
+        sums[r] = fmaf(q.w, packs[r][i + 3], sums[r]);
+      }
+    }
+  }
+}
+
+template <typename Value>
+__device__ __forceinline__ Value sum_over_lanes(Value sum) {
+#pragma unroll
+  for (int distance = kLanes / 2; distance > 0; distance /= 2)
+    sum += __shfl_xor_sync(kAllLanes, sum, distance);
+  return sum;
+}
+
+// The score of the lane's own item, or 0 where its id is -1. `query` is float32 with zeros up to
+// a multiple of kPack. The whole warp must call. This is the only code that makes a score.
+template <typename T>
+__device__ __forceinline__ float score_items(const Rows<T>& table, const float* query, int64_t id) {
+  float score = 0.0f;
+#pragma unroll 1
+  for (int first = 0; first < kLanes; first += kRows) {
+    int64_t ids[kRows];
+    bool any = false;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      ids[r] = __shfl_sync(kAllLanes, id, first + r);
+      any |= ids[r] >= 0;
+    }
+    if (!any) continue;
+    float sums[kRows] = {};
+    if (table.aligned) {
+      add_dot_products<T, true>(table, query, ids, sums);
+    } else {
+      add_dot_products<T, false>(table, query, ids, sums);
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const float sum = sum_over_lanes(sums[r]);
+      if (lane_of_thread() == first + r) score = sum;
+    }
+  }
+  return score;
+}
+
+// The place of this thread's item in a stretch of kThreads items. Warps take kRows of them in
+// turn, so that a short stretch keeps them all busy.
+__device__ __forceinline__ int slot_of_thread() {
+  const int lane = lane_of_thread(), warp = warp_of_thread();
+  return (lane / kRows * kWarps + warp) * kRows + lane % kRows;
+}
+
+}  // namespace rl4rec

@@ -1,0 +1,47 @@
+"""Where the raw CUDA operators run: emulated on the CPU, and on the GPU where there is one."""
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from rl4rec_kernels import RankCounts
+from tests.cuda.emulated import Emulated, built_library
+from tests.ops.cases import Case
+
+
+class Kernels(NamedTuple):
+    """The raw operators and the device of their tensors; results come back to the CPU."""
+
+    raw: Any
+    device: str
+
+    def run(self, name: str, case: Case, *arguments: Any) -> tuple[Any, int]:
+        """Call an operator; return its result and what it left in `bad`."""
+        bad = torch.zeros(1, dtype=torch.int32, device=self.device)
+        tensors = [part if part is None else part.to(self.device) for part in case]
+        result = getattr(self.raw, name)(*tensors, *arguments, bad)
+        if isinstance(result, torch.Tensor):
+            return result.cpu(), bad.item()
+        return RankCounts(*(column.cpu() for column in result)), bad.item()
+
+    def good(self, name: str, case: Case, *arguments: Any) -> Any:
+        """As `run`, where nothing may be found bad."""
+        result, bad = self.run(name, case, *arguments)
+        assert bad == 0
+        return result
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
+    """The kernels compiled for the CPU; built once a session."""
+    return Emulated(tmp_path_factory.mktemp("emulated"))
+
+
+@pytest.fixture(params=["emulated", "gpu"] if torch.cuda.is_available() else ["emulated"])
+def kernels(request: pytest.FixtureRequest) -> Kernels:
+    """The kernels wherever they can run."""
+    if request.param == "emulated":
+        return Kernels(request.getfixturevalue("emulated").raw, "cpu")
+    torch.ops.load_library(str(built_library()))
+    return Kernels(torch.ops.rl4rec_cuda_raw, "cuda")

@@ -1,0 +1,6 @@
+// Sets the order in which emulated threads and blocks take turns.
+#include "cuda/launch.cuh"
+
+extern "C" __attribute__((visibility("default"))) void set_order(int order) {
+  emulator::order = static_cast<emulator::Order>(order);
+}

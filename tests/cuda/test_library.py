@@ -1,0 +1,109 @@
+"""The compiled CUDA library, as far as it can be told without a GPU."""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cuda.emulated import ROOT, built_library, run
+
+KERNELS = ("score_kernel", "rank_kernel", "reward_kernel", "segment_sum_kernel")
+ARCHITECTURES = ("sm_80", "sm_90")
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    path = built_library()
+    if path is None:
+        pytest.skip("the package was built without nvcc")
+    return path
+
+
+@pytest.fixture(scope="module")
+def cuobjdump() -> str:
+    """NVIDIA's program that reads compiled kernels: of the toolkit, or the one Triton brings."""
+    triton = importlib.util.find_spec("triton")
+    places = [Path(nvcc).resolve().parent for nvcc in (shutil.which("nvcc"),) if nvcc]
+    places += [Path("/usr/local/cuda/bin")]
+    places += [Path(triton.origin).parent / "backends/nvidia/bin"] if triton else []
+    found = shutil.which("cuobjdump") or shutil.which(
+        "cuobjdump", path=":".join(str(place) for place in places)
+    )
+    if found is None:
+        pytest.skip("needs cuobjdump, of the CUDA toolkit or of Triton")
+    return found
+
+
+def by_kernel(listing: str, start: str) -> dict[tuple[str, str], str]:
+    """Cut a listing at its functions: their text by (architecture, function)."""
+    result, architecture = {}, ""
+    for part in re.split(r"(arch = sm_\d+)", listing):
+        if part.startswith("arch = "):
+            architecture = part.removeprefix("arch = ")
+            continue
+        for function in re.split(start, part)[1:]:
+            name, _, text = function.partition("\n")
+            result[architecture, name.strip(" :")] = text
+    return result
+
+
+def test_no_kernel_spills_registers(library, cuobjdump):
+    usage = by_kernel(run(cuobjdump, "--dump-resource-usage", str(library)), " Function ")
+    for (architecture, name), text in sorted(usage.items()):
+        used = {
+            key: int(value) for key, value in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", text)
+        }
+        print(architecture, name, used)  # shown by pytest -s
+        assert used["STACK"] == used["LOCAL"] == 0, f"{name} on {architecture} uses local memory"
+        assert used["REG"] <= 64, f"{name} on {architecture}: 8 blocks a multiprocessor do not fit"
+    for kernel in KERNELS:
+        for architecture in ARCHITECTURES:
+            assert sum(kernel in name for arch, name in usage if arch == architecture) == 3, kernel
+
+
+def test_rows_are_read_in_words_of_128_bits(library, cuobjdump):
+    code = by_kernel(run(cuobjdump, "--dump-sass", str(library)), "Function : ")
+    for kernel in KERNELS:
+        for architecture in ARCHITECTURES:
+            texts = [text for (arch, name), text in code.items()
+                     if arch == architecture and kernel in name]  # fmt: skip
+            assert len(texts) == 3, kernel
+            for text in texts:  # four rows at a time
+                assert text.count("LDG.E.128") >= 4, f"{kernel} on {architecture}"
+
+
+def test_later_architectures_get_ptx(library, cuobjdump):
+    assert "sm_90.ptx" in run(cuobjdump, "--list-ptx", str(library))
+
+
+def test_it_needs_nothing_of_torch_but_the_stable_interface(library):
+    """Beside C and C++: torch's C interface, of which a CPU torch lacks the stream only."""
+    if shutil.which("nm") is None:
+        pytest.skip("needs nm, of binutils")
+    symbols = [line.split()[-1] for line in run("nm", "-D", "-u", str(library)).splitlines()]
+    ours = {symbol for symbol in symbols if "@" not in symbol and not symbol.startswith("_")}
+    torch_cpu = Path(torch.__file__).parent / "lib/libtorch_cpu.so"
+    known = {
+        line.split()[-1] for line in run("nm", "-D", "--defined-only", str(torch_cpu)).splitlines()
+    }
+    assert "aoti_torch_get_current_cuda_stream" in ours
+    assert ours - known - {"aoti_torch_get_current_cuda_stream"} == set()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("1", "demands the GPU operators, but nvcc is not on PATH"), ("yes", "must be 0")],
+)
+def test_the_build_says_what_is_wrong(tmp_path, value, words):
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={"PATH": str(tmp_path), "RL4REC_CUDA": value, "CUDACXX": "no-such-nvcc"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert words in done.stderr
