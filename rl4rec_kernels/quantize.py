@@ -7,6 +7,7 @@ from torch import Tensor
 
 _BLOCK = 4_096  # rows at a time, so that little memory is taken beside the result
 _LONGEST = 1e18  # the square of a length must stay finite in float32
+_LARGEST = {torch.bfloat16: None, torch.int8: 127, torch.float8_e4m3fn: 448}  # scaled to
 
 
 class QuantizedTable(NamedTuple):
@@ -14,7 +15,7 @@ class QuantizedTable(NamedTuple):
 
     Attributes
     ----------
-    values : Tensor, bfloat16 or int8, shape [N, D]
+    values : Tensor, bfloat16, int8 or float8_e4m3fn, shape [N, D]
         The copy; an item is ``scale * values``.
     row_info : Tensor, float32, shape [N, 3]
         Of every row its scale, the length of the copied item, and the length of the difference
@@ -41,11 +42,12 @@ class QuantizedTable(NamedTuple):
 def quantize_table(
     table: Tensor, dtype: torch.dtype = torch.int8, *, keep_source: bool = True
 ) -> QuantizedTable:
-    """Copy a table in bfloat16, or in int8 with a scale for each row.
+    """Copy a table in bfloat16, or in int8 or float8 with a scale for each row.
 
     The catalog operators score the copy two times (bfloat16) or four times (int8) as fast as
     float32 where the CPU has the instructions; queries are then rounded in the same way. With
-    ``refine=True`` their results are nevertheless exactly those of the table itself.
+    ``refine=True`` their results are nevertheless exactly those of the table itself. On a GPU,
+    ``refine=True`` scores the table itself; copies serve to save memory and time without it.
 
     Parameters
     ----------
@@ -53,6 +55,8 @@ def quantize_table(
         float32, float16 or bfloat16; finite. May be memory-mapped: it is read by blocks.
     dtype : torch.dtype
         ``torch.int8``: a row's largest magnitude becomes 127. ``torch.bfloat16``: nearest values.
+        ``torch.float8_e4m3fn``: a row's largest magnitude becomes 448; for GPUs only, where queries
+        are then rounded to bfloat16.
     keep_source : bool
         Whether to keep a reference to `table`, which ``refine=True`` needs.
 
@@ -73,8 +77,9 @@ def quantize_table(
         raise TypeError(f"table must be a float32, float16 or bfloat16 tensor, got {what}")
     if table.dim() != 2:
         raise ValueError(f"table must be [N, D], got {tuple(table.shape)}")
-    if dtype not in (torch.int8, torch.bfloat16):
-        raise ValueError(f"dtype must be torch.int8 or torch.bfloat16, got {dtype}")
+    if dtype not in _LARGEST:
+        raise ValueError("dtype must be torch.int8, torch.bfloat16 or torch.float8_e4m3fn, got "
+                         f"{dtype}")  # fmt: skip
     table = table.detach()
     values = table.new_empty(table.shape, dtype=dtype)
     row_info = table.new_empty((table.shape[0], 3), dtype=torch.float32)
@@ -82,11 +87,12 @@ def quantize_table(
         rows = slice(start, start + _BLOCK)
         block = table[rows].float()
         scale = torch.ones_like(block[:, 0]) if block.shape[1] else block.new_ones(block.shape[0])
-        if dtype is torch.int8 and block.shape[1]:
+        limit = _LARGEST[dtype]
+        if limit is not None and block.shape[1]:
             largest = block.abs().amax(1)
-            scale = torch.where(largest > 0, largest / 127, 1.0)
-        copy = (block / scale[:, None]).round().clamp(-127, 127) if dtype is torch.int8 else block
-        values[rows] = copy.to(dtype)
+            scale = torch.where(largest > 0, largest / limit, 1.0)
+        copy = block if limit is None else (block / scale[:, None]).clamp(-limit, limit)
+        values[rows] = (copy.round() if dtype is torch.int8 else copy).to(dtype)
         exact, copied = block.double(), values[rows].double() * scale[:, None].double()
         length = exact.norm(dim=1)
         bad = (~(length < _LONGEST)).nonzero()

@@ -260,7 +260,7 @@ class ShardedTable:
         def score() -> Tensor:
             """The bits of the scores of the targets that are here, and which are no items."""
             bits = score_targets(query, catalog, here).view(torch.int32).long()
-            is_here, no_item = here >= 0, torch.zeros(num_queries, dtype=torch.int64)
+            is_here, no_item = here >= 0, here.new_zeros(num_queries)
             if catalog.valid is not None:
                 no_item[is_here] = (~catalog.valid[here[is_here]]).long()
             return torch.stack([bits.where(is_here, 0), no_item])
@@ -353,13 +353,14 @@ def _refuse(name: str, rank: int, first: dict[str, Any], other: dict[str, Any]) 
 
 def _probe(catalog: Catalog) -> list[list[int]]:
     """The bits of a few scores as this machine computes them for such a table."""
-    generator = torch.Generator().manual_seed(0)
+    values, row_info, source, _ = catalog
+    generator, device = torch.Generator().manual_seed(0), values.device
     rows, dim = 37, 67
     query, table = (
-        torch.randint(-999, 1000, (rows, dim), generator=generator) / 7.0 for _ in range(2)
+        (torch.randint(-999, 1000, (rows, dim), generator=generator) / 7.0).to(device)
+        for _ in range(2)
     )
-    targets = torch.arange(rows)
-    values, row_info, source, _ = catalog
+    targets = torch.arange(rows, device=device)
     score = torch.ops.rl4rec.score_catalog_targets
     if row_info is None:
         plain = table.to(values.dtype)

@@ -4,9 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# Triton reads it when it is imported, so it stands before all that may do so.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from rl4rec_kernels import Encoder
 from rl4rec_kernels.ops import cpu_levels, use_cpu_level
+from tests.cuda.emulated import Emulated
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +44,9 @@ def level(request: pytest.FixtureRequest):
     """Each level of CPU features in turn, in use during the test."""
     with use_cpu_level(request.param):
         yield request.param
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
+    """The CUDA kernels compiled for the CPU; built once a session."""
+    return Emulated(tmp_path_factory.mktemp("emulated"))

@@ -18,7 +18,8 @@ Storage storage_of(const Tensor& tensor, const char* name, bool with_int8 = fals
       if (with_int8) return kInt8;
       [[fallthrough]];
     default:
-      throw std::invalid_argument(std::string(name) + " must be float32, float16 or bfloat16");
+      throw std::invalid_argument(std::string(name) + " must be float32, float16 or bfloat16" +
+                                  (with_int8 ? ", or quantized to int8, on the CPU" : ""));
   }
 }
 

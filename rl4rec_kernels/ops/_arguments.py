@@ -81,7 +81,7 @@ def split_table(
     dtype = query.dtype if isinstance(query, Tensor) and query.dtype in _FLOATS else torch.float32
     check_embeddings(query, values.new_empty((0, values.shape[-1]), dtype=dtype))
     fits = (
-        values.dtype in (torch.int8, torch.bfloat16)
+        values.dtype in (torch.int8, torch.bfloat16, torch.float8_e4m3fn)
         and (row_info.dtype, row_info.shape) == (torch.float32, (values.shape[0], 3))
         and values.device == row_info.device
     )

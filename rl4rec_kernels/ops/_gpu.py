@@ -121,7 +121,7 @@ def unchecked_ids() -> Iterator[None]:
     """Let calls on a GPU return without waiting for the check of their ids (process-wide).
 
     A bad id then raises nothing: its score is NaN, its row's rewards are NaN, and the total of its
-    row's counts is negative.
+    row's counts is negative. A bad excluded id excludes nothing.
     """
     global _ids_are_checked
     before, _ids_are_checked = _ids_are_checked, False

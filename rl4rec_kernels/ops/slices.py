@@ -60,7 +60,8 @@ def check_ids(
         rows = exclude.shape[0] if offsets is None else offsets.shape[0] - 1
         targets = torch.zeros(rows, dtype=torch.int64)
     query, table = torch.empty(targets.shape[0], 0), torch.empty(num_rows, 0)
-    torch.ops.rl4rec.rank_catalog(query, table, targets, exclude, offsets, valid, *[None] * 3)
+    ids = (None if t is None else t.cpu() for t in (targets, exclude, offsets, valid))
+    torch.ops.rl4rec.rank_catalog(query, table, *ids, *[None] * 3)
 
 
 def local_ids(ids: Tensor, start: int, end: int) -> Tensor:
@@ -73,7 +74,7 @@ def local_ids(ids: Tensor, start: int, end: int) -> Tensor:
 def score_targets(query: Tensor, catalog: Catalog, targets: Tensor) -> Tensor:
     """The scores that `count_slices` compares with, float32 [B]; -inf for targets of -1."""
     if catalog.values.shape[0] == 0:
-        return torch.full(targets.shape, -torch.inf)
+        return query.new_full(targets.shape, -torch.inf, dtype=torch.float32)
     table, row_info = catalog.values, catalog.row_info
     if catalog.source is not None:
         table, row_info = catalog.source, None
@@ -95,7 +96,7 @@ def count_slices(
 
     Targets of -1 are elsewhere, in another slice of the table. Ids must have been checked.
     """
-    counts = torch.zeros(3, query.shape[0], dtype=torch.int64)
+    counts = query.new_zeros((3, query.shape[0]), dtype=torch.int64)
     show = show_progress and _is_long(query, catalog)
     for start, end in progress(_slices(catalog), "ranking", show=show):
         part = _rows(catalog, start, end)
@@ -134,8 +135,8 @@ def best_of_slices(
     show_progress: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """`topk_catalog` slice by slice; of fewer than k rows as well. Ids must have been checked."""
-    scores = torch.full((query.shape[0], k), -torch.inf)
-    ids = torch.full(scores.shape, -1, dtype=torch.int64)
+    scores = query.new_full((query.shape[0], k), -torch.inf, dtype=torch.float32)
+    ids = scores.new_full(scores.shape, -1, dtype=torch.int64)
     show = show_progress and _is_long(query, catalog)
     for start, end in progress(_slices(catalog), "searching", show=show):
         part = _rows(catalog, start, end)

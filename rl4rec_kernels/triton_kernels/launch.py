@@ -1,6 +1,7 @@
 """What the launches of all kernels share: devices, the layout of arguments, the flag of bad ids."""
 
 import torch
+import triton
 from torch import Tensor
 
 PROGRAMS_A_PROCESSOR = 4
@@ -12,6 +13,13 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 2
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def is_hopper() -> bool:
+    """Whether kernels run on compute capability 9.0, whose tensor cores read shared memory."""
+    if triton.knobs.runtime.interpret:
+        return False
+    return triton.runtime.driver.active.get_current_target().arch == 90
 
 
 def on_device(tensor: Tensor) -> torch.cuda.device_of:

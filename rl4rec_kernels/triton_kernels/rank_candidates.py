@@ -14,7 +14,7 @@ _BAD = tl.constexpr(-(1 << 62))  # added to the total of a row with a bad id: it
 
 @triton.jit
 def _count_candidates(
-    counts, arrived, rewards, query, query_stride, table, table_stride, table_rows,
+    aboves, ties_of, totals, arrived, rewards, query, query_stride, table, table_stride, table_rows,
     ids, ids_stride, columns, offsets, first_chunk, chunk_row, num_rows, chunks_a_row, bad,
     RAGGED: tl.constexpr, DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_DIM: tl.constexpr,
     CHUNK: tl.constexpr, METRICS: tl.constexpr, TIES: tl.constexpr,
@@ -61,25 +61,25 @@ def _count_candidates(
             chunks = chunks_a_row + 0 * row
         is_last = chunks == 1
         if is_last == 0:
-            tl.atomic_add(counts + row, above)
-            tl.atomic_add(counts + num_rows + row, tied)
-            tl.atomic_add(counts + 2 * num_rows + row, total)
+            tl.atomic_add(aboves + row, above)
+            tl.atomic_add(ties_of + row, tied)
+            tl.atomic_add(totals + row, total)
         if (is_last == 0) & (len(METRICS) > 0):
             # The chunk of a row that comes last finds the counts of all and makes the metrics.
             is_last = tl.atomic_add(arrived + row, 1, sem="acq_rel") == chunks - 1
             if is_last:
-                above = tl.atomic_add(counts + row, 0)
-                tied = tl.atomic_add(counts + num_rows + row, 0)
-                total = tl.atomic_add(counts + 2 * num_rows + row, 0)
+                above = tl.atomic_add(aboves + row, 0)
+                tied = tl.atomic_add(ties_of + row, 0)
+                total = tl.atomic_add(totals + row, 0)
         if is_last:
             if len(METRICS) > 0:
                 one = tl.arange(0, 1)
                 store_metrics(rewards + row * len(METRICS) + one, above + one, tied + one,
                               total + one, one == 0, METRICS, TIES)  # fmt: skip
             else:
-                tl.store(counts + row, above)
-                tl.store(counts + num_rows + row, tied)
-                tl.store(counts + 2 * num_rows + row, total)
+                tl.store(aboves + row, above)
+                tl.store(ties_of + row, tied)
+                tl.store(totals + row, total)
 
 
 def _count(
@@ -90,20 +90,20 @@ def _count(
     bad: Tensor,
     metrics: tuple[tuple[int, int], ...],
     ties: int,
-) -> tuple[Tensor, Tensor]:
-    """Counts int64 [3, B], or only metrics float32 [B, M] where some are asked for."""
+) -> tuple[list[Tensor], Tensor]:
+    """Three counts int64 [B], or only metrics float32 [B, M] where some are asked for."""
     query, table = rows_of(query), rows_of(table)
     num_rows, dim = query.shape
     blocks = blocks_for(dim)
     w = walk(ids, offsets, num_rows, blocks.chunk, shared=1)
-    counts = torch.zeros((3, num_rows), dtype=torch.int64, device=query.device)
+    counts = [torch.zeros(num_rows, dtype=torch.int64, device=query.device) for _ in range(3)]
     arrived = torch.zeros(num_rows if metrics else 0, dtype=torch.int32, device=query.device)
     rewards = torch.empty((num_rows, len(metrics)), dtype=torch.float32, device=query.device)
     if num_rows == 0:
         return counts, rewards
     with on_device(query):
         _count_candidates[(w.programs,)](
-            counts, arrived, rewards, query, query.stride(0), table, table.stride(0),
+            *counts, arrived, rewards, query, query.stride(0), table, table.stride(0),
             table.shape[0], w.ids, w.stride, w.columns, w.offsets, w.first_chunk, w.chunk_row,
             num_rows, w.chunks_a_row, bad, RAGGED=offsets is not None, DIM=dim,
             BLOCK_ROWS=blocks.rows, BLOCK_DIM=blocks.dim, CHUNK=blocks.chunk, METRICS=metrics,
@@ -119,8 +119,7 @@ def rank_candidates(
 
     `bad` is raised if an id is out of range or a row has no target; such a row's total is negative.
     """
-    counts, _ = _count(query, table, ids, offsets, bad, (), 0)
-    above, tied, total = counts.unbind(0)
+    (above, tied, total), _ = _count(query, table, ids, offsets, bad, (), 0)
     return above, tied, total
 
 

@@ -50,8 +50,8 @@ def _count_catalog(
 
 @triton.jit
 def _finish(
-    counts, rewards, target_scores, targets, num_items, num_queries, BLOCK: tl.constexpr,
-    METRICS: tl.constexpr, TIES: tl.constexpr,
+    aboves, ties_of, totals, rewards, counts, target_scores, targets, num_items, num_queries,
+    BLOCK: tl.constexpr, ELSEWHERE: tl.constexpr, METRICS: tl.constexpr, TIES: tl.constexpr,
 ):  # fmt: skip
     """Take the target out of its own competitors, and make the metrics."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -66,12 +66,16 @@ def _finish(
     tied -= (is_here & (is_nan == 0)).to(tl.int64)  # with itself
     total += (is_here == 0).to(tl.int64)  # it counts wherever it is
     above = tl.where(is_nan, total - 1, above)  # a NaN target ranks last
+    is_bad = is_here == 0
+    if ELSEWHERE:
+        is_bad = is_bad & (target != -1)
+    total = tl.where(is_bad, -1, total)
     if len(METRICS) > 0:
         store_metrics(rewards + rows * len(METRICS), above, tied, total, inside, METRICS, TIES)
     else:
-        tl.store(counts + rows, above, mask=inside)
-        tl.store(counts + num_queries + rows, tied, mask=inside)
-        tl.store(counts + 2 * num_queries + rows, total, mask=inside)
+        tl.store(aboves + rows, above, mask=inside)
+        tl.store(ties_of + rows, tied, mask=inside)
+        tl.store(totals + rows, total, mask=inside)
 
 
 def _count_all(
@@ -107,16 +111,17 @@ def _rank(
     bad: Tensor,
     metrics: tuple[tuple[int, int], ...] = (),
     ties: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Counts int64 [3, B], or metrics float32 [B, M] where some are asked for."""
+) -> tuple[list[Tensor], Tensor]:
+    """Three counts int64 [B], or only metrics float32 [B, M] where some are asked for."""
     if source is not None:  # exact, and fast enough on the tensor cores
         table, row_info = source, None
     sides = operands(query, table, row_info)
     num_queries, num_items = query.shape[0], table.shape[0]
-    counts = torch.zeros((3, num_queries), dtype=torch.int64, device=query.device)
+    results = [torch.empty(num_queries, dtype=torch.int64, device=query.device) for _ in range(3)]
     rewards = torch.empty((num_queries, len(metrics)), device=query.device)
     if num_queries == 0:
-        return counts, rewards
+        return results, rewards
+    counts = torch.zeros((3, num_queries), dtype=torch.int64, device=query.device)
     elsewhere = target_scores is not None
     scores = score_targets(sides, targets, valid, bad, elsewhere=elsewhere)
     if target_scores is not None:
@@ -127,10 +132,11 @@ def _rank(
         count_excluded(sides, counts, scores, targets, keys, valid)
     with on_device(query):
         _finish[(triton.cdiv(num_queries, BLOCK),)](
-            counts, rewards, scores, targets.contiguous(), num_items, num_queries, BLOCK=BLOCK,
-            METRICS=metrics, TIES=ties, num_warps=4, enable_fp_fusion=True,
+            *results, rewards, counts, scores, targets.contiguous(), num_items, num_queries,
+            BLOCK=BLOCK, ELSEWHERE=elsewhere, METRICS=metrics, TIES=ties, num_warps=4,
+            enable_fp_fusion=True,
         )  # fmt: skip
-    return counts, rewards
+    return results, rewards
 
 
 def rank_catalog(
@@ -147,12 +153,12 @@ def rank_catalog(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `ops.reference.rank_catalog`; `target_scores` are given where targets are elsewhere (-1).
 
-    `bad` is raised if an id is out of range or a target is not valid.
+    `bad` is raised if an id is out of range or a target is not valid. The total of a row whose
+    target is out of range is negative.
     """
-    counts, _ = _rank(
+    (above, tied, total), _ = _rank(
         query, table, targets, exclude, exclude_offsets, valid, row_info, source, target_scores, bad
     )
-    above, tied, total = counts.unbind(0)
     return above, tied, total
 
 

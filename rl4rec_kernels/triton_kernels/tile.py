@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.triton_kernels.launch import rows_of
+from rl4rec_kernels.triton_kernels.launch import is_hopper, rows_of
 
 BLOCK = 128
 """Queries and items of a tile. Two programs fit on a multiprocessor: one compares scores while the
@@ -70,10 +70,12 @@ def operands(query: Tensor, table: Tensor, row_info: Tensor | None) -> Operands:
             query = query.to(torch.bfloat16)
             if table.dtype == torch.bfloat16:
                 table_scale = None  # always 1
+            else:  # see _from_float8
+                table, table_scale = table.view(torch.uint8), 256 * table_scale
     dtype = _product_dtype(query.dtype, table.dtype)
     exact = torch.get_float32_matmul_precision() == "highest"
     dim = query.shape[1]
-    lean = dtype in (tl.float16, tl.bfloat16) and table_scale is None
+    lean = dtype in (tl.float16, tl.bfloat16) and table_scale is None and is_hopper()
     options = {
         "DIM": dim,
         "BLOCK": BLOCK,
@@ -84,6 +86,7 @@ def operands(query: Tensor, table: Tensor, row_info: Tensor | None) -> Operands:
         "SCALED": table_scale is not None,
         "num_warps": 8,
         "num_stages": 3,
+        "enable_fp_fusion": True,
         "maxnreg": 128 if lean else None,  # two programs on a multiprocessor, see BLOCK
     }
     return Operands(rows_of(query), rows_of(table), query_scale, table_scale, options)
@@ -94,11 +97,21 @@ def _product_dtype(query: torch.dtype, table: torch.dtype) -> tl.dtype:
         return tl.int8
     if query == table == torch.float16:
         return tl.float16
-    # float8 has no products of its own: bfloat16 holds all its values, and accumulates in full.
+    # float8 has no products of its own: bfloat16 holds all its values, and sums are kept in full.
     # Triton's interpreter would multiply the bits of bfloat16; float32 holds all of its values.
     if query == torch.bfloat16 and not triton.knobs.runtime.interpret:
         return tl.bfloat16
     return tl.float32
+
+
+@triton.jit
+def _from_float8(bits):
+    """float8_e4m3fn as float16, divided by 256: its bits are those of float16 but for the bias.
+
+    So GPUs that do not know the type can read it. (NaN is not kept; tables have none.)
+    """
+    bits = bits.to(tl.int16)
+    return (((bits & 0x80) << 8) | ((bits & 0x7F) << 7)).to(tl.float16, bitcast=True)
 
 
 @triton.jit
@@ -123,6 +136,8 @@ def tile_scores(
             inside = step * BLOCK_DIM + columns < DIM
             a = tl.load(queries, mask=inside[None, :], other=0)
             b = tl.load(items, mask=inside[:, None], other=0)
+        if b.dtype == tl.uint8:
+            b = _from_float8(b)
         if DTYPE == tl.int8:
             sums = tl.dot(a, b, sums, out_dtype=tl.int32)
         else:

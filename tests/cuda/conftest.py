@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rl4rec_kernels import RankCounts
-from tests.cuda.emulated import Emulated, built_library
+from tests.cuda.emulated import built_library
 from tests.ops.cases import Case
 
 
@@ -30,12 +30,6 @@ class Kernels(NamedTuple):
         result, bad = self.run(name, case, *arguments)
         assert bad == 0
         return result
-
-
-@pytest.fixture(scope="session")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
-    """The kernels compiled for the CPU; built once a session."""
-    return Emulated(tmp_path_factory.mktemp("emulated"))
 
 
 @pytest.fixture(params=["emulated", "gpu"] if torch.cuda.is_available() else ["emulated"])

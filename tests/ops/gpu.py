@@ -1,0 +1,53 @@
+"""The GPU backends wherever they can run: on a GPU, else interpreted or emulated on the CPU."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import rl4rec_kernels as rk
+from rl4rec_kernels.ops import _library
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def moved(value: Any, device: str) -> Any:
+    """Tensors, and named tuples of them, on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        parts = [moved(part, device) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+class Backend(NamedTuple):
+    """Calls the package's operators with one backend; arguments and results are on the CPU."""
+
+    name: str
+
+    def __getattr__(self, operator: str) -> Callable[..., Any]:
+        function = getattr(rk, operator)
+
+        def call(*args: Any, **options: Any) -> Any:
+            args = [moved(argument, DEVICE) for argument in args]
+            options = {name: moved(value, DEVICE) for name, value in options.items()}
+            return moved(function(*args, **options, backend=self.name), "cpu")
+
+        return call
+
+    @property
+    def ops(self) -> Any:
+        """The registered operators."""
+        return _library.operators(self.name)
+
+    def every_score(self, query: Tensor, table: Tensor, row_info: Tensor | None = None) -> Tensor:
+        """The score of every pair, as the one of a target: float32 [B, N]."""
+        query, table, row_info = (moved(t, DEVICE) for t in (query, table, row_info))
+        rows, items = len(query), len(table)
+        pairs = torch.arange(rows * items, device=DEVICE)
+        scores = self.ops.score_catalog_targets(
+            query.repeat_interleave(items, 0), table, pairs % items, row_info
+        )
+        return scores.view(rows, items).cpu()

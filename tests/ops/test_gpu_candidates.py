@@ -1,0 +1,219 @@
+"""The candidate operators' GPU backends against their definition, on a GPU or as if on one."""
+
+import math
+
+import pytest
+import torch
+
+import rl4rec_kernels as rk
+from rl4rec_kernels.metrics import parse_metrics, parse_ties
+from rl4rec_kernels.ops import _gpu, _library, reference
+from tests.ops.cases import ALL, DTYPES, huge_table, label, make_case
+from tests.ops.catalog_cases import assert_counts
+from tests.ops.gpu import DEVICE, Backend, moved
+from tests.ops.test_candidates import METRICS, TIES, strided
+from tests.ops.test_errors import IDS, QUERY, RAGGED, TABLE
+
+
+@pytest.fixture(params=["triton", "cuda"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """Each GPU backend; CUDA's kernels are compiled for the CPU where there is no GPU."""
+    if request.param == "cuda" and DEVICE == "cpu":
+        emulated = request.getfixturevalue("emulated")
+        monkeypatch.setattr(_library, "EMULATES_CUDA", True)
+        monkeypatch.setattr(_library, "has_cuda_library", lambda: True)
+        monkeypatch.setattr("rl4rec_kernels.ops._cuda._raw", emulated.raw)
+    return Backend(request.param)
+
+
+@pytest.mark.parametrize("spec", ALL, ids=label)
+def test_whole_numbers_give_exactly_the_reference(backend, spec):
+    if backend.name == "cuda" and ALL.index(spec) % 7:
+        pytest.skip("tests/cuda has all cases of these kernels")
+    case = make_case(**spec)
+    args = case.query, case.table, case.candidates
+    assert torch.equal(backend.score_candidates(*args), reference.score_candidates(*case).float())
+    assert_counts(backend.rank_candidates(*args), reference.rank_candidates(*case))
+    got = backend.reward_candidates(*args, METRICS)
+    want = reference.reward_candidates(*case, parse_metrics(METRICS), parse_ties("expected"))
+    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_tie_rules(backend, ties, ragged):
+    """Of short ties and of long ones; the rows are cut into several chunks."""
+    case = make_case((3, 513, 60, 2), ragged=ragged)
+    got = backend.reward_candidates(case.query, case.table, case.candidates, METRICS, ties)
+    want = reference.reward_candidates(*case, parse_metrics(METRICS), parse_ties(ties))
+    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("spec", ALL[::9], ids=label)
+def test_real_numbers_stay_within_rounding(backend, spec):
+    case = make_case(**spec, exact=False)
+    args = case.query, case.table, case.candidates
+    scores = backend.score_candidates(*args)
+    want = reference.score_candidates(*case)
+    magnitude = reference.score_candidates(case.query.abs(), case.table.abs(), *case[2:])
+    bound = magnitude.nan_to_num(neginf=0) * case.query.shape[1] * 2.0**-24
+    assert ((scores.double() - want).nan_to_num(0).abs() <= bound).all()
+    # Ranks are those of the very scores that score_candidates returns.
+    assert_counts(backend.rank_candidates(*args), reference.rank_candidates(*case, scores=scores))
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
+def test_a_score_depends_on_its_query_and_item_only(backend, dtypes):
+    case = make_case((4, 150, 300, 77), dtypes, exact=False, padding=0)
+    scores = backend.score_candidates(case.query, case.table, case.ids)
+    order = torch.randperm(150)
+    shuffled = backend.score_candidates(case.query, case.table, case.ids[:, order])
+    assert torch.equal(shuffled, scores[:, order])
+    alone = backend.score_candidates(case.query[2:3], case.table, case.ids[2:3, 7:8])
+    assert torch.equal(alone, scores[2:3, 7:8])
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
+def test_non_finite_scores(backend, dtypes):
+    nan, inf = math.nan, math.inf
+    table = torch.tensor([[1.0], [nan], [inf], [-inf], [2.0], [inf]]).to(dtypes[1])
+    query = torch.ones(4, 1, dtype=dtypes[0])
+    ids = torch.tensor([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [2, 0, 1, 4, 5], [3, 0, 1, 4, 5]])
+    counts = backend.rank_candidates(query, table, ids)
+    want = [[2, 0, 5], [4, 0, 5], [0, 1, 5], [3, 0, 5]]  # a NaN competitor is not above -inf
+    assert torch.stack(tuple(counts), 1).tolist() == want
+
+
+@pytest.mark.parametrize("how", ["transposed", "sliced", "stepped"])
+@pytest.mark.parametrize("which", ["query", "table", "ids"])
+def test_memory_layout_does_not_matter(backend, which, how):
+    case = make_case((5, 40, 30, 37), exact=False)
+    other = case._replace(**{which: strided(getattr(case, which), how)})
+    got = backend.score_candidates(other.query, other.table, other.candidates)
+    want = backend.score_candidates(case.query, case.table, case.candidates)
+    torch.testing.assert_close(got, want)
+
+
+def test_tables_beyond_two_to_the_31_values(backend, tmp_path):
+    if DEVICE == "cuda":
+        pytest.skip("the table is a sparse file; test_on_gpu.py has one on the GPU")
+    table, used = huge_table(tmp_path)
+    query = torch.randint(-2, 3, (3, table.shape[1])).float()
+    ids = used.expand(3, -1)
+    want = reference.score_candidates(query, table, ids).float()
+    assert torch.equal(backend.score_candidates(query, table, ids), want)
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_gradients(backend, dtypes, ragged):
+    case = make_case((5, 70, 13, 33), dtypes, ragged=ragged, exact=False)
+    weights = torch.randn(case.ids.shape)
+
+    def gradients(query, table, candidates, name: str):
+        query, table = query.requires_grad_(), table.requires_grad_()
+        scores = rk.score_candidates(query, table, candidates, backend=name)
+        loss = (scores.masked_fill(scores == -math.inf, 0) * weights.to(scores.device)).sum()
+        return torch.autograd.grad(loss, (query, table))
+
+    found = gradients(*(moved(t, DEVICE) for t in (*case[:2], case.candidates)), backend.name)
+    want = gradients(case.query.detach().float(), case.table.detach().float(), case.candidates,
+                     "reference")  # fmt: skip
+    for grad, exact, dtype in zip(found, want, dtypes, strict=True):
+        assert grad.dtype == dtype
+        tolerance = 2 * torch.finfo(dtype).eps
+        torch.testing.assert_close(grad.float().cpu(), exact, rtol=tolerance, atol=1e-5)
+
+
+def test_a_second_derivative_is_refused(backend):
+    query = QUERY.to(DEVICE).requires_grad_()
+    table, ids = TABLE.to(DEVICE), IDS.to(DEVICE)
+    scores = rk.score_candidates(query, table, ids, backend=backend.name)
+    (grad,) = torch.autograd.grad((scores**2).sum(), query, create_graph=True)
+    with pytest.raises(NotImplementedError, match="differentiated once"):
+        grad.sum().backward()
+
+
+BAD_IDS = [
+    (torch.tensor([[0, 1], [2, 5]]), IndexError, "candidates: id 5 in row 1, column 1"),
+    (torch.tensor([[0, -2], [9, 5]]), IndexError, "id -2 in row 0, column 1"),
+    (torch.tensor([[2**40, 0]] * 2), IndexError, f"id {2**40}"),
+    (RAGGED._replace(offsets=torch.tensor([0, 1, 2])), ValueError, "end at 3"),
+    (RAGGED._replace(offsets=torch.tensor([1, 1, 3])), ValueError, "start at 0"),
+    (RAGGED._replace(offsets=torch.tensor([0, 4, 3])), ValueError, "must not fall"),
+    (RAGGED._replace(offsets=torch.tensor([0, -(2**40), 3])), ValueError, "must not fall"),
+]
+NO_TARGET = [
+    (torch.tensor([[0, -1], [-1, 2]]), ValueError, "row 1 starts with padding"),
+    (RAGGED._replace(offsets=torch.tensor([0, 0, 3])), ValueError, "row 0 is empty"),
+    (torch.empty(2, 0, dtype=torch.int64), ValueError, "row 0 is empty"),
+]
+
+
+@pytest.mark.parametrize(("candidates", "error", "words"), BAD_IDS + NO_TARGET)
+@pytest.mark.parametrize("operator", ["score_candidates", "rank_candidates", "reward_candidates"])
+def test_bad_ids_raise_what_the_cpu_raises(backend, operator, candidates, error, words):
+    if operator == "score_candidates" and (error, words) in [entry[1:] for entry in NO_TARGET]:
+        backend.score_candidates(QUERY, TABLE, candidates)  # needs no target
+        return
+    with pytest.raises(error, match=words):
+        getattr(backend, operator)(QUERY, TABLE, candidates)
+
+
+@pytest.mark.parametrize(("candidates", "error", "words"), BAD_IDS[:3] + NO_TARGET[:2])
+def test_unchecked_bad_ids_do_not_look_good(backend, candidates, error, words):
+    with _gpu.unchecked_ids():
+        counts = backend.rank_candidates(QUERY, TABLE, candidates)
+        rewards = backend.reward_candidates(QUERY, TABLE, candidates, ("ndcg@10", "rank"))
+    bad = counts.total < 0
+    assert bad.any()
+    assert torch.equal(rewards.isnan(), bad[:, None].expand(2, 2))
+    with pytest.raises(error, match=words):  # the check is back
+        backend.rank_candidates(QUERY, TABLE, candidates)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_opcheck(backend, ragged):
+    case = make_case((3, 9, 11, 5), ragged=ragged, exact=False)
+    args = [moved(part, DEVICE) for part in case]
+    check, ops = torch.library.opcheck, backend.ops
+    check(ops.score_candidates.default, args)
+    differentiable = [t.clone().requires_grad_() for t in args[:2]] + args[2:]
+    check(ops.score_candidates.default, differentiable)
+    check(ops.rank_candidates.default, args)
+    check(ops.reward_candidates.default, (*args, [0, 2], [10, 1], 3))
+
+
+def test_compile_without_graph_breaks(backend):
+    case = make_case((3, 9, 11, 5), exact=False)
+
+    def step(query, table, ids):
+        scores = rk.score_candidates(query * 2, table, ids, backend=backend.name)
+        return scores, rk.rank_candidates(query, table, ids, backend=backend.name)
+
+    torch.compiler.reset()
+    args = [moved(part, DEVICE) for part in case[:3]]
+    compiled = torch.compile(step, fullgraph=True)
+    torch.testing.assert_close(compiled(*args), step(*args))
+
+
+def test_where_a_backend_cannot_run():
+    if DEVICE == "cpu":
+        with pytest.raises(ValueError, match="backend='cuda' needs the compiled CUDA kernels"):
+            rk.rank_candidates(QUERY, TABLE, IDS, backend="cuda")
+    else:
+        with pytest.raises(ValueError, match="backend='cpu' needs tensors on the CPU"):
+            rk.rank_candidates(*(moved(t, DEVICE) for t in (QUERY, TABLE, IDS)), backend="cpu")
+
+
+@pytest.mark.parametrize("device", ["cpu", DEVICE])
+def test_autocast_widens_the_query(device):
+    case = make_case((3, 9, 11, 8), exact=False)
+    query, table, ids = (moved(t, device) for t in case[:3])
+    with torch.autocast(device, dtype=torch.bfloat16):
+        projected = torch.nn.functional.linear(query, torch.eye(8, device=device))
+        assert projected.dtype == torch.bfloat16
+        scores = rk.score_candidates(projected, table, ids)
+    assert torch.equal(scores, rk.score_candidates(projected.float(), table, ids))
+    with pytest.raises(TypeError, match=r"query is .* but table is"):
+        rk.score_candidates(projected, table, ids)

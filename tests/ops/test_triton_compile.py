@@ -1,0 +1,73 @@
+"""Every Triton kernel compiles for GPUs that need not be there, and what it then takes of one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+KERNELS = {
+    "_collect", "_count_candidates", "_count_catalog", "_count_excluded", "_finish",
+    "_sample_groups", "_score_all", "_score_candidates", "_score_targets", "_search_again",
+    "_weighted_segment_sum",
+}  # fmt: skip
+SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes that a block may have
+MAY_SPILL = {"float32": 128, "quantized int8": 288}  # bytes, on the older card only
+
+
+@pytest.fixture(scope="module", params=[80, 90], ids="sm_{}".format)
+def compiled(request) -> tuple[int, list[dict]]:
+    """The compute capability and the kernels, compiled in a process that does not interpret."""
+    script = Path(__file__).with_name("triton_resources.py")
+    environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(script.parents[2])
+    run = subprocess.run(
+        [sys.executable, str(script), str(request.param)],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    kernels = [json.loads(line) for line in run.stdout.splitlines()]
+    for kernel in kernels:
+        print(f"sm_{request.param} {kernel}")  # shown by pytest -rP
+    return request.param, kernels
+
+
+def test_every_kernel_compiles(compiled):
+    _, kernels = compiled
+    assert {kernel["kernel"] for kernel in kernels} == KERNELS
+
+
+def test_registers_are_not_spilled(compiled):
+    capability, kernels = compiled
+    for kernel in kernels:
+        allowed = MAY_SPILL.get(kernel["case"], 0) if capability == 80 else 0
+        assert kernel["spilled"] <= allowed, kernel
+        assert kernel["shared"] <= SHARED[capability], kernel
+
+
+def test_embeddings_are_read_128_bits_at_a_time(compiled):
+    for kernel in compiled[1]:
+        assert kernel["kernel"] == "_finish" or kernel["wide_loads"] > 0, kernel
+
+
+def test_catalogs_use_the_tensor_cores(compiled):
+    capability, kernels = compiled
+    names = {"_count_catalog", "_collect", "_sample_groups", "_score_all", "_score_targets"}
+    for kernel in kernels:
+        if kernel["kernel"] in names:
+            whole = kernel["case"] == "quantized int8"
+            wanted = {80: "IMMA", 90: "IGMMA"} if whole else {80: "HMMA", 90: "HGMMA"}
+            assert kernel["tensor_cores"] == [wanted[capability]], kernel
+
+
+def test_two_programs_of_half_precision_fit_on_a_multiprocessor(compiled):
+    """So that one compares scores while the other multiplies."""
+    capability, kernels = compiled
+    for kernel in kernels:
+        if (kernel["kernel"], kernel["case"], capability) == ("_count_catalog", "bfloat16", 90):
+            assert kernel["registers"] <= 128, kernel
+            assert 2 * kernel["shared"] <= SHARED[capability], kernel

@@ -1,0 +1,110 @@
+"""Compiles every Triton kernel for a GPU that need not be there; prints what each one takes.
+
+Run as a program, with the compute capability (80 or 90): Triton decides when it is imported whether
+it compiles or interprets. The kernels are those that calls of the operators would launch; each is
+printed as a line of JSON.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+import rl4rec_kernels as rk
+from rl4rec_kernels import triton_kernels
+
+BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
+
+
+class NoGpu:
+    """Stands where Triton's driver would: it names the GPU to compile for."""
+
+    def __init__(self, capability: int) -> None:
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def describe(kernel: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Registers, shared memory, bytes spilled, and the instructions that matter."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [BIN / "cuobjdump", "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        command = [BIN / "nvdisasm", "-c", file.name]
+        code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    return {
+        "kernel": kernel.metadata.name,
+        "case": arguments["case"],
+        "registers": numbers["REG"],
+        "spilled": numbers["STACK"] + numbers["LOCAL"],
+        "shared": kernel.metadata.shared,
+        "wide_loads": len(re.findall(r"LDG\S*\.128|LDGSTS\S*\.128", code)),
+        "tensor_cores": sorted(set(re.findall(r"[HIQ]G?MMA", code))),
+    }
+
+
+def main(capability: int) -> None:
+    driver.set_active(NoGpu(capability))
+    compile_only, seen = JITFunction.run, set()
+    case = ""
+
+    def run(self: JITFunction, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        kernel = compile_only(self, *args, grid=grid, warmup=True, **options)
+        if kernel.hash not in seen:
+            seen.add(kernel.hash)
+            print(json.dumps(describe(kernel, {"case": case})), flush=True)
+        return kernel
+
+    JITFunction.run = run
+    rows, columns, items, dim = 256, 200, 64_000, 384
+    ids = torch.zeros(rows, columns, dtype=torch.int64)
+    ragged = ids.view(-1), torch.zeros(rows + 1, dtype=torch.int64)
+    metrics = [0, 1, 2, 3, 4, 5], [10, 10, 10, 1, 1, 1], 3
+    valid = torch.ones(items, dtype=torch.bool)
+    for dtype in (torch.float32, torch.bfloat16):
+        case = str(dtype).removeprefix("torch.")
+        query, table = torch.zeros(rows, dim, dtype=dtype), torch.zeros(items, dim, dtype=dtype)
+        bad = torch.zeros(1, dtype=torch.int32)
+        for candidates in ((ids, None), ragged):
+            triton_kernels.score_candidates(query, table, *candidates, bad)
+            triton_kernels.rank_candidates(query, table, *candidates, bad)
+            triton_kernels.reward_candidates(query, table, *candidates, *metrics, bad)
+        grad = torch.zeros(rows, columns)
+        triton_kernels.score_candidates_grad_query(grad, query, table, ids, None, bad)
+        triton_kernels.score_candidates_grad_table(grad, query, table, ids, None, bad)
+        for is_item in (None, valid):
+            rest = (ids[:, :9], None, is_item, None, None)
+            triton_kernels.rank_catalog(query, table, ids[:, 0], *rest, None, bad)
+            triton_kernels.reward_catalog(query, table, ids[:, 0], *rest, *metrics, bad)
+            triton_kernels.topk_catalog(query, table, 10, *rest, bad)
+        triton_kernels.topk_catalog(query, table[:100], 10, *[None] * 5, bad)
+    query, table = torch.zeros(rows, dim), torch.zeros(items, dim)
+    for dtype in (torch.bfloat16, torch.int8, torch.float8_e4m3fn):
+        case = f"quantized {str(dtype).removeprefix('torch.')}"
+        values, row_info, _ = rk.quantize_table(table, dtype)
+        rest = (None, None, None, row_info, None)
+        triton_kernels.rank_catalog(query, values, ids[:, 0], *rest, None, bad)
+        triton_kernels.topk_catalog(query, values, 10, *rest, bad)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
