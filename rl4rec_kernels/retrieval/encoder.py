@@ -99,6 +99,11 @@ class Encoder:
         """Dimensions of a vector."""
         return int(self.model.get_embedding_dimension())
 
+    @property
+    def device(self) -> torch.device:
+        """Where texts are encoded; a service keeps its tables there too."""
+        return torch.device(self.model.device)
+
     @cached_property
     def fingerprint(self) -> str:
         """A digest of all that decides on the vectors of items.
