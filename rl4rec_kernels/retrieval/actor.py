@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from rl4rec_kernels.retrieval.encoder import PACKAGED, Encoder
 from rl4rec_kernels.retrieval.item_index import ItemIndex
 from rl4rec_kernels.retrieval.load_metrics import LoadMetrics
 from rl4rec_kernels.retrieval.merging import Limits, MergingService
-from rl4rec_kernels.retrieval.service import LocalRetrievalService
+from rl4rec_kernels.retrieval.requests import Items
+from rl4rec_kernels.retrieval.service import LocalRetrievalService, encode_finite
 from rl4rec_kernels.retrieval.shards import ShardedItems
 from rl4rec_kernels.retrieval.wire import (
     Packed,
@@ -110,15 +112,14 @@ class _Actor:
             encoder = getattr(args, "emb_model_name", PACKAGED)
         model = encoder if isinstance(encoder, Encoder) else Encoder(encoder)
         indexes = load_datasets(datasets, model, data_dir)
+        items: Mapping[str, Items]
         if shards:
-            for name, index in indexes.items():
+            for index in indexes.values():
                 index.check_encoder(model)
-                _check_sharded(name, datasets)
             items = {name: ShardedItems(name, index, shards) for name, index in indexes.items()}
-            local = LocalRetrievalService.of_items(items, model)
         else:
-            local = LocalRetrievalService(indexes, model)
-        self._service = MergingService(local.items, local.encode, settings)
+            items = LocalRetrievalService(indexes, model).items
+        self._service = MergingService(items, partial(encode_finite, model), settings)
         self._datasets = {name: index.info() for name, index in indexes.items()}
         self._replicas = list(replicas)
         self._num_shards = len(shards)
@@ -212,10 +213,20 @@ def load_datasets(
     return indexes
 
 
-def _check_sharded(name: str, datasets: Any) -> None:
-    if not isinstance(datasets, Mapping) or not isinstance(datasets[name], str | Path):
-        raise ValueError(f"datasets[{name!r}] must be the path of an index file, which each shard "
-                         "opens for itself; save the index and pass where")  # fmt: skip
+def index_paths(datasets: Any) -> dict[str, str]:
+    """The index files that shards open.
+
+    Raises
+    ------
+    ValueError
+        If `datasets` is no dict of paths.
+    """
+    paths = datasets if isinstance(datasets, Mapping) else {}
+    if not paths or not all(isinstance(path, str | Path) for path in paths.values()):
+        raise ValueError("with shards, datasets must be a dict of index files by name, which each "
+                         f"shard opens for itself; got {datasets!r}: save the index and pass its "
+                         "path")  # fmt: skip
+    return {name: str(Path(path).resolve()) for name, path in paths.items()}
 
 
 def _threads(num_threads: int | None) -> int:

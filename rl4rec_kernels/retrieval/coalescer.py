@@ -1,6 +1,7 @@
 """Many small calls made into few large ones, on an asyncio loop; knows nothing of Ray."""
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -91,10 +92,8 @@ class Coalescer(Generic[Item, Result]):
         left = self._entries[0].since + self._max_wait_s - time.monotonic()
         if left > 0 and self._size < self._max_size:
             self._full.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._full.wait(), left)
-            except TimeoutError:
-                pass
 
     def _take(self) -> list[_Entry[Item, Result]]:
         batch: list[_Entry[Item, Result]] = []

@@ -68,7 +68,7 @@ class Limits:
             whole_number(name, getattr(self, name), least)
         for name in ("max_wait_ms", "max_line_s"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
 
 

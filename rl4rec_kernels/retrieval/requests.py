@@ -160,9 +160,7 @@ class LocalItems:
         if first.histories is not None:
             seen = self._ids(merge([request.histories for request in requests]))
         targets = torch.from_numpy(np.concatenate([request.targets for request in requests]))
-        counts = rank_catalog(
-            query, self._table, targets.to(query.device), seen, valid=self._valid
-        )
+        counts = rank_catalog(query, self._table, targets.to(query.device), seen, valid=self._valid)
         return split_counts(requests, counts)
 
     def _ids(self, ids: RaggedIds) -> RaggedIds:

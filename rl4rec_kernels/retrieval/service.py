@@ -60,18 +60,6 @@ class LocalRetrievalService:
         }
         self._encoder = encoder
 
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """Encode texts, float32 [len(texts), D], on the encoder's device.
-
-        Raises
-        ------
-        ValueError
-            If an encoding is not finite.
-        """
-        query = self._encoder.encode_queries(texts)
-        check_finite("the encoder's output", query)
-        return query
-
     def register(
         self, name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE
     ) -> "LocalRetrievalService":
@@ -111,9 +99,7 @@ class LocalRetrievalService:
         TypeError, ValueError, IndexError
             If an argument does not fit; the message names it.
         """
-        request = check_scores(
-            self._find(dataset_name), dataset_name, texts, targets, neg_items
-        )
+        request = check_scores(self._find(dataset_name), dataset_name, texts, targets, neg_items)
         return self._answer(request)
 
     def rank(
@@ -170,7 +156,21 @@ class LocalRetrievalService:
 
     def _answer(self, request: Request) -> Any:
         """Encode and answer one call."""
-        return answer_together(self.items, [request], self.encode(request.texts))[0]
+        query = encode_finite(self._encoder, request.texts)
+        return answer_together(self.items, [request], query)[0]
+
+
+def encode_finite(encoder: Encoder, texts: Sequence[str]) -> Tensor:
+    """Encode texts, float32 [len(texts), D], on the encoder's device.
+
+    Raises
+    ------
+    ValueError
+        If an encoding is not finite.
+    """
+    query = encoder.encode_queries(texts)
+    check_finite("the encoder's output", query)
+    return query
 
 
 def find_items(items: Mapping[str, Items], dataset_name: str) -> Items:
