@@ -49,9 +49,9 @@ class RetrievalService:
     datasets : str, sequence of str, or mapping of str to path, ItemIndex or metadata
         Names of data sets whose items are encoded (and cached on the machine that runs the actor),
         or what each name stands for: an index file, an index, or items' metadata to encode.
-    encoder : str or Encoder
-        What encodes texts: a model's name or path, loaded by the actor on its GPU if it has one, or
-        an encoder, which is sent to it.
+    encoder : str, mapping of str to object, or Encoder
+        What encodes texts: a model's name or path, or arguments of `Encoder`, with which the actor
+        makes one, on its GPU if it has one; or an encoder, which is sent to it.
     data_dir : path, optional
         As in `load_item_metadata`.
     limits : mapping of str to number, optional
@@ -95,7 +95,7 @@ class _Actor:
     def __init__(
         self,
         datasets: Any = None,
-        encoder: str | Encoder | None = None,
+        encoder: str | Mapping[str, Any] | Encoder | None = None,
         *,
         data_dir: str | os.PathLike[str] | None = None,
         limits: Mapping[str, Any] | None = None,
@@ -110,7 +110,7 @@ class _Actor:
             datasets = getattr(args, "datasets", None)
         if encoder is None:
             encoder = getattr(args, "emb_model_name", PACKAGED)
-        model = encoder if isinstance(encoder, Encoder) else Encoder(encoder)
+        model = make_encoder(encoder)
         indexes = load_datasets(datasets, model, data_dir)
         items: Mapping[str, Items]
         if shards:
@@ -166,7 +166,6 @@ class _Actor:
             "node": context.get_node_id(),
             "pid": os.getpid(),
             "threads": torch.get_num_threads(),
-            "restarted": context.was_current_actor_reconstructed,
             "datasets": self._datasets,
             "load": self._service.load(),
         }
@@ -176,6 +175,13 @@ class _Actor:
         if self._metrics is None:
             self._metrics = LoadMetrics(self._service.load)
             self._metrics.start(asyncio.get_running_loop())
+
+
+def make_encoder(encoder: str | Mapping[str, Any] | Encoder) -> Encoder:
+    """Load the encoder of a service, see `RetrievalService`."""
+    if isinstance(encoder, Mapping):
+        return Encoder(**encoder)
+    return encoder if isinstance(encoder, Encoder) else Encoder(encoder)
 
 
 def load_datasets(
@@ -200,7 +206,7 @@ def load_datasets(
         datasets = dict.fromkeys(datasets)
     indexes = {}
     for name, source in datasets.items():
-        if source is None:
+        if source is None:  # a name alone
             source = cached_index(name, load_item_metadata(name, data_dir=data_dir), encoder)
         elif isinstance(source, str | Path):
             source = ItemIndex.open(source)

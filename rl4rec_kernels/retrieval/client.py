@@ -59,7 +59,7 @@ class RetrievalClient:
         self.name, self.namespace = name, namespace
         self.timeout_s, self.reconnect_s = timeout_s, reconnect_s
         self._ray = connected_ray()
-        self._handles: dict[str, Any] = {name: _find_actor(self._ray, name, namespace)}
+        self._handles: dict[str, Any] = {name: find_actor(name, namespace)}
         self._names: list[str] = []
         # Not from 0: all processes would begin with the same replica.
         self._turns = itertools.count(random.randrange(1 << 16))
@@ -185,7 +185,7 @@ class _Attempts:
         """The handle of the replica whose turn it is."""
         name = self._names[self._place]
         if (handle := self._client._handles.get(name)) is None:
-            handle = _find_actor(self._client._ray, name, self._client.namespace)
+            handle = find_actor(name, self._client.namespace)
             self._client._handles[name] = handle
         return handle
 
@@ -267,9 +267,16 @@ def connected_ray(address: str = "auto") -> Any:
     return ray
 
 
-def _find_actor(ray: Any, name: str, namespace: str) -> Any:
+def find_actor(name: str, namespace: str) -> Any:
+    """Return the handle of an actor.
+
+    Raises
+    ------
+    NoClusterError
+        If there is none.
+    """
     try:
-        return ray.get_actor(name, namespace=namespace)
+        return require("ray", "ray").get_actor(name, namespace=namespace)
     except ValueError:
         raise NoClusterError("the Ray cluster has no such actor") from None
 

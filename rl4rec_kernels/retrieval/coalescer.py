@@ -42,6 +42,9 @@ class Coalescer(Generic[Item, Result]):
         Seconds that an item waits for others.
     name : str
         Of the thread.
+    is_short : callable, optional
+        Tells of a list of items whether they are worked on right away, on the loop, because that
+        takes less time than to hand them to a thread and back.
     """
 
     def __init__(
@@ -51,8 +54,9 @@ class Coalescer(Generic[Item, Result]):
         max_size: int,
         max_wait_s: float = 0.0,
         name: str = "coalescer",
+        is_short: Callable[[list[Item]], bool] = lambda items: False,
     ) -> None:
-        self._work = work
+        self._work, self._is_short = work, is_short
         self._max_size, self._max_wait_s = max_size, max_wait_s
         self._entries: deque[_Entry[Item, Result]] = deque()
         self._size = 0
@@ -108,7 +112,7 @@ class Coalescer(Generic[Item, Result]):
 
     async def _finish(self, batch: list[_Entry[Item, Result]]) -> None:
         try:
-            results = await self._in_thread(batch)
+            results = await self._do(batch)
         except Exception as error:
             if len(batch) > 1:
                 for entry in batch:
@@ -120,11 +124,15 @@ class Coalescer(Generic[Item, Result]):
             if not entry.future.done():
                 entry.future.set_result(result)
 
-    async def _in_thread(self, batch: list[_Entry[Item, Result]]) -> Sequence[Result]:
+    async def _do(self, batch: list[_Entry[Item, Result]]) -> Sequence[Result]:
         self.batches += 1
         self.items += len(batch)
         items = [entry.item for entry in batch]
-        results = await asyncio.get_running_loop().run_in_executor(self._thread, self._work, items)
+        if self._is_short(items):
+            results = self._work(items)
+        else:
+            loop = asyncio.get_running_loop()
+            results = await loop.run_in_executor(self._thread, self._work, items)
         if len(results) != len(items):
             raise RuntimeError(f"{len(items)} items were worked on, {len(results)} results came")
         return results

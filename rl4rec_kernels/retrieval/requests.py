@@ -59,7 +59,15 @@ class Request:
 
 
 class Items(Protocol):
-    """The items of a data set, wherever their embeddings are."""
+    """The items of a data set, wherever their embeddings are.
+
+    Attributes
+    ----------
+    is_local : bool
+        Whether their embeddings are in this process.
+    """
+
+    is_local: bool
 
     @property
     def num_rows(self) -> int:
@@ -127,6 +135,8 @@ def _candidates(items: Items, texts: Sequence[str], targets: Any, neg_items: Any
 
 class LocalItems:
     """Items whose embeddings are in this process, on the device where the texts are encoded."""
+
+    is_local = True
 
     def __init__(self, index: ItemIndex, device: torch.device | str = "cpu") -> None:
         self._index = index

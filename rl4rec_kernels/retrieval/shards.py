@@ -119,6 +119,8 @@ class ShardedItems:
         If the shards' machines would round scores differently.
     """
 
+    is_local = False
+
     def __init__(self, dataset: str, index: ItemIndex, shards: Sequence[Any]) -> None:
         self._dataset, self._index, self._shards = dataset, index, list(shards)
         self._ray = require("ray", "ray")
@@ -164,9 +166,9 @@ class ShardedItems:
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         """Every shard's answer."""
-        return self._ray.get(
-            [getattr(shard, method).remote(self._dataset, *arguments) for shard in self._shards]
-        )
+        sent = [getattr(shard, method).remote(self._dataset, *arguments) for shard in self._shards]
+        # In a thread beside the actor's loop; ray.get would warn that it blocks the loop.
+        return [reference.future().result() for reference in sent]
 
 
 def _count(scores: np.ndarray, candidates: RaggedIds) -> RankCounts:

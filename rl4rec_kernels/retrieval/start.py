@@ -19,7 +19,7 @@ from rl4rec_kernels.retrieval.shards import Shard
 
 def start_service(
     datasets: Any,
-    encoder: str | Encoder = PACKAGED,
+    encoder: str | Mapping[str, Any] | Encoder = PACKAGED,
     *,
     name: str = DEFAULT_NAME,
     namespace: str = DEFAULT_NAMESPACE,
