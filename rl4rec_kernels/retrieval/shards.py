@@ -91,6 +91,7 @@ class Shard:
     def score_rows(self, dataset: str, query: np.ndarray) -> np.ndarray:
         """Scores of all rows that are here, float32 [B, rows]; -inf where they are no items."""
         table, _, _, valid = self._catalogs[dataset]
+        assert valid is not None
         everything = torch.arange(len(table)).expand(len(query), -1)
         scores = score_candidates(_tensor(query), table, everything)
         return scores.masked_fill_(~valid, -torch.inf).numpy()
