@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,20 @@ from rl4rec_kernels._imports import require
 typer = require("typer", "cli")
 
 _LOOK_S = 2.0  # how often `serve` looks whether the service is still there
+
+_SHOWN: dict[str, Callable[[dict[str, Any]], str]] = {
+    "calls": lambda load: f"{load['calls']:,}",
+    "errors": lambda load: f"{load['errors']:,}",
+    "texts in work": lambda load: f"{load['texts_in_work']:,}",
+    "calls in line": lambda load: f"{load['calls_in_line']:,}",
+    "texts encoded at once": lambda load: f"{load['texts_per_encoding']:.1f}",
+    "calls ranked at once": lambda load: f"{load['calls_per_ranking']:.1f}",
+    "texts remembered": lambda load: f"{load['texts_remembered_share']:.0%}",
+    **{
+        f"{quantile} in ms": lambda load, quantile=quantile: _ms(load["latency_ms"][quantile])
+        for quantile in ("p50", "p90", "p99")
+    },
+}
 
 Name = Annotated[str, typer.Option(help="Name of the service.")]
 Namespace = Annotated[str, typer.Option(help="Ray namespace of the service.")]
@@ -109,17 +124,10 @@ def status(
         console.print(f"{dataset}: {info['items']:,} items of {info['dim']} dimensions, "
                       f"{info['dtype']}", highlight=False, markup=False)  # fmt: skip
     table = Table(title=f"{name} in {namespace}, {replicas[0]['shards'] or 'no'} shards")
-    for column in ("replica", "calls", "errors", "in work", "in line", "encoded at once",
-                   "remembered", "p50 ms", "p90 ms", "p99 ms"):  # fmt: skip
-        table.add_column(column, justify="left" if column == "replica" else "right")
-    for replica in replicas:
-        load = replica["load"]
-        times = ["-" if ms is None else f"{ms:.1f}" for ms in load["latency_ms"].values()]
-        table.add_row(
-            replica["name"], f"{load['calls']:,}", f"{load['errors']:,}",
-            f"{load['texts_in_work']:,}", f"{load['calls_in_line']:,}",
-            f"{load['texts_per_encoding']:.1f}", f"{load['texts_remembered_share']:.0%}", *times,
-        )  # fmt: skip
+    for title in ("", *(replica["name"] for replica in replicas)):
+        table.add_column(title, justify="right" if title else "left")
+    for title, show in _SHOWN.items():
+        table.add_row(title, *(show(replica["load"]) for replica in replicas))
     console.print(table)
 
 
@@ -156,6 +164,10 @@ def read_datasets(arguments: list[str]) -> dict[str, str | None]:
             raise FileNotFoundError(f"{path} does not exist; build it with `rl4rec index build`")
         sources[name] = str(Path(path).resolve()) if is_file else None
     return sources
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _client(address: str | None, name: str, namespace: str) -> Any:

@@ -173,7 +173,8 @@ class _Actor:
     def _publish(self) -> None:
         """Start to publish metrics; there is no loop yet when the actor is made."""
         if self._metrics is None:
-            self._metrics = LoadMetrics(self._service.load)
+            name = require("ray", "ray").get_runtime_context().get_actor_name() or "unnamed"
+            self._metrics = LoadMetrics(self._service.load, name)
             self._metrics.start(asyncio.get_running_loop())
 
 

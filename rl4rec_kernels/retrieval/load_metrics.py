@@ -31,22 +31,28 @@ class LoadMetrics:
     ----------
     load : callable
         Returns the load, see `MergingService.load`.
+    service : str
+        The tag by which the metrics of several services and replicas are told apart.
     """
 
-    def __init__(self, load: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, load: Callable[[], dict[str, Any]], service: str) -> None:
         metrics = require("ray.util.metrics", "ray")
         self._load = load
         self._counters = {
-            name: metrics.Counter(f"rl4rec_{name}", description=text)
+            name: metrics.Counter(f"rl4rec_{name}", description=text, tag_keys=("service",))
             for name, text in _COUNTERS.items()
         }
         self._gauges = {
-            name: metrics.Gauge(f"rl4rec_{name}", description=text)
+            name: metrics.Gauge(f"rl4rec_{name}", description=text, tag_keys=("service",))
             for name, text in _GAUGES.items()
         }
         self._latency = metrics.Gauge(
-            "rl4rec_latency_ms", description="Time of the latest calls", tag_keys=("quantile",)
+            "rl4rec_latency_ms",
+            description="Time of the latest calls",
+            tag_keys=("service", "quantile"),
         )
+        for metric in (*self._counters.values(), *self._gauges.values(), self._latency):
+            metric.set_default_tags({"service": service})
         self._published = dict.fromkeys(_COUNTERS, 0)
         self._task: asyncio.Task[None] | None = None
 
