@@ -44,7 +44,7 @@ class Coalescer(Generic[Item, Result]):
         Of the thread.
     is_short : callable, optional
         Tells of a list of items whether they are worked on right away, on the loop, because that
-        takes less time than to hand them to a thread and back.
+        takes less time than to hand them to a thread and back. Such an item waits for no others.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class Coalescer(Generic[Item, Result]):
         An item whose future is cancelled before its batch begins is left out.
         """
         future = asyncio.get_running_loop().create_future()
+        if self._runner is None and self._is_short([item]):
+            return self._do_now(item, future)
         self._entries.append(_Entry(item, size, time.monotonic(), future))
         self._size += size
         if self._size >= self._max_size:
@@ -123,6 +125,15 @@ class Coalescer(Generic[Item, Result]):
         for entry, result in zip(batch, results, strict=True):
             if not entry.future.done():
                 entry.future.set_result(result)
+
+    def _do_now(self, item: Item, future: "asyncio.Future[Result]") -> "asyncio.Future[Result]":
+        self.batches += 1
+        self.items += 1
+        try:
+            future.set_result(self._work([item])[0])
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     async def _do(self, batch: list[_Entry[Item, Result]]) -> Sequence[Result]:
         self.batches += 1

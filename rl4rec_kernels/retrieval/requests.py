@@ -215,6 +215,8 @@ def merge(parts: Sequence[RaggedIds | None]) -> RaggedIds:
 
 def split_counts(requests: Sequence[Request], counts: RankCounts) -> list[Answer]:
     """Give each call its rows of the counts."""
+    if len(requests) == 1 and counts.above.device.type == "cpu":
+        return [counts]
     together = torch.stack(tuple(counts)).cpu()  # one copy from a device
     return [RankCounts(*together[:, rows].clone()) for rows in row_spans(requests)]
 

@@ -35,9 +35,23 @@ def test_merged_calls_get_their_own_answers(local, make):
     assert load["calls"] == 60
     assert load["texts"] == 120
     assert load["texts_encoded"] == len({text for c in calls for text in c.arguments[0]})
-    assert load["calls_per_ranking"] > 2
     assert load["texts_in_work"] == load["errors"] == 0
     assert 0 < load["latency_ms"]["p50"] <= load["latency_ms"]["p99"]
+
+
+def test_long_rankings_are_merged_in_one_operator_call(local, make):
+    service = make(max_wait_ms=20)
+    calls = [c for c in make_calls(64, seed=5, texts=60) if c.arguments[-1] is None]
+
+    async def main() -> list:
+        await service.rank(
+            [t for c in calls for t in c.arguments[0]], "toys", [1] * 60 * len(calls)
+        )
+        return await asyncio.gather(*(service.rank(*c.arguments) for c in calls))
+
+    for call, answer in zip(calls, asyncio.run(main()), strict=True):
+        assert is_same(answer, local.rank(*call.arguments))
+    assert service.load()["calls_per_ranking"] > 2
 
 
 def test_a_text_has_the_same_bits_in_all_calls(make):
