@@ -81,7 +81,7 @@ class RetrievalService:
     @staticmethod
     def options(**options: Any) -> Any:
         """Set Ray's options of the actor; ``.remote(...)`` of what is returned starts it."""
-        return require("ray", "ray").remote(_Actor).options(**{**_OPTIONS, **options})
+        return require("ray", "ray").remote(RetrievalActor).options(**{**_OPTIONS, **options})
 
     @staticmethod
     def remote(*args: Any, **kwargs: Any) -> Any:
@@ -89,7 +89,7 @@ class RetrievalService:
         return RetrievalService.options().remote(*args, **kwargs)
 
 
-class _Actor:
+class RetrievalActor:
     """What runs in the actor's process; its methods are coroutines, so that calls meet."""
 
     def __init__(

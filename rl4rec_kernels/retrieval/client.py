@@ -278,7 +278,8 @@ def find_actor(name: str, namespace: str) -> Any:
     try:
         return require("ray", "ray").get_actor(name, namespace=namespace)
     except ValueError:
-        raise NoClusterError("the Ray cluster has no such actor") from None
+        raise NoClusterError(f"the Ray cluster has no actor {name!r} in namespace "
+                             f"{namespace!r}") from None  # fmt: skip
 
 
 def _first_line(error: Exception) -> str:

@@ -186,16 +186,19 @@ class Gate:
         self._line.append((place, size))
         try:
             await asyncio.wait_for(place, self.max_wait_s)
-        except TimeoutError:
+        except (asyncio.CancelledError, TimeoutError) as error:
+            if place.done() and not place.cancelled():
+                self.leave(size)  # it was let in at this very moment
+            else:
+                self._line = deque(entry for entry in self._line if entry[0] is not place)
+                self._admit()  # it may have kept others from getting in
+            if isinstance(error, asyncio.CancelledError):
+                raise
             raise ServiceOverloadedError(
                 f"no room for a call of {size} texts within {self.max_wait_s:g} s: "
                 f"{self.used} of {self.capacity} are being worked on and {self.waiting} calls "
                 "wait; send less at once, or add replicas"
             ) from None
-        finally:
-            if not place.done() or place.cancelled():
-                self._line = deque(entry for entry in self._line if entry[0] is not place)
-                self._admit()  # it may have kept others from getting in
 
     def leave(self, size: int) -> None:
         """Give room back."""

@@ -34,7 +34,13 @@ class LocalRetrievalService:
     datasets : mapping of str to ItemIndex
         The data sets by name.
     encoder : Encoder
-        Encodes the texts; must be the one that the indexes were built with.
+        Encodes the texts; must be the one that the indexes were built with. The tables are kept on
+        its device.
+
+    Attributes
+    ----------
+    items : dict of str to Items
+        The items of each data set, where the encoder is.
 
     Raises
     ------

@@ -99,6 +99,11 @@ def test_http_wants_the_token(served):
         assert post(body, token=token)[0] == 401
 
 
+def test_http_does_not_listen_where_it_was_not_told_to(served):
+    with pytest.raises(ValueError, match=r"listens at 127\.0\.0\.1:18473 already"):
+        start_http("toys", name="cli", namespace="tests", port=18474)
+
+
 def test_status_then_stop(served, rl4rec):
     where = ("--name", "cli", "--namespace", "tests")
     first, second = json.loads(rl4rec("status", *where, "--json"))
