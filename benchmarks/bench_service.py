@@ -23,7 +23,7 @@ from rl4rec_kernels.data.recent import recent_titles
 from rl4rec_kernels.retrieval.cache import cache_dir, cached_index
 from rl4rec_kernels.retrieval.wire import pack_call
 
-ROUNDS = 4
+ROUNDS = 3
 CALLERS = 64
 THREADS = len(os.sched_getaffinity(0))
 
@@ -186,7 +186,7 @@ def call_echo(echo: Any, call: Any, size: int) -> bytes:
     return ray.get(echo.answer.remote(call, size))
 
 
-def times(call: Callable[[], Any], count: int = 200) -> np.ndarray:
+def times(call: Callable[[], Any], count: int = 100) -> np.ndarray:
     """Milliseconds of each of several calls."""
     found = []
     for _ in range(count):

@@ -161,8 +161,8 @@ def start_http(
     # A Serve that runs already keeps its own options, with which it may be open to everybody.
     used = require("ray.serve.context", "serve")._get_global_client().http_config
     if (used.host, used.port) != (host, port):
-        raise ValueError(f"Ray Serve of this cluster listens at {used.host}:{used.port} already; "
-                         "pass these as host and port, or end it with `serve shutdown`")  # fmt: skip
+        raise ValueError(f"Ray Serve of this cluster listens at {used.host}:{used.port} already: "
+                         "pass these as host and port, or end it by `serve shutdown`")  # fmt: skip
     deployment = serve.deployment(
         name="RewardEndpoint", max_ongoing_requests=4 * _THREADS, ray_actor_options={"num_cpus": 0}
     )(RewardEndpoint)

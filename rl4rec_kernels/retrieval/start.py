@@ -1,5 +1,6 @@
 """Start and stop a service: its replicas and its shards."""
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -61,6 +62,7 @@ def start_service(
     replicas = whole_number("replicas", replicas, 1)
     shards = whole_number("shards", shards, 0)
     connected_ray()
+    data_dir = data_dir or os.environ.get("RL4REC_DATA")  # the actor's machine may have another
     detached = {"lifetime": "detached", "get_if_exists": True, "namespace": namespace,
                 "scheduling_strategy": "SPREAD"}  # fmt: skip
     parts = []

@@ -99,6 +99,7 @@ def test_http_wants_the_token(served):
         assert post(body, token=token)[0] == 401
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Serve's own
 def test_http_does_not_listen_where_it_was_not_told_to(served):
     with pytest.raises(ValueError, match=r"listens at 127\.0\.0\.1:18473 already"):
         start_http("toys", name="cli", namespace="tests", port=18474)
