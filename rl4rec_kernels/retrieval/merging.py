@@ -25,7 +25,8 @@ from rl4rec_kernels.retrieval.requests import (
 from rl4rec_kernels.retrieval.service import find_items
 
 _LATENCIES = 4096  # calls that percentiles are taken of
-_SHORT_WORK = 1 << 20  # multiplications
+_SHORT_WORK = 1 << 24  # multiplications: about a millisecond, in which the loop stands still
+_SHORT_CATALOG = 1 << 10  # rows
 
 
 @dataclass(frozen=True)
@@ -197,12 +198,15 @@ class MergingService:
         return answer
 
     def _is_short(self, calls: list[tuple[Request, Tensor]]) -> bool:
-        """Whether ranking takes less than the 0.2 ms of a trip to a thread and back, or so."""
+        """Whether calls are ranked on the loop rather than merged and handed to a thread.
+
+        Among negatives, merging saves next to nothing, for each query has its own. All items are
+        read once for many queries, so these calls had better meet.
+        """
         work = 0
         for request, query in calls:
-            candidates = request.candidates
-            items = self._items[request.dataset]
-            if not items.is_local:
+            items, candidates = self._items[request.dataset], request.candidates
+            if not items.is_local or (candidates is None and items.num_rows > _SHORT_CATALOG):
                 return False
             pairs = len(query) * items.num_rows if candidates is None else len(candidates.values)
             work += pairs * query.shape[1]

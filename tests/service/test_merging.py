@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+from rl4rec_kernels.retrieval import merging
 from rl4rec_kernels.retrieval.coalescer import ServiceOverloadedError
 from rl4rec_kernels.retrieval.merging import Limits, MergingService
 from rl4rec_kernels.retrieval.service import encode_finite
@@ -39,19 +40,19 @@ def test_merged_calls_get_their_own_answers(local, make):
     assert 0 < load["latency_ms"]["p50"] <= load["latency_ms"]["p99"]
 
 
-def test_long_rankings_are_merged_in_one_operator_call(local, make):
-    service = make(max_wait_ms=20)
-    calls = [c for c in make_calls(64, seed=5, texts=60) if c.arguments[-1] is None]
+def test_long_rankings_are_merged(local, make, monkeypatch):
+    monkeypatch.setattr(merging, "_SHORT_CATALOG", 100)
+    service = make()
+    calls = [call for call in make_calls(64, seed=5, texts=20) if call.arguments[-1] is None]
+    said = [text for call in calls for text in call.arguments[0]]
 
     async def main() -> list:
-        await service.rank(
-            [t for c in calls for t in c.arguments[0]], "toys", [1] * 60 * len(calls)
-        )
-        return await asyncio.gather(*(service.rank(*c.arguments) for c in calls))
+        await service.rank(said, "toys", [1] * len(said))  # encodings are remembered from here on
+        return await asyncio.gather(*(service.rank(*call.arguments) for call in calls))
 
     for call, answer in zip(calls, asyncio.run(main()), strict=True):
         assert is_same(answer, local.rank(*call.arguments))
-    assert service.load()["calls_per_ranking"] > 2
+    assert service.load()["calls_per_ranking"] > 1.5
 
 
 def test_a_text_has_the_same_bits_in_all_calls(make):
