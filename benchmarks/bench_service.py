@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def compare_backends(encoder: rk.Encoder, index: rk.ItemIndex, texts: Sequence[str]) -> None:
-    """Torch by 64 texts, by 16, and OpenVINO: speed, and how far the results are apart."""
+    """Torch by 64 texts, by its default, and OpenVINO: speed, and how far the results are apart."""
     plain, fast = rk.Encoder(encoder.model, batch_size=64), rk.Encoder(backend="openvino")
     query, other = encoder.encode_queries(texts), fast.encode_queries(texts)
     best, same = (rk.topk_catalog(q, index.table, 10, valid=index.valid)[1] for q in (query, other))
