@@ -14,7 +14,7 @@ from rl4rec_kernels.retrieval.service import DEFAULT_NAME, DEFAULT_NAMESPACE
 from rl4rec_kernels.retrieval.shards import Shard
 
 # Replicas are called one after the other by each process, from a random one on. Ray Serve would
-# choose by load, but its handle takes twice the time of a call of an actor (benchmarks/
+# choose by load, but its handle takes two to four times a call of an actor (benchmarks/
 # bench_service.py), and cannot keep a service's name.
 
 
