@@ -26,7 +26,16 @@ from rl4rec_kernels.ops import (
 )
 from rl4rec_kernels.quantize import QuantizedTable, quantize_table
 from rl4rec_kernels.ragged import RaggedIds
-from rl4rec_kernels.retrieval import Encoder, ItemIndex, LocalRetrievalService
+from rl4rec_kernels.retrieval import (
+    Encoder,
+    ItemIndex,
+    LocalRetrievalService,
+    RetrievalClient,
+    RetrievalService,
+    find_service,
+    start_service,
+    stop_service,
+)
 from rl4rec_kernels.reward import RecReward, RecRewardFrunction
 from rl4rec_kernels.sampling import sample_negatives
 from rl4rec_kernels.sharded import ShardedTable
@@ -45,6 +54,8 @@ __all__ = [
     "RecReward",
     "RecRewardFrunction",
     "RecommendationDataset",
+    "RetrievalClient",
+    "RetrievalService",
     "ShardedTable",
     "__version__",
     "bias_variance_estimator",
@@ -53,6 +64,7 @@ __all__ = [
     "create_dataloader",
     "create_dataloaders",
     "evaluate",
+    "find_service",
     "load_item_metadata",
     "metrics_from_counts",
     "mine_hard_negatives",
@@ -63,6 +75,8 @@ __all__ = [
     "reward_catalog",
     "sample_negatives",
     "score_candidates",
+    "start_service",
+    "stop_service",
     "topk_catalog",
     "unbiased_rank",
 ]

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from rl4rec_kernels._imports import require
 from rl4rec_kernels.cli_evaluate import evaluate
+from rl4rec_kernels.cli_serve import serve, status, stop
+from rl4rec_kernels.reward_rows import reward_rows
 
 typer = require("typer", "cli")
 require("rich", "cli")
@@ -23,7 +25,8 @@ app = typer.Typer(
 )
 index_app = typer.Typer(no_args_is_help=True, help="Build and inspect item indexes.")
 app.add_typer(index_app, name="index")
-app.command()(evaluate)
+for command in (evaluate, serve, status, stop):
+    app.command()(command)
 
 BATCH = 256
 
@@ -44,7 +47,7 @@ def main() -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         app()
-    except (ImportError, IndexError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -252,30 +255,11 @@ def read_requests(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
 def _rewards_of_lines(reward_fn: Any, requests: dict[int, dict[str, Any]]) -> list[float]:
     """Rewards of requests by their line; one that does not fit the index is named by its line."""
     try:
-        return _rewards(reward_fn, list(requests.values()))
+        return reward_rows(reward_fn, list(requests.values()))
     except (IndexError, TypeError, ValueError):
         for number, request in requests.items():
             try:
-                _rewards(reward_fn, [request])
+                reward_rows(reward_fn, [request])
             except (IndexError, TypeError, ValueError) as error:
                 raise ValueError(f"line {number}: {error}") from error
         raise
-
-
-def _rewards(reward_fn: Any, requests: list[dict[str, Any]]) -> list[float]:
-    """Rewards in the order of the requests, which may come with negatives or without."""
-    rewards: list[float] = [0.0] * len(requests)
-    for sampled in (True, False):
-        places = [i for i, r in enumerate(requests) if bool(r.get("neg_items")) is sampled]
-        if not places:
-            continue
-        chosen = [requests[i] for i in places]
-        values = reward_fn(
-            generated_texts=[r["text"] for r in chosen],
-            targets=[r["target"] for r in chosen],
-            histories=[r.get("history") or [] for r in chosen],
-            neg_items=[r["neg_items"] for r in chosen] if sampled else None,
-        )
-        for place, value in zip(places, values, strict=True):
-            rewards[place] = float(value)
-    return rewards

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels._imports import require
+from rl4rec_kernels.retrieval.openvino_forward import OpenVinoForward
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -32,8 +33,9 @@ class Encoder:
         knows, or a loaded model.
     device : str, optional
         For example ``"cpu"`` or ``"cuda:0"``; by default the model's choice.
-    batch_size : int
-        Texts a forward pass.
+    batch_size : int, optional
+        Texts a forward pass; they are sorted by length before. By default 64, but on a CPU, where
+        half the time for 64 titles is for padding them to the longest, 32, and 16 by OpenVINO.
     normalize : bool
         Whether vectors are scaled to length 1, so that dot products are cosines.
     query_prefix, item_prefix : str
@@ -41,6 +43,9 @@ class Encoder:
     max_length : int, optional
         Tokens that are read of a text; by default the model's own limit. Not with a loaded model,
         whose other users would silently be cut off too.
+    backend : {"torch", "openvino"}
+        Who computes. OpenVINO (extra ``openvino``) is for CPUs and models that are loaded here, and
+        some 2 to 3 times as fast; its float32 vectors differ from torch's by about 1e-6.
 
     Raises
     ------
@@ -60,13 +65,20 @@ class Encoder:
         model: "str | SentenceTransformer" = PACKAGED,
         *,
         device: str | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         normalize: bool = True,
         query_prefix: str = "",
         item_prefix: str = "",
         max_length: int | None = None,
+        backend: str = "torch",
     ) -> None:
-        self.batch_size = whole_number("batch_size", batch_size, 1)
+        if backend not in ("torch", "openvino"):
+            raise ValueError(f"backend must be torch or openvino, got {backend!r}")
+        if backend == "openvino" and (not isinstance(model, str) or device not in (None, "cpu")):
+            raise ValueError("backend='openvino' is for models that are loaded here, on the CPU; "
+                             "pass a model's name and no other device")  # fmt: skip
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size, 1)
         for name, prefix in (("query_prefix", query_prefix), ("item_prefix", item_prefix)):
             if not isinstance(prefix, str):
                 raise TypeError(f"{name} must be a string, got {prefix!r}")
@@ -75,7 +87,8 @@ class Encoder:
             if not isinstance(model, str):
                 raise ValueError("max_length is for models that are loaded here; set "
                                  "model.max_seq_length on the loaded one")  # fmt: skip
-        self.model = _load(model, device)
+        self.model = _load(model, "cpu" if backend == "openvino" else device)
+        self.batch_size = batch_size or _batch_size(backend, self.device)
         if max_length is not None:
             config = getattr(getattr(self.model[0], "auto_model", None), "config", None)
             positions = getattr(config, "max_position_embeddings", max_length)
@@ -83,6 +96,10 @@ class Encoder:
                 raise ValueError(f"max_length is {max_length} but {model!r} has positions for "
                                  f"{positions} tokens only")  # fmt: skip
             self.model.max_seq_length = max_length
+        if backend == "openvino":
+            inner = self.model[0].auto_model
+            inner.forward = OpenVinoForward(inner)
+        self.backend = backend
         self.normalize = normalize
         self.query_prefix = query_prefix
         self.item_prefix = item_prefix
@@ -98,6 +115,11 @@ class Encoder:
     def dim(self) -> int:
         """Dimensions of a vector."""
         return int(self.model.get_embedding_dimension())
+
+    @property
+    def device(self) -> torch.device:
+        """Where texts are encoded; a service keeps its tables there too."""
+        return torch.device(self.model.device)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -157,6 +179,12 @@ class Encoder:
                 normalize_embeddings=self.normalize,
             )
         return vectors.float().clone()  # an ordinary tensor, outside of inference mode
+
+
+def _batch_size(backend: str, device: torch.device) -> int:
+    if backend == "openvino":
+        return 16
+    return 32 if device.type == "cpu" else 64
 
 
 def check_encoder(encoder: Any) -> None:

@@ -1,18 +1,22 @@
 """Scores and ranks of texts against data sets of items, in the caller's process."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops import rank_candidates, rank_catalog, score_candidates
-from rl4rec_kernels.ragged import RaggedIds
-from rl4rec_kernels.retrieval.encoder import Encoder, check_texts
-from rl4rec_kernels.retrieval.ids import as_ragged, check_inside, check_targets, with_targets
+from rl4rec_kernels.retrieval.encoder import Encoder
 from rl4rec_kernels.retrieval.item_index import ItemIndex, check_finite
+from rl4rec_kernels.retrieval.requests import (
+    Items,
+    LocalItems,
+    Request,
+    answer_together,
+    check_rank,
+    check_scores,
+)
 
 DEFAULT_NAME = "RetrievalService"
 DEFAULT_NAMESPACE = "rl4rec"
@@ -30,7 +34,13 @@ class LocalRetrievalService:
     datasets : mapping of str to ItemIndex
         The data sets by name.
     encoder : Encoder
-        Encodes the texts; must be the one that the indexes were built with.
+        Encodes the texts; must be the one that the indexes were built with. The tables are kept on
+        its device.
+
+    Attributes
+    ----------
+    items : dict of str to Items
+        The items of each data set, where the encoder is.
 
     Raises
     ------
@@ -51,7 +61,9 @@ class LocalRetrievalService:
             except ValueError as error:
                 raise ValueError(f"datasets[{name!r}]: {error}") from None
             check_finite(f"datasets[{name!r}]", index.table)  # a file may be damaged
-        self._datasets = dict(datasets)
+        self.items: dict[str, Items] = {
+            name: LocalItems(index, encoder.device) for name, index in datasets.items()
+        }
         self._encoder = encoder
 
     def register(
@@ -93,21 +105,8 @@ class LocalRetrievalService:
         TypeError, ValueError, IndexError
             If an argument does not fit; the message names it.
         """
-        index = self._index(dataset_name)
-        check_texts(texts)
-        if neg_items is None:
-            if targets is not None:
-                index.check_items("targets", check_targets(targets, len(texts)))
-            query = self._encode(texts)
-            everything = torch.arange(index.num_rows).expand(len(texts), -1)
-            scores = score_candidates(query, index.table, everything)
-            return scores.masked_fill_(~index.valid, -torch.inf)
-        if targets is None:
-            raise ValueError("neg_items needs targets: pass the item id that each row is about")
-        candidates = self._candidates(index, texts, targets, neg_items)
-        scores = score_candidates(self._encode(texts), index.table, candidates)
-        rows = scores.split(np.diff(candidates.offsets).tolist())
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-torch.inf)
+        request = check_scores(self._find(dataset_name), dataset_name, texts, targets, neg_items)
+        return self._answer(request)
 
     def rank(
         self,
@@ -131,55 +130,101 @@ class LocalRetrievalService:
         RankCounts
             int64, shape [B] each.
         """
-        index = self._index(dataset_name)
-        check_texts(texts)
-        if neg_items is not None:
-            candidates = self._candidates(index, texts, targets, neg_items)
-            return rank_candidates(self._encode(texts), index.table, candidates)
-        items = check_targets(targets, len(texts))
-        index.check_items("targets", items)
-        seen = None
-        if histories is not None:
-            seen = as_ragged("histories", histories, len(texts))
-            check_inside("histories", seen.values, index.num_rows)
-        query = self._encode(texts)
-        return rank_catalog(query, index.table, torch.from_numpy(items), seen, valid=index.valid)
+        request = check_rank(
+            self._find(dataset_name), dataset_name, texts, targets, neg_items, histories
+        )
+        return self._answer(request)
 
-    def _index(self, dataset_name: str) -> ItemIndex:
-        if dataset_name not in self._datasets:
-            raise ValueError(f"unknown data set {dataset_name!r}; this service has "
-                             f"{', '.join(map(repr, self._datasets))}")  # fmt: skip
-        return self._datasets[dataset_name]
+    async def calculate_reward_async(
+        self, texts: Sequence[str], dataset_name: str, targets: Any = None, neg_items: Any = None
+    ) -> Tensor:
+        """`calculate_reward`, in a thread, for callers on an asyncio loop."""
+        return await asyncio.to_thread(
+            self.calculate_reward, texts, dataset_name, targets, neg_items
+        )
 
-    def _encode(self, texts: Sequence[str]) -> Tensor:
-        query = self._encoder.encode_queries(texts).cpu()
-        check_finite("the encoder's output", query)
-        return query
+    async def rank_async(
+        self,
+        texts: Sequence[str],
+        dataset_name: str,
+        targets: Any,
+        neg_items: Any = None,
+        histories: Any = None,
+    ) -> RankCounts:
+        """`rank`, in a thread, for callers on an asyncio loop."""
+        return await asyncio.to_thread(
+            self.rank, texts, dataset_name, targets, neg_items, histories
+        )
 
-    def _candidates(
-        self, index: ItemIndex, texts: Sequence[str], targets: Any, neg_items: Any
-    ) -> RaggedIds:
-        """Each row's target, then its negatives."""
-        items = check_targets(targets, len(texts))
-        negatives = as_ragged("neg_items", neg_items, len(texts))
-        index.check_items("targets", items)
-        index.check_items("neg_items", negatives.values)
-        return with_targets(items, negatives)
+    def _find(self, dataset_name: str) -> Items:
+        """The items of a data set."""
+        return find_items(self.items, dataset_name)
+
+    def _answer(self, request: Request) -> Any:
+        """Encode and answer one call."""
+        query = encode_finite(self._encoder, request.texts)
+        return answer_together(self.items, [request], query)[0]
+
+
+def encode_finite(encoder: Encoder, texts: Sequence[str]) -> Tensor:
+    """Encode texts, float32 [len(texts), D], on the encoder's device.
+
+    Raises
+    ------
+    ValueError
+        If an encoding is not finite.
+    """
+    query = encoder.encode_queries(texts)
+    check_finite("the encoder's output", query)
+    return query
+
+
+def find_items(items: Mapping[str, Items], dataset_name: str) -> Items:
+    """Return the items of a data set.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data set; the message names those there are.
+    """
+    if not isinstance(dataset_name, str) or dataset_name not in items:
+        raise ValueError(f"unknown data set {dataset_name!r}; this service has "
+                         f"{', '.join(map(repr, items))}")  # fmt: skip
+    return items[dataset_name]
 
 
 def find_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> Any:
-    """Return the service of that name in this process.
+    """Return the service of that name: of this process, or of the Ray cluster.
+
+    If Ray is not initialised in this process, it is connected to the cluster of ``RAY_ADDRESS``, or
+    else to the one that runs on this machine.
+
+    Parameters
+    ----------
+    name, namespace : str
+        As in `LocalRetrievalService.register`, and as the Ray actor was named.
+
+    Returns
+    -------
+    LocalRetrievalService or RetrievalClient
+        Both have ``rank``, ``calculate_reward`` and their coroutines ``rank_async`` and
+        ``calculate_reward_async``.
 
     Raises
     ------
     LookupError
         If there is none; the message says how to start one.
     """
-    try:
+    if (namespace, name) in _registry:
         return _registry[namespace, name]
-    except KeyError:
+    from rl4rec_kernels.retrieval.client import NoClusterError, connect
+
+    try:
+        return connect(name, namespace)
+    except NoClusterError as error:
         raise LookupError(
-            f"no retrieval service {name!r} in namespace {namespace!r}; start one with "
+            f"no retrieval service {name!r} in namespace {namespace!r}: there is none in this "
+            f"process, and {error}; start one with `rl4rec serve`, or with "
             f"LocalRetrievalService({{name: index}}, encoder).register({name!r}, {namespace!r}), "
             "or pass service="
         ) from None

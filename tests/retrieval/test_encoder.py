@@ -97,3 +97,20 @@ def test_a_loaded_model_is_left_as_it_is(encoder):
     with pytest.raises(ValueError, match=r"set model.max_seq_length on the loaded one"):
         Encoder(encoder.model, max_length=8)
     assert encoder.model.max_seq_length == limit
+
+
+def test_openvino_gives_the_same_vectors(encoder):
+    pytest.importorskip("openvino")
+    fast = Encoder(backend="openvino")
+    assert fast.fingerprint == encoder.fingerprint
+    texts = [*TEXTS, *("soap " * n for n in range(1, 80, 3))]
+    want = encoder.encode_queries(texts)
+    torch.testing.assert_close(fast.encode_queries(texts), want, rtol=0, atol=1e-5)
+    copy = pickle.loads(pickle.dumps(fast))
+    torch.testing.assert_close(copy.encode_queries(texts), want, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="backend='openvino' is for models that are loaded here"):
+        Encoder(encoder.model, backend="openvino")
+    with pytest.raises(ValueError, match="on the CPU"):
+        Encoder(backend="openvino", device="cuda")
+    with pytest.raises(ValueError, match="backend must be torch or openvino, got 'onnx'"):
+        Encoder(backend="onnx")

@@ -1,0 +1,214 @@
+"""The service on Ray against a bare actor, and the encoder's backends against each other.
+
+Not on pytest-benchmark as the other files here: what counts are tails, rates of many callers, and
+ratios of measurements that must alternate on one machine. Run it as a script, with $RL4REC_DATA; it
+prints a section of Markdown. Each ratio is the median of several rounds in which the contestants
+take turns, with the range of the rounds beside it.
+"""
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+import rl4rec_kernels as rk
+from rl4rec_kernels.data.recent import recent_titles
+from rl4rec_kernels.retrieval.cache import cache_dir, cached_index
+from rl4rec_kernels.retrieval.wire import pack_call
+
+ROUNDS = 3
+CALLERS = 64
+THREADS = len(os.sched_getaffinity(0))
+
+
+class BareEcho:
+    """What Ray alone costs: takes a call, returns as many bytes as its answer has."""
+
+    async def answer(self, call: Any, size: int) -> bytes:
+        return bytes(size)
+
+
+Echo = ray.remote(num_cpus=0)(BareEcho)
+
+
+def main() -> None:
+    """Measure everything and print it."""
+    torch.set_num_threads(THREADS)
+    metadata = rk.load_item_metadata("beauty")
+    prompts = rk.PromptGenerator(metadata)
+    test = rk.RecommendationDataset(
+        "beauty", metadata, prompts, "test", num_negs=99, num_items=max(metadata) + 1
+    )
+    texts = [recent_titles(metadata, history[-1:]) for history in test.histories.to_lists()]
+    texts = list(dict.fromkeys(text for text in texts if text))
+    encoder = rk.Encoder(device="cpu")
+    index = cached_index("beauty", metadata, encoder)
+    path = str(cache_dir() / "index" / "beauty.safetensors")
+    local = rk.LocalRetrievalService({"beauty": index}, encoder)
+
+    print("### Encoding\n")
+    compare_backends(encoder, index, texts[:512])
+    ray.init(address="local", num_cpus=THREADS, include_dashboard=False, log_to_driver=False)
+    start = partial(rk.start_service, {"beauty": path})
+    print("\n### Many callers of one sample\n")
+    compare_callers(local, start, test, iter(texts[512:]))
+    client = start()
+    print("\n### Beside encoding\n")
+    compare_calls(client, local, test, texts)
+    print("\n### Replicas\n")
+    compare_handles()
+    ray.shutdown()
+
+
+def compare_backends(encoder: rk.Encoder, index: rk.ItemIndex, texts: Sequence[str]) -> None:
+    """Torch by 64 texts, by its default, and OpenVINO: speed, and how far the results are apart."""
+    plain, fast = rk.Encoder(encoder.model, batch_size=64), rk.Encoder(backend="openvino")
+    query, other = encoder.encode_queries(texts), fast.encode_queries(texts)
+    best, same = (rk.topk_catalog(q, index.table, 10, valid=index.valid)[1] for q in (query, other))
+    cosine = torch.nn.functional.cosine_similarity(query, other).min()
+    print(f"- smallest cosine {cosine:.7f}; best 10 of Beauty equal for "
+          f"{(best == same).all(1).float().mean():.1%} of {len(texts)} texts")  # fmt: skip
+    for name, count in (("a text alone", 1), ("64 texts", 64)):
+        rounds = alternate([partial(encode_in, e, texts, count) for e in (plain, encoder, fast)])
+        report(f"{name}, plain torch (batches of 64) / torch by default", rounds[0], rounds[1],
+               "ms a text")  # fmt: skip
+        report(f"{name}, plain torch / OpenVINO", rounds[0], rounds[2], "ms a text")
+
+
+def encode_in(encoder: rk.Encoder, texts: Sequence[str], count: int) -> float:
+    """Milliseconds a text."""
+    chosen = texts[: 16 if count == 1 else 128]
+    start = time.perf_counter()
+    for first in range(0, len(chosen), count):
+        encoder.encode_queries(chosen[first : first + count])
+    return 1000 * (time.perf_counter() - start) / len(chosen)
+
+
+def compare_callers(
+    local: rk.LocalRetrievalService, start: Callable[..., Any], test: Any, fresh: Any
+) -> None:
+    """64 callers with a sample each: merged, not merged, and as one batch without Ray."""
+    merged = start(name="merged")
+    single = start(name="single", limits={"max_batch": 1, "max_rows": 1, "max_wait_ms": 0})
+
+    def take() -> list[tuple[Any, ...]]:
+        return [([next(fresh)], "beauty", [test[i]["target"]], [test[i]["neg_items"]])
+                for i in range(2 * CALLERS)]  # fmt: skip
+
+    def batch() -> float:
+        parts = list(zip(*take(), strict=True))
+        arguments = [[row for part in parts[i] for row in part] for i in (0, 2, 3)]
+        start = time.perf_counter()
+        for half in (slice(0, CALLERS), slice(CALLERS, None)):
+            local.rank(arguments[0][half], "beauty", arguments[1][half], arguments[2][half])
+        return 2 * CALLERS / (time.perf_counter() - start)
+
+    def callers(client: Any) -> float:
+        samples = iter(take())
+
+        async def caller() -> None:
+            for sample in samples:  # the next one that nobody took
+                await client.rank_async(*sample)
+
+        async def everybody() -> None:
+            await asyncio.gather(*(caller() for _ in range(CALLERS)))
+
+        start = time.perf_counter()
+        asyncio.run(everybody())
+        return 2 * CALLERS / (time.perf_counter() - start)
+
+    rates = alternate([batch, partial(callers, merged), partial(callers, single)])
+    report("merged, of one batch's rate", rates[1], rates[0], "samples/s")
+    report("merged against not merged", rates[1], rates[2], "samples/s")
+    rk.stop_service("merged")
+    rk.stop_service("single")
+
+
+def compare_calls(client: Any, local: Any, test: Any, texts: Sequence[str]) -> None:
+    """Calls whose encodings are remembered against an echo of the same bytes."""
+    echo = Echo.remote()
+    cases = (("1 sample, 99 negatives", 1, True),
+             ("256 samples, 99 negatives", 256, True),
+             ("256 samples, whole catalog", 256, False))  # fmt: skip
+    for name, rows, sampled in cases:
+        samples = [test[i] for i in range(rows)]
+        negatives = [s["neg_items"] for s in samples] if sampled else None
+        histories = None if sampled else [s["history"] for s in samples]
+        arguments = (list(texts[:rows]), "beauty", [s["target"] for s in samples], negatives,
+                     histories)  # fmt: skip
+        client.rank(*arguments)  # encodings are remembered from here on
+        packed = pack_call(*arguments)
+        query = local._encoder.encode_queries(arguments[0])
+        request = rk.retrieval.requests.check_rank(
+            local.items["beauty"], "beauty", arguments[0], *arguments[2:]
+        )
+        rounds = alternate([
+            partial(times, partial(call_echo, echo, packed, 24 * rows)),
+            partial(times, partial(client.rank, *arguments)),
+            partial(times, partial(local.items["beauty"].answer, [request], query)),
+        ])  # fmt: skip
+        for quantile in (0.5, 0.99):
+            bare, ours, kernel = (
+                [float(np.quantile(t, quantile)) for t in rounds_of] for rounds_of in rounds
+            )
+            report(f"{name}, p{100 * quantile:.0f}: time of a call / echo", ours, bare, "ms")
+            beside = [b + k for b, k in zip(bare, kernel, strict=True)]
+            report(f"{name}, p{100 * quantile:.0f}: time of a call / echo and ranking by itself",
+                   ours, beside, "ms")  # fmt: skip
+
+
+def compare_handles() -> None:
+    """What Ray Serve's handle would cost instead of an actor's."""
+    from ray import serve
+
+    serve.start(http_options={"location": "NoServer"})
+    served = serve.deployment(name="echo", ray_actor_options={"num_cpus": 0})(BareEcho)
+    handle = serve.run(served.bind(), name="echo", route_prefix=None)
+    echo = Echo.remote()
+    rounds = alternate([
+        partial(times, partial(call_echo, echo, b"", 24)),
+        partial(times, lambda: handle.answer.remote(b"", 24).result()),
+    ])  # fmt: skip
+    medians = [[float(np.median(t)) for t in part] for part in rounds]
+    report("a call by Ray Serve's handle / of an actor", medians[1], medians[0], "ms")
+    serve.shutdown()
+
+
+def call_echo(echo: Any, call: Any, size: int) -> bytes:
+    """A bare call of an actor."""
+    return ray.get(echo.answer.remote(call, size))
+
+
+def times(call: Callable[[], Any], count: int = 100) -> np.ndarray:
+    """Milliseconds of each of several calls."""
+    found = []
+    for _ in range(count):
+        start = time.perf_counter()
+        call()
+        found.append(1000 * (time.perf_counter() - start))
+    return np.array(found)
+
+
+def alternate(contestants: Sequence[Callable[[], Any]]) -> list[list[Any]]:
+    """Results of several rounds, in each of which all take their turn, after one to warm up."""
+    rounds = [[contestant() for contestant in contestants] for _ in range(ROUNDS + 1)][1:]
+    return [list(results) for results in zip(*rounds, strict=True)]
+
+
+def report(title: str, ours: Sequence[float], others: Sequence[float], unit: str) -> None:
+    """Print a ratio with its range over the rounds."""
+    ratios = sorted(a / b for a, b in zip(ours, others, strict=True))
+    print(f"- {title}: **{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f}); "
+          f"{statistics.median(ours):.2f} and {statistics.median(others):.2f} {unit}",
+          flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Items, calls and their answers, which all tests of the service share."""
+
+import random
+from typing import Any, NamedTuple
+
+import torch
+
+from rl4rec_kernels import RankCounts
+
+COLOURS = ("red", "blue", "green", "pink", "black", "white")
+KINDS = ("glitter", "matte", "organic", "travel size", "kids'", "classic", "gift")
+THINGS = ("nail polish", "shampoo", "perfume", "lipstick", "hand cream", "hair brush", "soap",
+          "eyeliner", "face mask", "bath salt", "hair dye", "sunscreen")  # fmt: skip
+
+METADATA = {
+    i: {"title": f"{colour} {kind} {thing}"}
+    for i, (colour, kind, thing) in enumerate(
+        ((c, k, t) for c in COLOURS for k in KINDS for t in THINGS), 1
+    )
+}  # 504 items
+
+
+class Call(NamedTuple):
+    """A call of `rank`, or of `calculate_reward` where there is no fifth argument."""
+
+    method: str
+    arguments: tuple[Any, ...]
+
+
+def make_calls(count: int, seed: int, texts: int = 2) -> list[Call]:
+    """Calls of all kinds: with negatives, histories, or all items; counts and scores."""
+    draw = random.Random(seed)
+    ids = list(METADATA)
+    calls = []
+    for number in range(count):
+        said = [f"a {draw.choice(THINGS)} in {draw.choice(COLOURS)}" for _ in range(texts)]
+        targets = [draw.choice(ids) for _ in said]
+        negatives = [draw.sample(ids, draw.randint(1, 20)) for _ in said]
+        kind = number % 4
+        if kind == 3:
+            calls.append(Call("calculate_reward", (said, "toys", targets, negatives)))
+        else:
+            extra = ((negatives, None), (None, negatives), (None, None))[kind]
+            calls.append(Call("rank", (said, "toys", targets, *extra)))
+    return calls
+
+
+def is_same(got: Any, want: Any) -> bool:
+    """Whether two answers are equal: counts to the last, scores but for their last bits.
+
+    Those depend on the batch that a text was encoded in.
+    """
+    if isinstance(want, RankCounts):
+        return torch.equal(torch.stack(got), torch.stack(want))
+    return torch.allclose(got, want, rtol=0, atol=1e-5)
