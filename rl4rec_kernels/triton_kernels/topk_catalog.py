@@ -250,7 +250,7 @@ def _bounds(
             HAS_VALID=valid is not None, STRIP=_STRIP, **{**sides.options, "maxnreg": None},
         )  # fmt: skip
     ordered = keys.sort(dim=1, descending=True).values
-    place = torch.as_tensor(k - 1 + allowance, device=device).expand(num_queries)
+    place = torch.full((num_queries,), k - 1, device=device) + allowance
     bounds = ordered.gather(1, place.clamp(max=ordered.shape[1] - 1)[:, None])[:, 0]
     return torch.where(place < ordered.shape[1], bounds, _NO_KEY)
 
