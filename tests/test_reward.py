@@ -18,7 +18,8 @@ from rl4rec_kernels import (
     RecReward,
     RecRewardFrunction,
 )
-from rl4rec_kernels.reward import extract_query, remove_repeats
+from rl4rec_kernels.completions import extract_query
+from rl4rec_kernels.reward import remove_repeats
 
 TEXTS = ["red nail polish", "<think>soap?</think><query>dry hair</query>", "perfume"]
 TARGETS, HISTORIES = [3, 17, 40], [[1, 2], [5], []]
