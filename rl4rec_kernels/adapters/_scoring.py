@@ -14,6 +14,10 @@ from rl4rec_kernels.reward import RecReward, Scored
 VARIABLE = "RL4REC_REWARD"
 
 
+class RewardLost(BaseException):
+    """A reward could not be computed; no `Exception`, for trainers that go on without a reward."""
+
+
 def reward_from_environment() -> RecReward:
     """Return the reward whose options are in ``RL4REC_REWARD``.
 

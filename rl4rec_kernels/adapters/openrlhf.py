@@ -15,16 +15,12 @@ from typing import Any
 
 import torch
 
-from rl4rec_kernels.adapters._scoring import reward_from_environment, score
+from rl4rec_kernels.adapters._scoring import RewardLost, reward_from_environment, score
 from rl4rec_kernels.data.labels import read_label
 
 logger = logging.getLogger("rl4rec_kernels.adapters.openrlhf")
 
 _TAIL = 64  # characters by which a prompt is found in a query that does not start with it
-
-
-class RewardLost(BaseException):
-    """A reward could not be computed; no `Exception`, so that OpenRLHF does not train without."""
 
 
 def reward_func(
