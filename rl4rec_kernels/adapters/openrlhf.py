@@ -72,7 +72,7 @@ def response(query: str, prompt: str) -> str:
     """
     if query.startswith(prompt):
         return query[len(prompt) :]
-    tail = prompt[-_TAIL:].strip()
+    tail = prompt[-_TAIL:]
     place = query.find(tail) if tail else -1
     if place < 0:
         raise ValueError(f"the query does not contain the end of its prompt, {tail!r}; it starts "
