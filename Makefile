@@ -13,10 +13,11 @@ RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 CPP     := $(shell find csrc -name '*.cpp' -o -name '*.h')
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(CPP)
 
-.PHONY: help install demo test check format bench clean
+.PHONY: help install demo grpo test check format bench clean
 
 help:
 	@echo "make demo    rewards on MovieLens-100k, from history to NDCG (DATA=DIR for another data set)"
+	@echo "make grpo    trains a small language model by GRPO, over three seeds (OPTIONS='--seeds 0')"
 	@echo "make test    install and run all tests"
 	@echo "make check   lint, formatting and types"
 	@echo "make bench   measure against the peers"
@@ -42,6 +43,9 @@ install: $(VENV)/installed
 demo: $(VENV)/installed
 	$(RUN) $(BIN)/rl4rec demo $(if $(DATA),--data $(DATA)) --out demo_out
 
+grpo: $(VENV)/installed $(ML100K)
+	$(RUN) $(BIN)/python examples/grpo_trl.py --data $(CACHE)/ml-100k $(OPTIONS)
+
 test: $(VENV)/installed $(ML100K)
 	$(RUN) $(BIN)/python -m pytest $(TESTS)
 
@@ -62,4 +66,4 @@ bench: $(VENV)/installed $(ML100K)
 	$(RUN) $(BIN)/python benchmarks/report.py benchmarks/latest.json
 
 clean:
-	rm -rf $(VENV) $(CACHE) build dist demo_out *.egg-info rl4rec_kernels/*.so
+	rm -rf $(VENV) $(CACHE) build dist demo_out grpo_out *.egg-info rl4rec_kernels/*.so

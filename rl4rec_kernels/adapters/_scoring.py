@@ -33,6 +33,11 @@ def reward_from_environment() -> RecReward:
     return _cached(text)
 
 
+def reward_for(options: Mapping[str, Any] | None) -> RecReward:
+    """Return the reward of these options, or without any of those in ``RL4REC_REWARD``."""
+    return reward_from_environment() if options is None else reward_by(options)
+
+
 def reward_by(options: Mapping[str, Any]) -> RecReward:
     """Return the reward of these options: one a process, not one a sample."""
     return _cached(json.dumps(dict(options), sort_keys=True, default=list))

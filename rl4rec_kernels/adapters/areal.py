@@ -2,6 +2,8 @@
 
     RLVRWorkflow(reward_fn="rl4rec_kernels.adapters.areal.reward_fn", …)
 
+with the options in ``RL4REC_REWARD``, or `reward_fn` as a ``functools.partial`` with them.
+
 Follows `AsyncRewardWrapper` of AReaL 2.0 (areal/api/reward_api.py) and `RLVRWorkflow`
 (areal/workflow/rlvr.py): called in a process pool, with the dataset's columns as keywords and a
 completion that has its special tokens. After 15 s, and some tries, the reward would silently be 0.
@@ -9,11 +11,12 @@ So it gives up before, with an error that is none of time: AReaL raises it in th
 """
 
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
 from typing import Any
 
-from rl4rec_kernels.adapters._scoring import reward_from_environment, score
+from rl4rec_kernels.adapters._scoring import reward_for, score
 from rl4rec_kernels.data.labels import read_label
 
 DEADLINE = 12.0
@@ -31,9 +34,10 @@ def reward_fn(
     target: Any = None,
     history: Any = None,
     neg_items: Any = None,
+    reward_options: Mapping[str, Any] | None = None,
     **data: Any,
 ) -> float:
-    """Return the reward of one completion, by the options in ``RL4REC_REWARD``.
+    """Return the reward of one completion.
 
     Parameters
     ----------
@@ -43,6 +47,8 @@ def reward_fn(
         Not used.
     target, history, neg_items
         The dataset's columns, as `export_dataset` writes them.
+    reward_options : mapping, optional
+        Options of `RecReward`; by default those in ``RL4REC_REWARD``.
     **data
         Other columns, ignored.
 
@@ -55,7 +61,7 @@ def reward_fn(
     """
     start = time.monotonic()
     label = read_label({"target": target, "history": history, "neg_items": neg_items})
-    call = _threads.submit(score, reward_from_environment(), [completions], [label])
+    call = _threads.submit(score, reward_for(reward_options), [completions], [label])
     try:
         return call.result(DEADLINE)[0]["score"]
     except TooLate:

@@ -1,7 +1,10 @@
-"""OpenRLHF's reward function, which it loads from this file.
+"""OpenRLHF's reward function, which it loads from a file.
 
-    FILE=$(python -c "from rl4rec_kernels.adapters import openrlhf; print(openrlhf.__file__)")
-    … --reward.remote_url $FILE --data.input_key input --data.label_key label
+    # reward.py, for --reward.remote_url reward.py --data.input_key input --data.label_key label
+    options = {"dataset_name": "beauty", "reward_type": "logrank"}
+    reward_func = functools.partial(openrlhf.reward_func, reward_options=options)
+
+or the path of this very file, and the options in ``RL4REC_REWARD``.
 
 Follows `SingleTurnAgentExecutor` of OpenRLHF 0.11 (openrlhf/utils/agent.py): called in a thread
 with lists of length 1; a query is the prompt and the response decoded together, special tokens
@@ -10,12 +13,12 @@ failures are raised as `RewardLost`, which it does not catch: the run stops.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from rl4rec_kernels.adapters._scoring import RewardLost, reward_from_environment, score
+from rl4rec_kernels.adapters._scoring import RewardLost, reward_for, score
 from rl4rec_kernels.data.labels import read_label
 
 logger = logging.getLogger("rl4rec_kernels.adapters.openrlhf")
@@ -24,9 +27,14 @@ _TAIL = 64  # characters by which a prompt is found in a query that does not sta
 
 
 def reward_func(
-    queries: Sequence[str], prompts: Sequence[str], labels: Sequence[Any], **kwargs: Any
+    queries: Sequence[str],
+    prompts: Sequence[str],
+    labels: Sequence[Any],
+    *,
+    reward_options: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> dict[str, Any]:
-    """Return the rewards of B samples, by the options in ``RL4REC_REWARD``.
+    """Return the rewards of B samples.
 
     Parameters
     ----------
@@ -34,6 +42,8 @@ def reward_func(
         The prompt with its response, and the prompt.
     labels : sequence of str
         What `write_label` writes, and `export_dataset` exports.
+    reward_options : mapping, optional
+        Options of `RecReward`; by default those in ``RL4REC_REWARD``.
     **kwargs
         Not used.
 
@@ -50,7 +60,7 @@ def reward_func(
     try:
         texts = [response(*pair) for pair in zip(queries, prompts, strict=True)]
         parsed = [read_label(label) for label in labels]
-        values = score(reward_from_environment(), texts, parsed)
+        values = score(reward_for(reward_options), texts, parsed)
     except Exception as error:
         logger.exception("no reward")
         raise RewardLost(f"{type(error).__name__}: {error}") from error

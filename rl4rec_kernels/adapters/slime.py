@@ -8,7 +8,7 @@ coroutine function of the run's arguments and one sample, or all samples of a gr
 
 from typing import Any
 
-from rl4rec_kernels.adapters._scoring import reward_by, reward_from_environment, score_async
+from rl4rec_kernels.adapters._scoring import reward_for, score_async
 from rl4rec_kernels.data.labels import read_label
 
 
@@ -30,8 +30,7 @@ async def custom_rm(args: Any, sample: Any, **kwargs: Any) -> Any:
     float, dict or list of these
         A dict of ``score``, ``rank`` and ``hit`` where ``args.reward_key`` picks one of them.
     """
-    options = getattr(args, "rl4rec_reward", None)
-    reward = reward_from_environment() if options is None else reward_by(options)
+    reward = reward_for(getattr(args, "rl4rec_reward", None))
     samples = sample if isinstance(sample, list) else [sample]
     labels = [read_label(one.label) for one in samples]
     values: list[Any] = list(await score_async(reward, [one.response for one in samples], labels))

@@ -166,6 +166,13 @@ def test_openrlhf_does_not_go_on_without_a_reward(configured, label, words, capl
         openrlhf.reward_func(["soap"], [PROMPT], LABELS[:1])
 
 
+def test_openrlhf_takes_options_from_a_file_of_ones_own(reward, expected):
+    mine = functools.partial(openrlhf.reward_func, reward_options=OPTIONS)
+    assert asyncio.run(execute(mine, PROMPT, LABELS[0], TEXTS[0]))["reward"] == pytest.approx(
+        expected[:1]
+    )
+
+
 def test_openrlhf_needs_options(monkeypatch):
     monkeypatch.delenv("RL4REC_REWARD", raising=False)
     with pytest.raises(RewardLost, match="RL4REC_REWARD is not set"):
