@@ -37,7 +37,7 @@ def write_label(target: int, history: Sequence[int] = (), neg_items: Sequence[in
 
 
 def read_label(label: Any) -> Label:
-    """Read a label: the text of `write_label`, or a mapping of the same keys.
+    """Read a label: the text of `write_label`, a mapping of the same keys, or the target alone.
 
     Raises
     ------
@@ -49,6 +49,8 @@ def read_label(label: Any) -> Label:
             label = json.loads(label)
         except ValueError as error:
             raise ValueError(f"label {label[:60]!r} is not JSON ({error}); {_REMEDY}") from None
+    if isinstance(label, Integral) and not isinstance(label, bool):
+        label = {"target": label}
     if not isinstance(label, Mapping):
         raise TypeError(f"label must be JSON text or a mapping, got {label!r}; {_REMEDY}")
     if label.get("target") is None:

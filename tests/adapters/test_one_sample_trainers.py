@@ -156,7 +156,7 @@ def test_openrlhf(configured, expected):
 
 @pytest.mark.parametrize(
     ("label", "words"),
-    [("3", "label must be JSON text or a mapping"), ('{"target": 99}', "targets: item 99")],
+    [("[3]", "label must be JSON text or a mapping"), ('{"target": 99}', "targets: item 99")],
 )
 def test_openrlhf_does_not_go_on_without_a_reward(configured, label, words, caplog):
     with pytest.raises(RewardLost, match=words):

@@ -89,6 +89,7 @@ def test_labels_of_all_kinds():
         read_label({"target": np.int32(3), "history": np.array([1, 2]), "neg_items": [5]}) == want
     )
     assert read_label('{"target": 3, "history": null}') == (3, [], [])
+    assert read_label("3") == read_label(np.int64(3)) == (3, [], [])
     assert json.loads(write_label(3)) == {"target": 3, "history": [], "neg_items": []}
 
 
@@ -96,7 +97,8 @@ def test_labels_of_all_kinds():
     ("label", "error", "words"),
     [
         ("soap", ValueError, "label 'soap' is not JSON"),
-        ("3", TypeError, "label must be JSON text or a mapping, got 3"),
+        ("[3]", TypeError, r"label must be JSON text or a mapping, got \[3\]"),
+        (True, TypeError, "label must be JSON text or a mapping, got True"),
         (None, TypeError, "got None"),
         ({"item": 3}, ValueError, "label has no target, only item"),
         ({"target": "3"}, TypeError, "target must be an item id, got '3'"),
