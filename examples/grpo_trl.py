@@ -284,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Run]:
     parser.add_argument("--data", type=Path, default=Path(".cache/ml-100k"), help="a directory")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
     parser.add_argument("--service", choices=["local", "ray"], default="local",
-                        help="start one in this process, or use the running one")  # fmt: skip
+                        help="one in this process, or the one of `rl4rec serve`")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1,
                         help="of torch; such small matrices gain little from more")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("grpo_out"), help="a directory")

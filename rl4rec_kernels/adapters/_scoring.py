@@ -40,7 +40,12 @@ def reward_for(options: Mapping[str, Any] | None) -> RecReward:
 
 def reward_by(options: Mapping[str, Any]) -> RecReward:
     """Return the reward of these options: one a process, not one a sample."""
-    return _cached(json.dumps(dict(options), sort_keys=True, default=list))
+    return _cached(json.dumps(dict(options), sort_keys=True, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """Make a list of an array, a tensor or a list of OmegaConf."""
+    return value.tolist() if hasattr(value, "tolist") else list(value)
 
 
 @lru_cache(maxsize=16)

@@ -94,6 +94,9 @@ def test_verl(reward, expected, name):
     assert all(set(one) == {"score", "rank", "hit"} for one in results)
     assert columns["score"] == pytest.approx(expected)
     assert all(1 <= rank <= 5 for rank in columns["rank"])
+    novel = {**OPTIONS, "novelty": 1, "item_counts": np.full(50, 3)}
+    rare = verl.compute_score_sync("toys", TEXTS[0], LABELS[0], **novel)
+    assert rare["score"] == pytest.approx(expected[0] / 4)
     whole = reward(TEXTS[:1], TARGETS[:1], HISTORIES[:1])
     alone = verl.compute_score_sync("toys", TEXTS[0], "3", {"history": [1, 2]}, **OPTIONS)
     assert alone["score"] == pytest.approx(whole[0])
