@@ -48,6 +48,7 @@ class Settings:
     prompts: int = 16
     generations: int = 8
     learning_rate: float = 2e-3
+    kl: float = 0.0
     new_tokens: int = 8
     held_out: float = 0.25
     texts_per_user: int = 8
@@ -238,7 +239,7 @@ def run_seed(task: Task, reward: rk.RecReward, settings: Settings, seed: int) ->
             lr_scheduler_type="constant_with_warmup", warmup_steps=5,
             per_device_train_batch_size=settings.prompts * settings.generations,
             num_generations=settings.generations, max_completion_length=settings.new_tokens,
-            num_iterations=settings.updates_per_batch,
+            num_iterations=settings.updates_per_batch, beta=settings.kl,
         )  # fmt: skip
         trainer = GRPOTrainer(
             model, TRLReward(reward), args=config, processing_class=tokenizer,

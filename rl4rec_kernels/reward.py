@@ -73,6 +73,7 @@ class _Request(NamedTuple):
     targets: np.ndarray
     histories: RaggedIds | None
     negatives: RaggedIds | None
+    weights: np.ndarray | float
 
 
 class RecReward:
@@ -290,7 +291,10 @@ class RecReward:
                              f"of groups of group_size={self.group_size}")  # fmt: skip
         items = check_targets(targets, len(queries))
         seen = None if histories is None else as_ragged("histories", histories, len(queries))
-        return _Request(queries, items, seen, self._negatives(items, neg_items))
+        weights: np.ndarray | float = 1.0
+        if self.novelty and self.item_counts is not None:
+            weights = novelty_weights(items, self.item_counts, self.novelty)
+        return _Request(queries, items, seen, self._negatives(items, neg_items), weights)
 
     def _negatives(self, targets: np.ndarray, neg_items: Any) -> RaggedIds | None:
         """The negatives to rank among, without repeats and targets; None for all items."""
@@ -339,9 +343,7 @@ class RecReward:
         if SOFTMAX in self.weights:
             counts, softmax = self._read_scores(request, answer.cpu())
         table = parts_table(list(self.weights), counts, softmax, self.ties)
-        rewards = table @ np.array(list(self.weights.values()))
-        if self.novelty and self.item_counts is not None:
-            rewards = rewards * novelty_weights(request.targets, self.item_counts, self.novelty)
+        rewards = table @ np.array(list(self.weights.values())) * request.weights
         if self.normalize:
             rewards = normalized(rewards, self.group_size)
         return Scored([float(reward) for reward in rewards], counts)
