@@ -48,7 +48,6 @@ class Settings:
     prompts: int = 16
     generations: int = 8
     learning_rate: float = 2e-3
-    kl: float = 0.0
     new_tokens: int = 8
     held_out: float = 0.25
     texts_per_user: int = 8
@@ -239,7 +238,7 @@ def run_seed(task: Task, reward: rk.RecReward, settings: Settings, seed: int) ->
             lr_scheduler_type="constant_with_warmup", warmup_steps=5,
             per_device_train_batch_size=settings.prompts * settings.generations,
             num_generations=settings.generations, max_completion_length=settings.new_tokens,
-            num_iterations=settings.updates_per_batch, beta=settings.kl,
+            num_iterations=settings.updates_per_batch,
         )  # fmt: skip
         trainer = GRPOTrainer(
             model, TRLReward(reward), args=config, processing_class=tokenizer,
@@ -269,10 +268,12 @@ def draw(runs: Sequence[Run], reward_type: str, path: Path) -> None:
         means = [np.mean(run.before), np.mean(run.after)]
         errors = [interval(run.before), interval(run.after)]
         right.errorbar([0, 1], means, errors, marker="o", capsize=4, label=f"seed {run.seed}")
-    left.set(xlabel="GRPO step", ylabel=f"{reward_type} of the batch, mean of 10 steps",
+    left.set(xlabel="batch of texts", ylabel=f"{reward_type}, mean of 10 batches",
              title="Training users")  # fmt: skip
+    rise = np.concatenate([np.subtract(run.after, run.before) for run in runs])
     right.set(xticks=[0, 1], xticklabels=["before GRPO", "after"], xlim=(-0.3, 1.3),
-              ylabel=f"{reward_type}, mean and 95 % interval", title="Held-out users")  # fmt: skip
+              ylabel=f"{reward_type}, mean and 95 % interval",
+              title=f"Held-out users: {rise.mean():+.3f} ± {interval(rise):.3f}")  # fmt: skip
     right.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
