@@ -13,13 +13,14 @@ RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
-.PHONY: help install demo test check format bench build-gpu test-gpu bench-gpu clean
+.PHONY: help install demo grpo test check format bench bench-service build-gpu test-gpu bench-gpu clean
 
 help:
 	@echo "make demo    rewards on MovieLens-100k, from history to NDCG (DATA=DIR for another data set)"
+	@echo "make grpo    trains a small language model by GRPO, over three seeds (OPTIONS='--seeds 0')"
 	@echo "make test    install and run all tests"
 	@echo "make check   lint, formatting and types"
-	@echo "make bench   measure against the peers"
+	@echo "make bench   measure against the peers; make bench-service    the service"
 	@echo "make test-gpu, make bench-gpu    the same for the GPU, with the Python that has torch for it"
 
 $(VENV)/base: constraints.txt
@@ -43,6 +44,9 @@ install: $(VENV)/installed
 demo: $(VENV)/installed
 	$(RUN) $(BIN)/rl4rec demo $(if $(DATA),--data $(DATA)) --out demo_out
 
+grpo: $(VENV)/installed $(ML100K)
+	$(RUN) $(BIN)/python examples/grpo_trl.py --data $(CACHE)/ml-100k $(OPTIONS)
+
 test: $(VENV)/installed $(ML100K)
 	$(RUN) $(BIN)/python -m pytest $(TESTS)
 
@@ -57,10 +61,16 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+# All but the programs of their own below.
+BENCHES := $(filter-out %_gpu.py %_service.py,$(wildcard benchmarks/bench_*.py))
+
 bench: $(VENV)/installed $(ML100K)
 	$(PIP) 'faiss-cpu>=1.9'
-	$(RUN) $(BIN)/python -m pytest benchmarks/bench_*.py --benchmark-json=benchmarks/latest.json
+	$(RUN) $(BIN)/python -m pytest $(BENCHES) --benchmark-json=benchmarks/latest.json
 	$(RUN) $(BIN)/python benchmarks/report.py benchmarks/latest.json
+
+bench-service: $(VENV)/installed
+	$(RUN) $(BIN)/python benchmarks/bench_service.py
 
 # On a machine with a GPU: in place, with the packages of $(PYTHON), and nothing is downloaded.
 SANITIZER := $(or $(shell command -v compute-sanitizer),/usr/local/cuda/bin/compute-sanitizer)
@@ -81,4 +91,4 @@ bench-gpu: build-gpu
 	$(PYTHON) benchmarks/bench_gpu.py
 
 clean:
-	rm -rf $(VENV) $(CACHE) build dist demo_out *.egg-info rl4rec_kernels/*.so
+	rm -rf $(VENV) $(CACHE) build dist demo_out grpo_out *.egg-info rl4rec_kernels/*.so

@@ -10,6 +10,7 @@ from rl4rec_kernels.data import (
     RecommendationDataset,
     create_dataloader,
     create_dataloaders,
+    export_dataset,
     load_item_metadata,
 )
 from rl4rec_kernels.evaluation import Evaluation, evaluate
@@ -64,6 +65,7 @@ __all__ = [
     "create_dataloader",
     "create_dataloaders",
     "evaluate",
+    "export_dataset",
     "find_service",
     "load_item_metadata",
     "metrics_from_counts",

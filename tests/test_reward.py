@@ -1,5 +1,6 @@
 """The reward function, against a plain loop over rows."""
 
+import asyncio
 import logging
 import math
 import pickle
@@ -18,7 +19,8 @@ from rl4rec_kernels import (
     RecReward,
     RecRewardFrunction,
 )
-from rl4rec_kernels.reward import extract_query, remove_repeats
+from rl4rec_kernels.completions import extract_query, strip_special_tokens
+from rl4rec_kernels.reward import remove_repeats
 
 TEXTS = ["red nail polish", "<think>soap?</think><query>dry hair</query>", "perfume"]
 TARGETS, HISTORIES = [3, 17, 40], [[1, 2], [5], []]
@@ -164,6 +166,85 @@ def test_normalize_is_off_and_safe(service):
     assert plain.min() >= 0
 
 
+def test_normalize_in_groups(service):
+    texts, targets = [*TEXTS[:1] * 2, "soap", "comb"], [3, 3, 17, 40]
+    arguments = (texts, targets, [[]] * 4, [NEGATIVES[1]] * 4)
+    plain = np.array(make(service, reward_type="auc")(*arguments))
+    assert plain[2] != plain[3]
+    got = make(service, reward_type="auc", normalize=True, group_size=2)(*arguments)
+    # equal texts earn the same, whatever rounding makes of their spread
+    higher = np.sign(plain[2] - plain[3])
+    assert got == pytest.approx([0.0, 0.0, higher, -higher])
+    grouped = make(service, normalize=True, group_size=2)
+    with pytest.raises(ValueError, match="3 texts, which are no whole number of groups"):
+        grouped(TEXTS, TARGETS, HISTORIES)
+
+
+@pytest.mark.parametrize("negatives", [NEGATIVES, None], ids=["negatives", "catalog"])
+def test_softmax_of_the_target(service, negatives):
+    everything = service.calculate_reward([extract_query(text) for text in TEXTS], "toys").double()
+    shares = []
+    for b, target in enumerate(TARGETS):
+        items = negatives[b] if negatives else [i for i in range(1, 50) if i not in HISTORIES[b]]
+        scores = everything[b, [target, *(i for i in items if i != target)]].numpy()
+        weights = np.exp((scores - scores.max()) / 0.2)
+        shares.append(weights[0] / weights.sum())
+    arguments = (TEXTS, TARGETS, HISTORIES, negatives)
+    softmax = make(service, reward_type="softmax", temperature=0.2)
+    assert softmax(*arguments) == pytest.approx(shares, rel=1e-5)
+    mix = make(service, reward_type="ndcg_softmax", temperature=0.2, softmax_weight=0.25, k=3)
+    ndcgs = np.array(make(service, reward_type="ndcg", k=3)(*arguments))
+    assert mix(*arguments) == pytest.approx(0.75 * ndcgs + 0.25 * np.array(shares), rel=1e-5)
+    # The counts by which ndcg is computed come from the scores, and are those of `rank`.
+    counts, want = mix.score(*arguments).counts, make(service).score(*arguments).counts
+    assert all(torch.equal(a, b) for a, b in zip(counts, want, strict=True))
+
+
+def test_softmax_keeps_the_target_that_is_in_the_history(service):
+    softmax = make(service, reward_type="softmax")
+    assert softmax(["x"], [3], [[7]]) == softmax(["x"], [3], [[7, 3]])
+    with pytest.raises(IndexError, match="histories: item 99 is not in the index"):
+        softmax(["x"], [3], [[99]])
+
+
+def test_novelty_weighs_rare_targets_more(service):
+    counts = np.zeros(50, dtype=np.int64)
+    counts[[3, 17]] = 99, 3
+    arguments = (TEXTS, TARGETS, HISTORIES, NEGATIVES)
+    plain = np.array(make(service, reward_type="mrr", k=50)(*arguments))
+    novel = make(service, reward_type="mrr", k=50, novelty=0.5, item_counts=counts)
+    assert novel(*arguments) == pytest.approx(plain * [0.1, 0.5, 1.0])
+    assert pickle.loads(pickle.dumps(RecReward(novelty=1, item_counts=counts))).novelty == 1
+    short = make(service, novelty=0.5, item_counts=counts[:20])
+    with pytest.raises(IndexError, match="targets go from 3 to 40, but item_counts has 20 items"):
+        short(*arguments)
+
+
+@pytest.mark.parametrize("kind", ["mixed", "ndcg_softmax", "auc"])
+@pytest.mark.parametrize("negatives", [NEGATIVES, None], ids=["negatives", "catalog"])
+def test_coroutines_earn_the_same(service, kind, negatives):
+    reward = make(service, reward_type=kind)
+
+    class Blocking:  # a service without coroutines runs in a thread
+        rank, calculate_reward = service.rank, service.calculate_reward
+
+    blocking = make(Blocking(), reward_type=kind)
+
+    async def many():
+        calls = [(TEXTS[b : b + 1], TARGETS[b : b + 1], HISTORIES[b : b + 1],
+                  negatives and negatives[b : b + 1]) for b in range(3)]  # fmt: skip
+        return await asyncio.gather(*(r.score_async(*c) for r in (reward, blocking) for c in calls))
+
+    got = [scored.rewards[0] for scored in asyncio.run(many())]
+    assert got == pytest.approx(reward(TEXTS, TARGETS, HISTORIES, negatives) * 2, abs=1e-6)
+
+
+def test_special_tokens_are_removed():
+    text = "<s>a <b> | c<|im_end|>\n<|endoftext|></s><eos><end_of_turn>[PAD]<\uff5cend\uff5c>"
+    assert strip_special_tokens(text) == "a <b> | c\n"
+    assert strip_special_tokens("<query>a < b |> c</query>") == "<query>a < b |> c</query>"
+
+
 def test_compute_metrics(service):
     got = make(service, k=5).compute_metrics(TEXTS, TARGETS, HISTORIES, NEGATIVES)
     for name, metric in (("ndcg@5", ndcg), ("hit@5", hit), ("mrr@5", mrr)):
@@ -264,6 +345,16 @@ def test_found_by_name_in_every_process(service):
         ({"ties": "lucky"}, "unknown tie rule 'lucky'"),
         ({"use_negatives_only": "no"}, "use_negatives_only must be None, True or False"),
         ({"normalize": "no"}, "normalize must be True or False"),
+        ({"group_size": 4}, "group_size=4 is used by normalize=True only"),
+        ({"group_size": 1, "normalize": True}, "group_size must be at least 2, got 1"),
+        ({"temperature": 0}, "temperature must be more than 0 and finite, got 0"),
+        ({"temperature": math.nan}, "temperature must be more than 0 and finite, got nan"),
+        ({"softmax_weight": 1.5}, "softmax_weight must be at least 0 and at most 1, got 1.5"),
+        ({"novelty": -1, "item_counts": [1]}, "novelty must be at least 0"),
+        ({"novelty": 0.5}, r"novelty=0.5 needs item_counts"),
+        ({"item_counts": [[1]]}, r"item_counts must be a whole number .* got int64 \(1, 1\)"),
+        ({"item_counts": [1, -1]}, "item_counts must be a whole number of at least 0"),
+        ({"item_counts": [0.5]}, "item_counts must be a whole number"),
     ],
 )
 def test_bad_options_are_named(options, words):

@@ -1,7 +1,9 @@
 """Datasets: item metadata, prompts, leave-one-out samples with negatives, DataLoaders."""
 
 from rl4rec_kernels.data.dataset import RecommendationDataset, Sample
+from rl4rec_kernels.data.export import export_dataset
 from rl4rec_kernels.data.interactions import Interactions, load_interactions
+from rl4rec_kernels.data.labels import read_label, write_label
 from rl4rec_kernels.data.loaders import (
     Batch,
     DataLoaders,
@@ -26,7 +28,10 @@ __all__ = [
     "collate_samples",
     "create_dataloader",
     "create_dataloaders",
+    "export_dataset",
     "load_interactions",
     "load_item_metadata",
+    "read_label",
     "split_seed",
+    "write_label",
 ]

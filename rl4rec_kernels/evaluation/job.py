@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rl4rec_kernels.completions import extract_query
 from rl4rec_kernels.data import PromptGenerator, RecommendationDataset, load_item_metadata
 from rl4rec_kernels.data.recent import choose_rows, recent_titles
 from rl4rec_kernels.evaluation.groups import history_lengths, target_popularity
@@ -15,7 +16,6 @@ from rl4rec_kernels.evaluation.protocols import evaluate
 from rl4rec_kernels.evaluation.result import Evaluation
 from rl4rec_kernels.retrieval import Encoder, ItemIndex
 from rl4rec_kernels.retrieval.cache import cached_index
-from rl4rec_kernels.reward import extract_query
 
 logger = logging.getLogger("rl4rec_kernels.evaluation")
 

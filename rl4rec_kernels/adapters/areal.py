@@ -1,0 +1,72 @@
+"""AReaL's reward function.
+
+    RLVRWorkflow(reward_fn="rl4rec_kernels.adapters.areal.reward_fn", …)
+
+with the options in ``RL4REC_REWARD``, or `reward_fn` as a ``functools.partial`` with them.
+
+Follows `AsyncRewardWrapper` of AReaL 2.0 (areal/api/reward_api.py) and `RLVRWorkflow`
+(areal/workflow/rlvr.py): called in a process pool, with the dataset's columns as keywords and a
+completion that has its special tokens. After 15 s, and some tries, the reward would silently be 0.
+So it gives up before, with an error that is none of time: AReaL raises it in the end.
+"""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TooLate
+from typing import Any
+
+from rl4rec_kernels.adapters._scoring import reward_for, score
+from rl4rec_kernels.data.labels import read_label
+
+DEADLINE = 12.0
+"""Seconds after which a call gives up: AReaL's 15, less some for the process to start."""
+
+_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="rl4rec-reward")
+
+
+def reward_fn(
+    prompt: str,
+    completions: str,
+    prompt_ids: Any,
+    completion_ids: Any,
+    *,
+    target: Any = None,
+    history: Any = None,
+    neg_items: Any = None,
+    reward_options: Mapping[str, Any] | None = None,
+    **data: Any,
+) -> float:
+    """Return the reward of one completion.
+
+    Parameters
+    ----------
+    prompt, completions : str
+        The prompt and one completion.
+    prompt_ids, completion_ids
+        Not used.
+    target, history, neg_items
+        The dataset's columns, as `export_dataset` writes them.
+    reward_options : mapping, optional
+        Options of `RecReward`; by default those in ``RL4REC_REWARD``.
+    **data
+        Other columns, ignored.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no answer after `DEADLINE` seconds.
+    ValueError, TypeError, IndexError, LookupError
+        As `RecReward`.
+    """
+    start = time.monotonic()
+    label = read_label({"target": target, "history": history, "neg_items": neg_items})
+    call = _threads.submit(score, reward_for(reward_options), [completions], [label])
+    try:
+        return call.result(DEADLINE)[0]["score"]
+    except TooLate:
+        call.cancel()
+        raise RuntimeError(
+            f"no reward after {time.monotonic() - start:.0f} s; AReaL would make it 0. See whether "
+            "the retrieval service is alive and not overloaded"
+        ) from None

@@ -1,0 +1,138 @@
+"""TRL's own code calls the reward: GRPOTrainer on a small model made here."""
+
+import asyncio
+import inspect
+import logging
+import pickle
+
+import pytest
+
+from rl4rec_kernels import RecReward
+from rl4rec_kernels.adapters.trl import AsyncTRLReward, TRLReward, share_without_spread
+from tests.adapters.conftest import HISTORIES, NEGATIVES, TARGETS, TEXTS
+
+trl = pytest.importorskip("trl")
+datasets = pytest.importorskip("datasets")
+
+TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
+PROMPTS = ["what next?", "what next?", "and then?", "and then?"]
+COLUMNS = {"target": TARGETS, "history": HISTORIES, "neg_items": NEGATIVES}
+
+
+def chat(role: str, text: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text}]
+
+
+def make_trainer(functions, conversational: bool, tmp_path):
+    """A GRPOTrainer of a Llama with a few thousand weights, which writes letters."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "</s>", *alphabet])}
+    letters = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=letters, pad_token="<pad>", eos_token="</s>", chat_template=TEMPLATE
+    )
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=2, num_key_value_heads=2, pad_token_id=0, eos_token_id=1,
+        )
+    )  # fmt: skip
+    prompts = [chat("user", text) for text in PROMPTS] if conversational else PROMPTS
+    config = trl.GRPOConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_steps=1,
+        per_device_train_batch_size=4, num_generations=2, max_completion_length=4,
+        logging_steps=1, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    rows = datasets.Dataset.from_dict({"prompt": prompts, **COLUMNS})
+    return trl.GRPOTrainer(
+        model, functions, args=config, train_dataset=rows, processing_class=tokenizer
+    )
+
+
+@pytest.mark.parametrize("conversational", [False, True], ids=["plain", "conversational"])
+def test_trainer_gets_the_rewards_and_logs_them(reward, expected, conversational, tmp_path):
+    other = RecReward(reward.retrieval_service_name, reward.namespace, "toys", "mrr")
+    functions = [TRLReward(reward), AsyncTRLReward(other)]
+    trainer = make_trainer(functions, conversational, tmp_path)
+    inputs = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*COLUMNS.values(), strict=True)]
+    prompts = [chat("user", text) for text in PROMPTS] if conversational else PROMPTS
+    texts = [chat("assistant", text) for text in TEXTS] if conversational else TEXTS
+    rewards = trainer._calculate_rewards(inputs, prompts, texts, [[0]] * 4).T.tolist()
+    assert rewards[0] == pytest.approx(expected)
+    assert rewards[1] == pytest.approx(other(TEXTS, TARGETS, HISTORIES, NEGATIVES))
+
+    trainer.train()
+    log = trainer.state.log_history[0]
+    for name in ("rec_logrank", "rec_mrr"):
+        assert 0 <= log[f"rewards/{name}/mean"] <= 1
+        assert 1 <= log[f"{name}/mean_rank"] <= 5
+        assert 0 <= log[f"{name}/groups_without_spread"] <= 1
+    assert 0 <= log["rec_logrank/hit@3"] <= 1
+
+
+def test_asynchronous_to_all_versions_of_trl(reward, expected):
+    from trl.trainer.utils import get_callable_name, is_async_callable
+
+    function = AsyncTRLReward(reward)
+    assert inspect.iscoroutinefunction(function)
+    assert is_async_callable(function)
+    assert not is_async_callable(TRLReward(reward))
+    assert not inspect.iscoroutinefunction(TRLReward(reward))
+    assert get_callable_name(function) == function.__name__ == "rec_logrank"
+    copy = pickle.loads(pickle.dumps(function))
+    assert asyncio.run(copy(PROMPTS, TEXTS, completion_ids=[[0]] * 4, **COLUMNS)) == expected
+
+
+def test_metrics_are_of_the_samples(reward):
+    logged = {}
+    function = TRLReward(reward)
+    same = [TEXTS[0], TEXTS[0], *TEXTS[2:]]
+    rewards = function(PROMPTS, same, log_metric=logged.__setitem__, **COLUMNS)
+    want = reward.compute_metrics(same, TARGETS, HISTORIES, NEGATIVES, ("rank", "hit@3"))
+    assert logged["rec_logrank/mean_rank"] == pytest.approx(want["rank"])
+    assert logged["rec_logrank/hit@3"] == pytest.approx(want["hit@3"])
+    flat = (rewards[0] == rewards[1]) + (rewards[2] == rewards[3])
+    assert logged["rec_logrank/groups_without_spread"] == flat / 2 >= 0.5
+
+
+def test_share_without_spread():
+    assert share_without_spread(["a", "a", "b", "b", "b"], [1, 1, 0, 0, 1]) == 0.5
+    assert share_without_spread(["a", "b"], [1, 1]) is None
+    assert share_without_spread(["a", "a", "b"], [1, 1, 0]) == 1
+
+
+def test_rows_of_other_tasks_get_none(reward, expected):
+    logged = {}
+    columns = {
+        "target": [None, *TARGETS[1:3], None],
+        "history": [None, *HISTORIES[1:3], None],
+        "neg_items": [None, *NEGATIVES[1:3], None],
+    }
+    for function in (TRLReward(reward), AsyncTRLReward(reward)):
+        got = function(PROMPTS, TEXTS, log_metric=logged.__setitem__, **columns)
+        got = asyncio.run(got) if inspect.iscoroutine(got) else got
+        assert got == [None, *expected[1:3], None]
+    assert "rec_logrank/groups_without_spread" not in logged  # no group was seen whole
+    assert function.__name__ in logged_prefixes(logged)
+    assert TRLReward(reward)(PROMPTS, TEXTS, target=[None] * 4) == [None] * 4
+
+
+def logged_prefixes(logged: dict[str, float]) -> set[str]:
+    return {name.partition("/")[0] for name in logged}
+
+
+def test_misuse_is_named(reward, caplog):
+    with pytest.raises(TypeError, match="reward must be a RecReward, got 'ndcg'"):
+        TRLReward("ndcg")
+    function = TRLReward(reward)
+    with pytest.raises(ValueError, match="no column target"):
+        function(PROMPTS, TEXTS)
+    with pytest.raises(ValueError, match="history has 1 rows for 4 completions"):
+        function(PROMPTS, TEXTS, target=TARGETS, history=[[1]])
+    with caplog.at_level(logging.WARNING), pytest.raises(IndexError, match="targets: item 99"):
+        function(PROMPTS, TEXTS, target=[99] * 4, history=HISTORIES)

@@ -1,0 +1,112 @@
+"""Exports, as trainers read them back from files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from rl4rec_kernels import export_dataset
+from rl4rec_kernels.data import read_label, write_label
+from tests.data.cases import dataset, write_tiny
+
+COLUMNS = {
+    "trl": ["prompt", "history", "target", "user_id", "neg_items"],
+    "verl": ["data_source", "prompt", "ability", "reward_model", "extra_info"],
+    "openrlhf": ["input", "label", "datasource"],
+    "nemo_rl": ["input", "output"],
+    "slime": ["prompt", "label", "metadata"],
+    "areal": ["history", "target", "user_id", "neg_items", "messages"],
+}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return dataset(write_tiny(tmp_path), num_negs=2, num_items=10)
+
+
+def read(path, tmp_path) -> list[dict]:
+    datasets = pytest.importorskip("datasets")
+    kind = "parquet" if path.suffix == ".parquet" else "json"
+    rows = datasets.load_dataset(kind, data_files=str(path), cache_dir=str(tmp_path / "cache"))
+    return list(rows["train"])
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("trainer", COLUMNS)
+def test_files_hold_the_samples(tiny, tmp_path, trainer, ending):
+    path = tmp_path / "out" / f"train{ending}"
+    if trainer == "verl" and ending == ".jsonl":
+        with pytest.raises(ValueError, match=r"must end in \.parquet for verl"):
+            export_dataset(tiny, trainer, path)
+        assert not path.parent.exists()
+        return
+    returned = export_dataset(tiny, trainer, path)
+    assert sorted(returned.column_names) == sorted(COLUMNS[trainer])
+    rows = read(path, tmp_path)
+    assert len(rows) == len(tiny) == 3
+    for row, sample in zip(rows, tiny, strict=True):
+        label = row.get("label") or row.get("output")
+        if trainer == "verl":
+            got = {"target": row["reward_model"]["ground_truth"], **row["extra_info"]}
+        else:
+            got = read_label(label)._asdict() if label else row
+        for name in ("target", "history", "neg_items"):
+            assert got[name] == sample[name]
+        prompt = row.get("prompt") or row.get("input") or row.get("messages")
+        chat = [{"role": "user", "content": sample["prompt"]}]
+        assert prompt == (sample["prompt"] if trainer in ("trl", "nemo_rl") else chat)
+
+
+def test_prompts_may_be_texts_or_messages(tiny, tmp_path):
+    rows = export_dataset(tiny, "openrlhf", conversational=False)
+    assert rows[0]["input"] == tiny[0]["prompt"]
+    assert export_dataset(tiny, "trl", conversational=True)[0]["prompt"][0]["role"] == "user"
+    for trainer, wrong in (("verl", False), ("nemo_rl", True)):
+        with pytest.raises(ValueError, match=f"conversational must be {not wrong} for {trainer}"):
+            export_dataset(tiny, trainer, conversational=wrong)
+
+
+def test_without_negatives_the_columns_keep_their_types(tiny, tmp_path):
+    bare = dataset(tmp_path)
+    for trainer in COLUMNS:
+        got, full = export_dataset(bare, trainer), export_dataset(tiny, trainer)
+        assert got.features == full.features
+    assert read_label(export_dataset(bare, "slime")[0]["label"]).neg_items == []
+
+
+def test_bad_arguments_are_named(tiny, tmp_path):
+    with pytest.raises(ValueError, match="unknown trainer 'ppo'; known are trl, verl"):
+        export_dataset(tiny, "ppo", tmp_path / "x.jsonl")
+    with pytest.raises(ValueError, match=r"must end in \.parquet or \.jsonl or \.json for trl"):
+        export_dataset(tiny, "trl", tmp_path / "x.csv")
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_labels_of_all_kinds():
+    want = (3, [1, 2], [5])
+    assert read_label(write_label(np.int64(3), np.array([1, 2]), (5,))) == want
+    assert (
+        read_label({"target": np.int32(3), "history": np.array([1, 2]), "neg_items": [5]}) == want
+    )
+    assert read_label('{"target": 3, "history": null}') == (3, [], [])
+    assert read_label("3") == read_label(np.int64(3)) == (3, [], [])
+    assert json.loads(write_label(3)) == {"target": 3, "history": [], "neg_items": []}
+
+
+@pytest.mark.parametrize(
+    ("label", "error", "words"),
+    [
+        ("soap", ValueError, "label 'soap' is not JSON"),
+        ("[3]", TypeError, r"label must be JSON text or a mapping, got \[3\]"),
+        (True, TypeError, "label must be JSON text or a mapping, got True"),
+        (None, TypeError, "got None"),
+        ({"item": 3}, ValueError, "label has no target, only item"),
+        ({"target": "3"}, TypeError, "target must be an item id, got '3'"),
+        ({"target": True}, TypeError, "target must be an item id"),
+        ({"target": 3, "history": "12"}, TypeError, "history must be a list of item ids"),
+        ({"target": 3, "neg_items": [1.5]}, TypeError, "neg_items must hold item ids only"),
+    ],
+)
+def test_bad_labels_are_named(label, error, words):
+    with pytest.raises(error, match=words):
+        read_label(label)

@@ -1,0 +1,101 @@
+"""The GRPO example from end to end, so small that it takes seconds."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rl4rec_kernels import Encoder, ItemIndex, load_item_metadata
+from tests.data.cases import write
+
+pytest.importorskip("trl")
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "grpo_trl.py"
+WORDS = ["Star", "Red", "Blue", "Night", "Dog", "River", "Moon", "War", "Love", "City"]
+SIZES = {
+    "seeds": 0, "warm-up-steps": 2, "grpo-steps": 4, "prompts": 2, "generations": 2,
+    "new-tokens": 4, "texts-per-user": 2, "num-negs": 5,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the example sets it, for these tests alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def films(tmp_path) -> Path:
+    """Twelve users who saw eight of forty films each."""
+    rng = np.random.default_rng(0)
+    items = {str(i): {"title": " ".join(rng.choice(WORDS, 2, replace=False))} for i in range(1, 41)}
+    rows = [[user, *rng.choice(np.arange(1, 41), 8, replace=False)] for user in range(1, 13)]
+    text = "".join(" ".join(map(str, row)) + "\n" for row in rows)
+    root = write(
+        tmp_path, "films", sequential_data__txt=text, item_metadata__json=json.dumps(items)
+    )
+    return root / "films"
+
+
+def load_example():
+    spec = importlib.util.spec_from_file_location("grpo_trl", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_trains_and_reports(films, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RL4REC_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "out"
+    options = [part for name, value in SIZES.items() for part in (f"--{name}", str(value))]
+    example = load_example()
+    runs = example.main(["--data", str(films), "--out", str(out), *options])
+
+    saved = json.loads((out / "grpo.json").read_text())["runs"][0]
+    assert saved["before"] == runs[0].before
+    assert len(saved["training"]) == 2  # batches, of two updates each
+    assert len(saved["before"]) == len(saved["after"]) == 3  # a quarter of twelve users
+    values = [*saved["training"], *saved["before"], *saved["after"]]
+    assert all(0 <= value <= 1 for value in values)
+    assert len(set(values)) > 2
+    assert (out / "grpo.png").read_bytes().startswith(b"\x89PNG")
+    assert "seed 0: held-out logrank" in capsys.readouterr().out
+
+
+def test_held_out_users_are_in_neither_stage(films):
+    example = load_example()
+    task = example.Task(films, example.Settings(num_negs=5))
+    held_out = task.held_out(0)
+    assert held_out != task.held_out(1)
+    trained = {row["user_id"] for row in task.training_rows(held_out)}
+    tested = {row["user_id"] for row in task.test_rows(held_out)}
+    assert tested == held_out
+    assert trained == set(range(1, 13)) - held_out
+    everyone, others = task.warm_up_texts(set()), task.warm_up_texts(held_out)
+    assert len(others) == len(everyone) * 9 // 12
+
+
+def test_grpo_raises_what_is_rewarded(films, encoder: Encoder, monkeypatch):
+    """Twenty steps on a reward for one title, whoever the user is."""
+    example = load_example()
+    settings = example.Settings(num_negs=5, prompts=4, generations=8, new_tokens=3, grpo_steps=20,
+                                warm_up_steps=20, learning_rate=3e-3)  # fmt: skip
+    items = load_item_metadata("films", films.parent)
+    index = ItemIndex.build(items, encoder)
+    service = example.rk.LocalRetrievalService({"films": index}, encoder)
+    reward = example.rk.RecReward(service=service, dataset_name="films", reward_type="logrank")
+    score = reward.score
+
+    def of_one_item(texts, targets, histories, neg_items=None):
+        negatives = [[item for item in range(2, 41)]] * len(texts)
+        return score(texts, [1] * len(texts), histories, negatives)
+
+    monkeypatch.setattr(reward, "score", of_one_item)
+    run = example.run_seed(example.Task(films, settings), reward, settings, 0)
+    assert np.mean(run.after) > np.mean(run.before) + 0.1
