@@ -1,5 +1,6 @@
 """Tensor operators: one file an operator, `reference` defines them all."""
 
+from rl4rec_kernels.ops._gpu import unchecked_ids
 from rl4rec_kernels.ops._library import cpu_level, cpu_levels, use_cpu_level
 from rl4rec_kernels.ops.rank_candidates import rank_candidates
 from rl4rec_kernels.ops.rank_catalog import rank_catalog
@@ -17,5 +18,6 @@ __all__ = [
     "reward_catalog",
     "score_candidates",
     "topk_catalog",
+    "unchecked_ids",
     "use_cpu_level",
 ]

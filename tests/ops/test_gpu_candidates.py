@@ -7,7 +7,7 @@ import torch
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
-from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ops import _library, reference
 from tests.ops.cases import ALL, DTYPES, huge_table, label, make_case
 from tests.ops.catalog_cases import assert_counts
 from tests.ops.gpu import DEVICE, Backend, moved
@@ -162,7 +162,7 @@ def test_bad_ids_raise_what_the_cpu_raises(backend, operator, candidates, error,
 
 @pytest.mark.parametrize(("candidates", "error", "words"), BAD_IDS[:3] + NO_TARGET[:2])
 def test_unchecked_bad_ids_do_not_look_good(backend, candidates, error, words):
-    with _gpu.unchecked_ids():
+    with rk.ops.unchecked_ids():
         counts = backend.rank_candidates(QUERY, TABLE, candidates)
         rewards = backend.reward_candidates(QUERY, TABLE, candidates, ("ndcg@10", "rank"))
     bad = counts.total < 0

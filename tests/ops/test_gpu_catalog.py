@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
-from rl4rec_kernels.ops import _gpu, reference
+from rl4rec_kernels.ops import reference
 from tests.ops.cases import BF16, DTYPES, F16, F32, huge_table
 from tests.ops.catalog_cases import ALL, assert_counts, catalog_label, make_catalog_case
 from tests.ops.gpu import DEVICE, Backend, moved
@@ -242,7 +242,7 @@ def test_bad_ids_raise_what_the_cpu_raises(changes, error, words):
 
 def test_unchecked_bad_targets_do_not_look_good():
     arguments = torch.ones(2, 4), torch.ones(9, 4), torch.tensor([1, 99])
-    with _gpu.unchecked_ids():
+    with rk.ops.unchecked_ids():
         counts = TRITON.rank_catalog(*arguments)
         rewards = TRITON.reward_catalog(*arguments)
     assert (counts.total < 0).tolist() == [False, True]

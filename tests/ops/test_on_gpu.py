@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ops import _library, reference
 from tests.ops.cases import BF16, F16, F32
 from tests.ops.catalog_cases import CatalogCase, make_catalog_case
 from tests.ops.gpu import Backend, moved
@@ -77,7 +77,7 @@ def test_nothing_waits_for_the_gpu(ask):
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        with _gpu.unchecked_ids():
+        with rk.ops.unchecked_ids():
             ask(query)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -92,7 +92,7 @@ def test_work_goes_to_the_current_stream(ask):
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)
         late.copy_(query)
-        with _gpu.unchecked_ids():
+        with rk.ops.unchecked_ids():
             found = ask(late)
     stream.synchronize()
     for a, b in zip(found, want, strict=True):
