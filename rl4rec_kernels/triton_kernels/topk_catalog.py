@@ -86,8 +86,8 @@ def _score_all(
     DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr, DTYPE: tl.constexpr,
     PRECISION: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    items = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    items = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     scores = tile_scores(
         query, query_stride, query_scale, table, table_stride, table_scale,
         tl.minimum(rows, num_queries - 1), tl.minimum(items, num_items - 1),
@@ -282,7 +282,7 @@ def _all_keys(sides: Operands, valid: Tensor | None) -> Tensor:
     """Keys of all items, int64 [B, N], where there is room for all."""
     num_queries, num_items = sides.query.shape[0], sides.table.shape[0]
     scores = torch.empty((num_queries, num_items), device=sides.query.device)
-    grid = triton.cdiv(num_queries, BLOCK), triton.cdiv(num_items, BLOCK)
+    grid = triton.cdiv(num_items, BLOCK), triton.cdiv(num_queries, BLOCK)
     with on_device(scores):
         _score_all[grid](scores, *sides.arguments, **{**sides.options, "maxnreg": None})
     ordered = (scores + 0.0).view(torch.int32)  # as in _make_keys

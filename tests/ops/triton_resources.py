@@ -97,6 +97,19 @@ def main(capability: int) -> None:
             triton_kernels.reward_catalog(query, table, ids[:, 0], *rest, *metrics, bad)
             triton_kernels.topk_catalog(query, table, 10, *rest, bad)
         triton_kernels.topk_catalog(query, table[:100], 10, *[None] * 5, bad)
+    # Triton makes constants of arguments that are 1.
+    case = "ones"
+    query, table = torch.zeros(1, 1), torch.zeros(1, 1)
+    one, bounds = torch.zeros(1, 1, dtype=torch.int64), torch.tensor([0, 1])
+    for candidates in ((one, None), (one[0], bounds)):
+        triton_kernels.score_candidates(query, table, *candidates, bad)
+        triton_kernels.rank_candidates(query, table, *candidates, bad)
+        triton_kernels.reward_candidates(query, table, *candidates, *metrics, bad)
+    triton_kernels.score_candidates_grad_table(query, query, table, one, None, bad)
+    for size in (1, 2_000):
+        table = torch.zeros(size, 1)
+        triton_kernels.rank_catalog(query, table, one[0], one, None, *[None] * 4, bad)
+        triton_kernels.topk_catalog(query, table, 1, one, None, *[None] * 3, bad)
     query, table = torch.zeros(rows, dim), torch.zeros(items, dim)
     for dtype in (torch.bfloat16, torch.int8, torch.float8_e4m3fn):
         case = f"quantized {str(dtype).removeprefix('torch.')}"
