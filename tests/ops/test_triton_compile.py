@@ -16,7 +16,8 @@ KERNELS = {
     "_weighted_segment_sum",
 }  # fmt: skip
 SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes that a block may have
-MAY_SPILL = {"float32": 128, "quantized int8": 288}  # bytes, on the older card only
+# Bytes: where few dimensions are multiplied without tensor cores, and on the older card.
+MAY_SPILL = {80: {"ones": 32, "float32": 128, "quantized int8": 288}, 90: {"ones": 32}}
 
 
 @pytest.fixture(scope="module", params=[80, 90], ids="sm_{}".format)
@@ -44,7 +45,7 @@ def test_every_kernel_compiles(compiled):
 def test_registers_are_not_spilled(compiled):
     capability, kernels = compiled
     for kernel in kernels:
-        allowed = MAY_SPILL.get(kernel["case"], 0) if capability == 80 else 0
+        allowed = MAY_SPILL[capability].get(kernel["case"], 0)
         assert kernel["spilled"] <= allowed, kernel
         assert kernel["shared"] <= SHARED[capability], kernel
 

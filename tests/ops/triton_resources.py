@@ -91,7 +91,7 @@ def main(capability: int) -> None:
         grad = torch.zeros(rows, columns)
         triton_kernels.score_candidates_grad_query(grad, query, table, ids, None, bad)
         triton_kernels.score_candidates_grad_table(grad, query, table, ids, None, bad)
-        for is_item in (None, valid):
+        for is_item in (None, valid) if dtype == torch.bfloat16 else (valid,):
             rest = (ids[:, :9], None, is_item, None, None)
             triton_kernels.rank_catalog(query, table, ids[:, 0], *rest, None, bad)
             triton_kernels.reward_catalog(query, table, ids[:, 0], *rest, *metrics, bad)
