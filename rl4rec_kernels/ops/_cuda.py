@@ -6,6 +6,7 @@ from torch import Tensor
 from rl4rec_kernels.ops import _gradients
 
 _raw = torch.ops.rl4rec_cuda_raw
+_MAX_METRICS = 64  # that a kernel takes
 
 
 def score_candidates(
@@ -47,4 +48,11 @@ def reward_candidates(
     bad: Tensor,
 ) -> Tensor:
     """See `ops.reward_candidates`."""
-    return _raw.reward_candidates(query, table, ids, offsets, kinds, cutoffs, ties, bad)
+    parts = [
+        _raw.reward_candidates(
+            query, table, ids, offsets, kinds[m : m + _MAX_METRICS], cutoffs[m : m + _MAX_METRICS],
+            ties, bad,
+        )
+        for m in range(0, max(1, len(kinds)), _MAX_METRICS)
+    ]  # fmt: skip
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

@@ -49,6 +49,14 @@ def test_tie_rules(backend, ties, ragged):
     torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-7)
 
 
+def test_many_metrics(backend):
+    case = make_case((2, 9, 11, 5))
+    names = [f"mrr@{k}" for k in range(1, 71)]
+    args = case.query, case.table, case.candidates
+    want = rk.reward_candidates(*args, names)
+    torch.testing.assert_close(backend.reward_candidates(*args, names), want)
+
+
 @pytest.mark.parametrize("spec", ALL[::9], ids=label)
 def test_real_numbers_stay_within_rounding(backend, spec):
     case = make_case(**spec, exact=False)
