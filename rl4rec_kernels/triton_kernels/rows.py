@@ -1,7 +1,8 @@
 """Dot products of one query with rows of a table, and how candidates are shared out to programs.
 
 A program takes one query and up to `CHUNK` of its candidates: rows of any length are balanced, and
-a single long row is spread over the whole device.
+a single long row is spread over the whole device. Triton lays a sum out over lanes by the width of
+loads: so a table whose rows are not aligned to 16 bytes may round otherwise than a copy that is.
 """
 
 from typing import NamedTuple
