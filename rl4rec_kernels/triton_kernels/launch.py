@@ -4,9 +4,6 @@ import torch
 import triton
 from torch import Tensor
 
-PROGRAMS_A_PROCESSOR = 4
-"""Programs to start for each multiprocessor, so that all finish at about the same time."""
-
 
 def processors(device: torch.device) -> int:
     """How many multiprocessors share the work; a few where the kernels are interpreted."""

@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.triton_kernels.launch import PROGRAMS_A_PROCESSOR, on_device, processors
+from rl4rec_kernels.triton_kernels.launch import on_device
 from rl4rec_kernels.triton_kernels.metrics import store_metrics
 from rl4rec_kernels.triton_kernels.pairs import count_excluded, exclusion_keys, score_targets
-from rl4rec_kernels.triton_kernels.tile import BLOCK, Operands, operands, tile_scores
+from rl4rec_kernels.triton_kernels.tile import BLOCK, Operands, operands, share_tiles, tile_scores
 
 
 @triton.jit
@@ -82,17 +82,13 @@ def _count_all(
     operands: Operands, counts: Tensor, target_scores: Tensor, valid: Tensor | None
 ) -> None:
     """Count all valid items, the target and excluded ones among them."""
-    num_queries, num_items = operands.query.shape[0], operands.table.shape[0]
+    num_items = operands.table.shape[0]
     counts[2] = num_items if valid is None else valid.sum()
-    num_tiles, num_blocks = triton.cdiv(num_items, BLOCK), triton.cdiv(num_queries, BLOCK)
-    if num_tiles == 0:
+    if num_items == 0:
         return
-    device = operands.query.device
-    ranges = triton.cdiv(processors(device) * PROGRAMS_A_PROCESSOR, num_blocks)
-    tiles_a_program = triton.cdiv(num_tiles, min(ranges, num_tiles))
-    ranges = triton.cdiv(num_tiles, tiles_a_program)
+    programs, tiles_a_program = share_tiles(operands)
     with on_device(operands.query):
-        _count_catalog[(num_blocks * ranges,)](
+        _count_catalog[(programs,)](
             counts, target_scores, valid, tiles_a_program, *operands.arguments,
             HAS_VALID=valid is not None, **operands.options,
         )  # fmt: skip

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.triton_kernels.launch import is_hopper, rows_of
+from rl4rec_kernels.triton_kernels.launch import is_hopper, processors, rows_of
 
 BLOCK = 128
 """Queries and items of a tile. Two programs fit on a multiprocessor: one compares scores while the
@@ -64,7 +64,9 @@ def operands(query: Tensor, table: Tensor, row_info: Tensor | None) -> Operands:
         table_scale = row_info[:, 0].contiguous()
         if table.dtype == torch.int8:
             largest = query.float().abs().amax(1) if query.shape[1] else query.new_zeros(len(query))
-            query_scale = torch.where(largest > 0, largest / 127, 1.0).float()
+            query_scale = torch.where(largest == 0, 1.0, largest / 127).float()
+            # int8 has no NaN; a scale of NaN makes every score one.
+            query_scale = torch.where(query_scale.isfinite(), query_scale, torch.nan)
             query = (query.float() / query_scale[:, None]).round().clamp(-127, 127).to(torch.int8)
         else:
             query = query.to(torch.bfloat16)
@@ -102,6 +104,18 @@ def _product_dtype(query: torch.dtype, table: torch.dtype) -> tl.dtype:
     if query == torch.bfloat16 and not triton.knobs.runtime.interpret:
         return tl.bfloat16
     return tl.float32
+
+
+def share_tiles(sides: Operands) -> tuple[int, int]:
+    """How many programs meet all items, a block of queries each, and how many tiles each meets.
+
+    Several programs for each multiprocessor, so that all finish at about the same time.
+    """
+    num_blocks = triton.cdiv(sides.query.shape[0], BLOCK)
+    num_tiles = triton.cdiv(sides.table.shape[0], BLOCK)
+    ranges = triton.cdiv(4 * processors(sides.query.device), num_blocks)
+    tiles_a_program = triton.cdiv(num_tiles, min(ranges, num_tiles))
+    return num_blocks * triton.cdiv(num_tiles, tiles_a_program), tiles_a_program
 
 
 @triton.jit

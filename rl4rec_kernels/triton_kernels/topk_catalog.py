@@ -16,9 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.triton_kernels.launch import PROGRAMS_A_PROCESSOR, on_device, processors
+from rl4rec_kernels.triton_kernels.launch import on_device, processors
 from rl4rec_kernels.triton_kernels.pairs import exclusion_keys
-from rl4rec_kernels.triton_kernels.tile import BLOCK, Operands, operands, tile_scores
+from rl4rec_kernels.triton_kernels.tile import BLOCK, Operands, operands, share_tiles, tile_scores
 
 _SAMPLE = 4  # one of so many tiles is in the sample
 _STRIP = 4  # items of a tile that are in one group
@@ -303,19 +303,16 @@ def _collected_keys(
     first_row: int,
 ) -> Tensor:
     """Keys of all items that may be among the k best, int64 [B, capacity]."""
-    num_queries, num_items = sides.query.shape[0], sides.table.shape[0]
-    device, capacity = sides.query.device, _ROOM * wanted + _SPARE
+    num_queries, device = sides.query.shape[0], sides.query.device
+    capacity = _ROOM * wanted + _SPARE
     bounds = _bounds(sides, k, allowance, wanted, valid).clamp(min=_LOWEST)
     keys = torch.full((num_queries, capacity), _NO_KEY, dtype=torch.int64, device=device)
     found = torch.zeros(num_queries, dtype=torch.int32, device=device)
-    num_tiles, num_blocks = triton.cdiv(num_items, BLOCK), triton.cdiv(num_queries, BLOCK)
-    ranges = triton.cdiv(processors(device) * PROGRAMS_A_PROCESSOR, num_blocks)
-    tiles_a_program = triton.cdiv(num_tiles, min(ranges, num_tiles))
-    ranges = triton.cdiv(num_tiles, tiles_a_program)
+    programs, tiles_a_program = share_tiles(sides)
     options = {**sides.options, "HAS_VALID": valid is not None, "maxnreg": None}
     num_excluded = 0 if excluded is None else excluded.numel()
     with on_device(keys):
-        _collect[(num_blocks * ranges,)](
+        _collect[(programs,)](
             keys, found, capacity, bounds, valid, tiles_a_program, *sides.arguments, **options
         )
         _search_again[(num_queries,)](

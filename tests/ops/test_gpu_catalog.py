@@ -170,6 +170,14 @@ def test_quantized_tables(copy):
     assert_same(best(case, 9, quantized, refine=True), best(case, 9))
 
 
+def test_queries_that_are_not_finite_rank_last_in_int8():
+    query, table = torch.tensor([[torch.nan, 1.0], [1.0, 2.0], [torch.inf, 1.0]]), torch.randn(9, 2)
+    counts = TRITON.rank_catalog(query, rk.quantize_table(table), torch.tensor([0, 1, 2]))
+    want = rk.rank_catalog(query, rk.quantize_table(table), torch.tensor([0, 1, 2]))
+    assert_counts(counts, want)
+    assert counts.above[[0, 2]].tolist() == [8, 8]
+
+
 def test_targets_that_are_elsewhere():
     """As for a table that is spread over devices: counts of its slices add up."""
     case = make_catalog_case((9, 150, 33), (F32, F16), exact=False)
