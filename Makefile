@@ -13,7 +13,7 @@ RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
-.PHONY: help install demo grpo test check format bench bench-service build-gpu test-gpu bench-gpu clean
+.PHONY: help install demo grpo test check format bench bench-service build-gpu test-gpu run-test-gpu bench-gpu clean
 
 help:
 	@echo "make demo    rewards on MovieLens-100k, from history to NDCG (DATA=DIR for another data set)"
@@ -76,13 +76,17 @@ bench-service: $(VENV)/installed
 SANITIZER := $(or $(shell command -v compute-sanitizer),/usr/local/cuda/bin/compute-sanitizer)
 SANITIZE   = PYTHONPATH=. PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --error-exitcode 1
 
+HAS_GPU   := $(PYTHON) -c "import torch; assert torch.cuda.is_available()" 2>/dev/null
+NO_GPU    := "no GPU, or no torch that can use it, in $(PYTHON) (name another: PYTHON=...)"
+
 build-gpu:
-	@$(PYTHON) -c "import torch; assert torch.cuda.is_available()" 2>/dev/null || { \
-	  echo "this needs a GPU and a torch that can use it; $(PYTHON) has none (name another: PYTHON=...)"; \
-	  exit 1; }
+	@$(HAS_GPU) || { echo $(NO_GPU); exit 1; }
 	RL4REC_CUDA=1 $(PYTHON) setup.py build_ext --inplace
 
-test-gpu: build-gpu
+test-gpu:
+	@if $(HAS_GPU); then $(MAKE) --no-print-directory run-test-gpu; else echo skipped: $(NO_GPU); fi
+
+run-test-gpu: build-gpu
 	$(PYTHON) -m pytest $(or $(TESTS),tests/ops tests/cuda)
 	$(SANITIZE) --tool memcheck $(PYTHON) tests/cuda/sanitize.py
 	$(SANITIZE) --tool racecheck $(PYTHON) tests/cuda/sanitize.py

@@ -1,10 +1,12 @@
-"""Runs every CUDA kernel on small cases, for compute-sanitizer (see `make test-gpu`)."""
+"""Runs every GPU kernel on small cases, for compute-sanitizer (see `make test-gpu`)."""
 
 import torch
 
+import rl4rec_kernels as rk
 from rl4rec_kernels.ops import reference
 from tests.cuda.emulated import built_library
 from tests.ops.cases import DTYPES, make_case
+from tests.ops.catalog_cases import make_catalog_case
 
 SHAPES = [(3, 17, 11, 31), (5, 300, 40, 64), (2, 5, 4, 12_304)]
 METRICS = [list(range(6)), [10] * 6, 3]  # every kind at 10, expected over ties
@@ -35,8 +37,31 @@ def main() -> None:
                 if ragged:
                     raw.score_candidates(query, table, ids, offsets + 1, bad)
                     assert bad.item() == 3
+    run_triton()
     torch.cuda.synchronize()
     print("all kernels ran")
+
+
+def run_triton() -> None:
+    """Call every operator; 3,000 items are more than the best 10 are sorted out of at once."""
+    for dtypes in DTYPES:
+        case = make_case((5, 300, 40, 64), dtypes)
+        args = [part.cuda() for part in case[:3]]
+        args[0].requires_grad_(), args[1].requires_grad_()
+        rk.score_candidates(*args, backend="triton").nan_to_num(neginf=0).sum().backward()
+        counts = rk.rank_candidates(*args, backend="triton")
+        assert torch.equal(counts.above.cpu(), reference.rank_candidates(*case).above)
+        rk.reward_candidates(*args, ("ndcg@10", "mrr", "logrank"), backend="triton")
+        for num_items in (300, 3_000):
+            catalog = make_catalog_case((5, num_items, 64), dtypes, exclusions=True)
+            query, table, targets, exclude, offsets, valid = (part.cuda() for part in catalog)
+            seen = rk.RaggedIds(exclude, offsets)
+            counts = rk.rank_catalog(query, table, targets, seen, valid=valid)
+            assert torch.equal(counts.above.cpu(), reference.rank_catalog(*catalog).above)
+            rk.reward_catalog(query, table, targets, seen, valid=valid)
+            _, ids = rk.topk_catalog(query, table, 10, seen, valid=valid)
+            want = reference.topk_catalog(*catalog[:2], 10, *catalog[3:])[1]
+            assert torch.equal(ids.cpu(), want)
 
 
 if __name__ == "__main__":
