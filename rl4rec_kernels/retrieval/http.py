@@ -13,12 +13,6 @@ from rl4rec_kernels._imports import require
 from rl4rec_kernels.adapters.openrlhf import response
 from rl4rec_kernels.completions import strip_special_tokens
 from rl4rec_kernels.data.labels import read_label
-from rl4rec_kernels.adapters.openrlhf import response
-from rl4rec_kernels.completions import strip_special_tokens
-from rl4rec_kernels.data.labels import read_label
-from rl4rec_kernels.adapters.openrlhf import response
-from rl4rec_kernels.completions import strip_special_tokens
-from rl4rec_kernels.data.labels import read_label
 from rl4rec_kernels.retrieval.client import ServiceUnavailableError, connected_ray
 from rl4rec_kernels.retrieval.coalescer import ServiceOverloadedError
 from rl4rec_kernels.retrieval.service import DEFAULT_NAME, DEFAULT_NAMESPACE

@@ -12,8 +12,6 @@ import pytest
 from rl4rec_kernels import RecReward
 from rl4rec_kernels.cli_serve import read_datasets
 from rl4rec_kernels.data.labels import write_label
-from rl4rec_kernels.data.labels import write_label
-from rl4rec_kernels.data.labels import write_label
 from rl4rec_kernels.retrieval import RetrievalClient
 from rl4rec_kernels.retrieval.http import read_rows, start_http
 from tests.service.cases import is_same, make_calls
