@@ -207,7 +207,11 @@ class _Attempts:
                 errors.WorkerCrashedError)  # fmt: skip
         now = time.monotonic()
         if getattr(error, "actor_init_failed", False):
-            raise ServiceUnavailableError(f"{self._who} could not be started: {error}") from None
+            why = str(error)
+            if errors.OwnerDiedError.__name__ in why:
+                why = ("the process that gave it an index, an encoder or metadata has ended; "
+                       "start it again, and pass names or paths, which stay")  # fmt: skip
+            raise ServiceUnavailableError(f"{self._who} could not be started: {why}") from None
         if isinstance(error, lost):
             client._handles.pop(self._names[self._place], None)
             self._place = (self._place + 1) % len(self._names)
