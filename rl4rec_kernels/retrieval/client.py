@@ -151,7 +151,7 @@ class RetrievalClient:
         while True:
             try:
                 actor = attempts.known_actor() or await asyncio.to_thread(attempts.actor)
-                answer = actor.answer_packed.remote(*call).as_future()
+                answer = asyncio.wrap_future(actor.answer_packed.remote(*call).future())
                 # Not wait_for(), which makes a task of it.
                 await asyncio.wait([answer], timeout=attempts.left())
                 if not answer.done():
