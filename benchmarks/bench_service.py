@@ -21,7 +21,8 @@ import torch
 import rl4rec_kernels as rk
 from rl4rec_kernels.data.recent import recent_titles
 from rl4rec_kernels.retrieval.cache import cache_dir, cached_index
-from rl4rec_kernels.retrieval.wire import pack_call
+from rl4rec_kernels.retrieval.requests import check_arguments, make_request
+from rl4rec_kernels.retrieval.wire import pack_call, unpack_counts
 
 ROUNDS = 3
 CALLERS = 64
@@ -31,7 +32,7 @@ THREADS = len(os.sched_getaffinity(0))
 class BareEcho:
     """What Ray alone costs: takes a call, returns as many bytes as its answer has."""
 
-    async def answer(self, call: Any, size: int) -> bytes:
+    async def answer(self, size: int, *call: Any) -> bytes:
         return bytes(size)
 
 
@@ -132,7 +133,12 @@ def compare_callers(
 
 
 def compare_calls(client: Any, local: Any, test: Any, texts: Sequence[str]) -> None:
-    """Calls whose encodings are remembered against an echo of the same bytes."""
+    """Calls whose encodings are remembered, against an echo of the same bytes.
+
+    Both start from Python lists: the echo's calls are packed as the client packs its own, and its
+    answers, which have as many bytes, are unpacked as the client's are. A third contestant sends
+    the lists as they are, which is what a call costs without the client.
+    """
     echo = Echo.remote()
     cases = (("1 sample, 99 negatives", 1, True),
              ("256 samples, 99 negatives", 256, True),
@@ -144,24 +150,25 @@ def compare_calls(client: Any, local: Any, test: Any, texts: Sequence[str]) -> N
         arguments = (list(texts[:rows]), "beauty", [s["target"] for s in samples], negatives,
                      histories)  # fmt: skip
         client.rank(*arguments)  # encodings are remembered from here on
-        packed = pack_call(*arguments)
         query = local._encoder.encode_queries(arguments[0])
-        request = rk.retrieval.requests.check_rank(
-            local.items["beauty"], "beauty", arguments[0], *arguments[2:]
-        )
+        checked = check_arguments(arguments[0], *arguments[2:], False)
+        request = make_request(local.items["beauty"], "beauty", checked)
         rounds = alternate([
-            partial(times, partial(call_echo, echo, packed, 24 * rows)),
+            partial(times, partial(call_echo, echo, arguments)),
             partial(times, partial(client.rank, *arguments)),
             partial(times, partial(local.items["beauty"].answer, [request], query)),
+            partial(times, lambda: ray.get(echo.answer.remote(24 * rows, arguments))),  # noqa: B023
         ])  # fmt: skip
         for quantile in (0.5, 0.99):
-            bare, ours, kernel = (
+            bare, ours, kernel, lists = (
                 [float(np.quantile(t, quantile)) for t in rounds_of] for rounds_of in rounds
             )
             report(f"{name}, p{100 * quantile:.0f}: time of a call / echo", ours, bare, "ms")
             beside = [b + k for b, k in zip(bare, kernel, strict=True)]
             report(f"{name}, p{100 * quantile:.0f}: time of a call / echo and ranking by itself",
                    ours, beside, "ms")  # fmt: skip
+            report(f"{name}, p{100 * quantile:.0f}: time of a call / echo of plain lists",
+                   ours, lists, "ms")  # fmt: skip
 
 
 def compare_handles() -> None:
@@ -173,17 +180,19 @@ def compare_handles() -> None:
     handle = serve.run(served.bind(), name="echo", route_prefix=None)
     echo = Echo.remote()
     rounds = alternate([
-        partial(times, partial(call_echo, echo, b"", 24)),
-        partial(times, lambda: handle.answer.remote(b"", 24).result()),
+        partial(times, lambda: ray.get(echo.answer.remote(24, b""))),
+        partial(times, lambda: handle.answer.remote(24, b"").result()),
     ])  # fmt: skip
     medians = [[float(np.median(t)) for t in part] for part in rounds]
     report("a call by Ray Serve's handle / of an actor", medians[1], medians[0], "ms")
     serve.shutdown()
 
 
-def call_echo(echo: Any, call: Any, size: int) -> bytes:
-    """A bare call of an actor."""
-    return ray.get(echo.answer.remote(call, size))
+def call_echo(echo: Any, arguments: tuple[Any, ...]) -> rk.RankCounts:
+    """A bare call of an actor, packed and unpacked as the client does."""
+    texts, dataset, *ids = arguments
+    call = pack_call(dataset, check_arguments(texts, *ids, False))
+    return unpack_counts(ray.get(echo.answer.remote(24 * len(texts), *call)))
 
 
 def times(call: Callable[[], Any], count: int = 100) -> np.ndarray:

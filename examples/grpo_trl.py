@@ -1,18 +1,20 @@
 """Train a small language model by TRL's GRPO, and see whether held-out users' rewards rise.
 
     make grpo                                           # MovieLens-100k, three seeds
-    python examples/grpo_trl.py --data DIR --seeds 0 --service ray
+    python examples/grpo_trl.py --data DIR --seeds 0 --service local
 
 A Llama of about a million weights is made here, with a tokenizer of the titles' words. A warm-up
 by next-token prediction teaches it to answer a user's last titles with a title. Then GRPO trains it
 on the reward alone: what it writes is encoded by MiniLM, and the reward is how high the user's true
-next item ranks among 99 negatives. The users that are held out are in neither stage; their rewards
-before and after GRPO are in the picture.
+next item ranks among 99 negatives. The retrieval service on Ray tells it, or with ``--service
+local`` one in this process; the rewards are the same. The users that are held out are in neither
+stage; their rewards before and after GRPO are in the picture.
 """
 
 import argparse
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,8 +31,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.adapters.trl import TRLReward
-from rl4rec_kernels.retrieval.cache import cached_index
-from rl4rec_kernels.retrieval.service import find_service
+from rl4rec_kernels.retrieval.cache import cache_dir, cached_index
 
 logger = logging.getLogger("grpo_trl")
 
@@ -253,6 +254,21 @@ def run_seed(task: Task, reward: rk.RecReward, settings: Settings, seed: int) ->
     return Run(seed, training, before, after, seconds)
 
 
+def serve(task: Task, where: str) -> None:
+    """Start the service: an actor of the running Ray, or of one of our own; or in this process."""
+    encoder = rk.Encoder("minilm", device="cpu")
+    index = cached_index(task.name, task.items, encoder)
+    if where == "local":
+        rk.LocalRetrievalService({task.name: index}, encoder).register()
+        return
+    import ray
+
+    if "RAY_ADDRESS" not in os.environ and not ray.is_initialized():
+        ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    path = cache_dir() / "index" / f"{task.name}.safetensors"
+    rk.start_service({task.name: path})
+
+
 def interval(values: Sequence[float]) -> float:
     """Half of the 95 % interval of a mean."""
     return 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
@@ -285,8 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Run]:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path(".cache/ml-100k"), help="a directory")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
-    parser.add_argument("--service", choices=["local", "ray"], default="local",
-                        help="one in this process, or the one of `rl4rec serve`")  # fmt: skip
+    parser.add_argument("--service", choices=["ray", "local"], default="ray",
+                        help="who ranks: an actor on Ray, or this process")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1,
                         help="of torch; such small matrices gain little from more")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("grpo_out"), help="a directory")
@@ -301,12 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Run]:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
     task = Task(options.data.resolve(), settings)
-    if options.service == "local":
-        encoder = rk.Encoder("minilm", device="cpu")
-        index = cached_index(task.name, task.items, encoder)
-        rk.LocalRetrievalService({task.name: index}, encoder).register()
-    else:
-        find_service()  # else the first batch would be the one to say that there is none
+    serve(task, options.service)
     reward = rk.RecReward(dataset_name=task.name, reward_type=settings.reward_type)
     runs = [run_seed(task, reward, settings, seed) for seed in options.seeds]
 

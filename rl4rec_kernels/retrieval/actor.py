@@ -21,12 +21,7 @@ from rl4rec_kernels.retrieval.merging import Limits, MergingService
 from rl4rec_kernels.retrieval.requests import Items
 from rl4rec_kernels.retrieval.service import LocalRetrievalService, encode_finite
 from rl4rec_kernels.retrieval.shards import ShardedItems
-from rl4rec_kernels.retrieval.wire import (
-    Packed,
-    pack_counts,
-    pack_scores,
-    unpack_call,
-)
+from rl4rec_kernels.retrieval.wire import pack_answer, unpack_call
 
 _OPTIONS = {"max_restarts": -1, "max_concurrency": 1000}
 
@@ -148,13 +143,10 @@ class RetrievalActor:
         self._publish()
         return await self._service.rank(texts, dataset_name, targets, neg_items, histories)
 
-    async def score_packed(self, call: Packed) -> np.ndarray:
-        """`calculate_reward` for `RetrievalClient`."""
-        return pack_scores(await self.calculate_reward(*unpack_call(call)[:4]))
-
-    async def rank_packed(self, call: Packed) -> bytes:
-        """`rank` for `RetrievalClient`."""
-        return pack_counts(await self.rank(*unpack_call(call)))
+    async def answer_packed(self, *call: bytes) -> bytes | np.ndarray:
+        """Either, for `RetrievalClient`, which has checked the arguments."""
+        self._publish()
+        return pack_answer(await self._service.answer(*unpack_call(call)))
 
     async def describe(self) -> dict[str, Any]:
         """What the service holds, where it runs, and its load."""

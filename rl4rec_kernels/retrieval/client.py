@@ -13,7 +13,8 @@ from torch import Tensor
 from rl4rec_kernels._imports import require
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.retrieval.coalescer import ServiceOverloadedError
-from rl4rec_kernels.retrieval.wire import Packed, pack_call, unpack_counts, unpack_scores
+from rl4rec_kernels.retrieval.requests import check_arguments
+from rl4rec_kernels.retrieval.wire import pack_call, unpack_counts, unpack_scores
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
@@ -90,8 +91,8 @@ class RetrievalClient:
         TimeoutError
             If there was no answer within `timeout_s`.
         """
-        call = pack_call(texts, dataset_name, targets, neg_items, None)
-        return unpack_scores(self._call("score_packed", call))
+        arguments = check_arguments(texts, targets, neg_items, None, True)
+        return unpack_scores(self._call(pack_call(dataset_name, arguments)))
 
     def rank(
         self,
@@ -102,15 +103,15 @@ class RetrievalClient:
         histories: Any = None,
     ) -> RankCounts:
         """As `LocalRetrievalService.rank`; raises what `calculate_reward` does."""
-        call = pack_call(texts, dataset_name, targets, neg_items, histories)
-        return unpack_counts(self._call("rank_packed", call))
+        arguments = check_arguments(texts, targets, neg_items, histories, False)
+        return unpack_counts(self._call(pack_call(dataset_name, arguments)))
 
     async def calculate_reward_async(
         self, texts: Sequence[str], dataset_name: str, targets: Any = None, neg_items: Any = None
     ) -> Tensor:
         """`calculate_reward` for callers on an asyncio loop."""
-        call = pack_call(texts, dataset_name, targets, neg_items, None)
-        return unpack_scores(await self._call_async("score_packed", call))
+        arguments = check_arguments(texts, targets, neg_items, None, True)
+        return unpack_scores(await self._call_async(pack_call(dataset_name, arguments)))
 
     async def rank_async(
         self,
@@ -121,8 +122,8 @@ class RetrievalClient:
         histories: Any = None,
     ) -> RankCounts:
         """`rank` for callers on an asyncio loop."""
-        call = pack_call(texts, dataset_name, targets, neg_items, histories)
-        return unpack_counts(await self._call_async("rank_packed", call))
+        arguments = check_arguments(texts, targets, neg_items, histories, False)
+        return unpack_counts(await self._call_async(pack_call(dataset_name, arguments)))
 
     def describe(self) -> list[dict[str, Any]]:
         """What each replica holds and does, see `RetrievalService.describe`."""
@@ -132,8 +133,8 @@ class RetrievalClient:
     def _ask(self, name: str) -> dict[str, Any]:
         return self._get(_Attempts(self, [name]), "describe")
 
-    def _call(self, method: str, call: Packed) -> Any:
-        return self._get(_Attempts(self, self._replicas()), method, call)
+    def _call(self, call: list[bytes]) -> Any:
+        return self._get(_Attempts(self, self._replicas()), "answer_packed", *call)
 
     def _get(self, attempts: "_Attempts", method: str, *arguments: Any) -> Any:
         while True:
@@ -144,14 +145,18 @@ class RetrievalClient:
                 pause = attempts.pause(error)
             time.sleep(pause)
 
-    async def _call_async(self, method: str, call: Packed) -> Any:
+    async def _call_async(self, call: list[bytes]) -> Any:
         names = self._names or await asyncio.to_thread(self._replicas)
         attempts = _Attempts(self, names)
         while True:
             try:
                 actor = attempts.known_actor() or await asyncio.to_thread(attempts.actor)
-                reference = getattr(actor, method).remote(call)
-                return await asyncio.wait_for(reference, attempts.left())
+                answer = asyncio.wrap_future(actor.answer_packed.remote(*call).future())
+                # Not wait_for(), which makes a task of it.
+                await asyncio.wait([answer], timeout=attempts.left())
+                if not answer.done():
+                    raise TimeoutError
+                return answer.result()
             except Exception as error:
                 pause = attempts.pause(error)
             await asyncio.sleep(pause)
@@ -202,7 +207,11 @@ class _Attempts:
                 errors.WorkerCrashedError)  # fmt: skip
         now = time.monotonic()
         if getattr(error, "actor_init_failed", False):
-            raise ServiceUnavailableError(f"{self._who} could not be started: {error}") from None
+            why = str(error)
+            if errors.OwnerDiedError.__name__ in why:
+                why = ("the process that gave it an index, an encoder or metadata has ended; "
+                       "start it again, and pass names or paths, which stay")  # fmt: skip
+            raise ServiceUnavailableError(f"{self._who} could not be started: {why}") from None
         if isinstance(error, lost):
             client._handles.pop(self._names[self._place], None)
             self._place = (self._place + 1) % len(self._names)

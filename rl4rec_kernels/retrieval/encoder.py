@@ -1,5 +1,6 @@
 """Texts to vectors, by sentence-transformers."""
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -214,6 +215,9 @@ def check_texts(texts: Any) -> None:
                         "put a single text in a list")  # fmt: skip
     if not texts:
         raise ValueError("texts is empty: pass at least one text")
+    with contextlib.suppress(TypeError, UnicodeEncodeError):
+        "".join(texts).encode()  # much faster than one by one
+        return
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"texts[{i}] must be a string, got {type(text).__name__}")

@@ -10,6 +10,9 @@ from typing import Any
 
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels._imports import require
+from rl4rec_kernels.adapters.openrlhf import response
+from rl4rec_kernels.completions import strip_special_tokens
+from rl4rec_kernels.data.labels import read_label
 from rl4rec_kernels.retrieval.client import ServiceUnavailableError, connected_ray
 from rl4rec_kernels.retrieval.coalescer import ServiceOverloadedError
 from rl4rec_kernels.retrieval.service import DEFAULT_NAME, DEFAULT_NAMESPACE
@@ -26,8 +29,9 @@ class RewardEndpoint:
     """Answers ``POST {"query": […], "prompts": […], "labels": […]}`` with ``{"rewards": […]}``.
 
     This is OpenRLHF's form; ``prompts``, if given, are cut off the queries. slime's ``{"prompt",
-    "response", "label"}`` is answered with a number. A label is the target's item id, or an object
-    (or its JSON) ``{"target": …, "history": […], "neg_items": […]}``.
+    "response", "label"}`` is answered with a number. Special tokens are removed from both. A label
+    is what `export_dataset` writes: ``{"target": …, "history": […], "neg_items": […]}``, as JSON
+    text or as an object, or the target's item id alone.
 
     Parameters
     ----------
@@ -203,21 +207,13 @@ def _list(request: Mapping[str, Any], name: str) -> list[Any]:
 def _row(text: Any, prompt: Any, label: Any, text_name: str, label_name: str) -> dict[str, Any]:
     if not isinstance(text, str):
         raise TypeError(f"{text_name} must be a string, got {type(text).__name__}")
-    if isinstance(prompt, str):
-        text = text.removeprefix(prompt)
-    if isinstance(label, str):
-        try:
-            label = json.loads(label)
-        except (ValueError, RecursionError):
-            raise ValueError(f"{label_name} must be an item id or a JSON object with one as "
-                             f"target, got {label!r:.40}") from None  # fmt: skip
-    fields = label if isinstance(label, dict) else {"target": label}
-    if type(fields.get("target")) is not int:
-        raise TypeError(
-            f"{label_name} must be an item id, or have one as target; got {label!r:.40}"
-        )
-    for name in ("history", "neg_items"):
-        if not isinstance(fields.get(name) or [], list):
-            raise TypeError(f"{label_name}: {name} must be a list of item ids")
-    return {"text": text, "target": fields["target"], "history": fields.get("history"),
-            "neg_items": fields.get("neg_items")}  # fmt: skip
+    try:
+        target, history, neg_items = read_label(label)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{label_name}: {error}") from None
+    try:
+        text = response(text, prompt) if isinstance(prompt, str) else text
+    except ValueError as error:
+        raise ValueError(f"{text_name}: {error}") from None
+    return {"text": strip_special_tokens(text), "target": target, "history": history,
+            "neg_items": neg_items}  # fmt: skip

@@ -12,15 +12,15 @@ from torch import Tensor
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.retrieval.coalescer import Coalescer, Gate
-from rl4rec_kernels.retrieval.encoder import check_texts
 from rl4rec_kernels.retrieval.encodings import Encodings
 from rl4rec_kernels.retrieval.requests import (
     Answer,
+    Arguments,
     Items,
     Request,
     answer_together,
-    check_rank,
-    check_scores,
+    check_arguments,
+    make_request,
 )
 from rl4rec_kernels.retrieval.service import find_items
 
@@ -116,9 +116,8 @@ class MergingService:
     ) -> Tensor:
         """As `LocalRetrievalService.calculate_reward`."""
         return await self._answer(
-            lambda: check_scores(self._find(texts, dataset_name), dataset_name, texts, targets,
-                                 neg_items)
-        )  # fmt: skip
+            dataset_name, lambda: check_arguments(texts, targets, neg_items, None, True)
+        )
 
     async def rank(
         self,
@@ -130,9 +129,12 @@ class MergingService:
     ) -> RankCounts:
         """As `LocalRetrievalService.rank`."""
         return await self._answer(
-            lambda: check_rank(self._find(texts, dataset_name), dataset_name, texts, targets,
-                               neg_items, histories)
-        )  # fmt: skip
+            dataset_name, lambda: check_arguments(texts, targets, neg_items, histories, False)
+        )
+
+    async def answer(self, dataset_name: str, arguments: Arguments) -> Any:
+        """Either, for arguments that were checked."""
+        return await self._answer(dataset_name, lambda: arguments)
 
     def load(self) -> dict[str, Any]:
         """Describe what the service does: counts since its start, and the latest calls' times."""
@@ -164,22 +166,23 @@ class MergingService:
         self._encodings.close()
         self._ranker.close()
 
-    def _find(self, texts: Sequence[str], dataset_name: str) -> Items:
+    def _check(self, dataset_name: str, arguments: Callable[[], Arguments]) -> Request:
         items = find_items(self._items, dataset_name)
-        check_texts(texts)
-        for i, text in enumerate(texts):
-            if len(text) > self._limits.max_chars:
-                raise ValueError(
-                    f"texts[{i}] has {len(text):,} characters but this service takes "
-                    f"{self._limits.max_chars:,}; cut it: an encoder reads only the beginning"
-                )
-        return items
+        checked = arguments()
+        texts = checked.texts
+        longest = max(map(len, texts))
+        if longest > self._limits.max_chars:
+            i = [len(text) for text in texts].index(longest)
+            raise ValueError(f"texts[{i}] has {longest:,} characters but this service takes "
+                             f"{self._limits.max_chars:,}; cut it: an encoder reads only the "
+                             "beginning")  # fmt: skip
+        return make_request(items, dataset_name, checked)
 
-    async def _answer(self, check: Callable[[], Request]) -> Any:
+    async def _answer(self, dataset_name: str, arguments: Callable[[], Arguments]) -> Any:
         start = time.monotonic()
         self._calls += 1
         try:
-            request = check()
+            request = self._check(dataset_name, arguments)
             rows = len(request.texts)
             self._texts += rows
             await self._gate.enter(rows)

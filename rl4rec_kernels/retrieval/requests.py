@@ -8,7 +8,7 @@ its item, so each gets the answer that it would get alone.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -80,10 +80,32 @@ class Items(Protocol):
         """Answer calls of one kind; `query` holds the encodings of all their texts in order."""
 
 
-def check_scores(
-    items: Items, dataset: str, texts: Sequence[str], targets: Any, neg_items: Any
-) -> Request:
-    """Check the arguments of `calculate_reward`.
+class Arguments(NamedTuple):
+    """What a call asks, checked but for whether its ids are items; what clients send.
+
+    Attributes
+    ----------
+    texts : list of str
+        B texts.
+    targets : int64 [B], optional
+        What each text is about.
+    negatives, histories : RaggedIds of B rows, optional
+        At most one of them: histories count where all items compete.
+    wants_scores : bool
+        Whether scores are asked for, or counts.
+    """
+
+    texts: list[str]
+    targets: np.ndarray | None
+    negatives: RaggedIds | None
+    histories: RaggedIds | None
+    wants_scores: bool
+
+
+def check_arguments(
+    texts: Sequence[str], targets: Any, neg_items: Any, histories: Any, wants_scores: bool
+) -> Arguments:
+    """Check the arguments of `calculate_reward` or `rank`, as far as it goes without the items.
 
     Raises
     ------
@@ -91,46 +113,38 @@ def check_scores(
         If one does not fit; the message names it.
     """
     check_texts(texts)
-    if neg_items is None:
-        if targets is not None:
-            items.check_items("targets", check_targets(targets, len(texts)))
-        return Request(dataset, texts, None, None, None, True)
-    if targets is None:
-        raise ValueError("neg_items needs targets: pass the item id that each row is about")
-    candidates = _candidates(items, texts, targets, neg_items)
-    return Request(dataset, texts, None, candidates, None, True)
-
-
-def check_rank(
-    items: Items, dataset: str, texts: Sequence[str], targets: Any, neg_items: Any, histories: Any
-) -> Request:
-    """Check the arguments of `rank`.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        If one does not fit; the message names it.
-    """
-    check_texts(texts)
+    rows = len(texts)
+    if wants_scores and targets is None:
+        if neg_items is not None:
+            raise ValueError("neg_items needs targets: pass the item id that each row is about")
+        return Arguments(list(texts), None, None, None, True)
+    ids = check_targets(targets, rows)
+    negatives = seen = None
     if neg_items is not None:
-        candidates = _candidates(items, texts, targets, neg_items)
-        return Request(dataset, texts, None, candidates, None, False)
-    ids = check_targets(targets, len(texts))
-    items.check_items("targets", ids)
-    seen = None
-    if histories is not None:
-        seen = as_ragged("histories", histories, len(texts))
+        negatives = as_ragged("neg_items", neg_items, rows)
+    elif histories is not None:
+        seen = as_ragged("histories", histories, rows)
+    return Arguments(list(texts), ids, negatives, seen, wants_scores)
+
+
+def make_request(items: Items, dataset: str, arguments: Arguments) -> Request:
+    """Make a call of checked arguments.
+
+    Raises
+    ------
+    IndexError
+        If an id is no item; the message names its argument.
+    """
+    texts, targets, negatives, seen, wants_scores = arguments
+    candidates = None
+    if targets is not None:
+        items.check_items("targets", targets)
+        if negatives is not None:
+            items.check_items("neg_items", negatives.values)
+            candidates = with_targets(targets, negatives)
+    if seen is not None:
         check_inside("histories", seen.values, items.num_rows)
-    return Request(dataset, texts, ids, None, seen, False)
-
-
-def _candidates(items: Items, texts: Sequence[str], targets: Any, neg_items: Any) -> RaggedIds:
-    """Each row's target, then its negatives."""
-    ids = check_targets(targets, len(texts))
-    negatives = as_ragged("neg_items", neg_items, len(texts))
-    items.check_items("targets", ids)
-    items.check_items("neg_items", negatives.values)
-    return with_targets(ids, negatives)
+    return Request(dataset, texts, targets, candidates, seen, wants_scores)
 
 
 class LocalItems:

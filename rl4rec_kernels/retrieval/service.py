@@ -12,10 +12,9 @@ from rl4rec_kernels.retrieval.item_index import ItemIndex, check_finite
 from rl4rec_kernels.retrieval.requests import (
     Items,
     LocalItems,
-    Request,
     answer_together,
-    check_rank,
-    check_scores,
+    check_arguments,
+    make_request,
 )
 
 DEFAULT_NAME = "RetrievalService"
@@ -105,8 +104,7 @@ class LocalRetrievalService:
         TypeError, ValueError, IndexError
             If an argument does not fit; the message names it.
         """
-        request = check_scores(self._find(dataset_name), dataset_name, texts, targets, neg_items)
-        return self._answer(request)
+        return self._answer(dataset_name, texts, targets, neg_items, None, True)
 
     def rank(
         self,
@@ -130,10 +128,7 @@ class LocalRetrievalService:
         RankCounts
             int64, shape [B] each.
         """
-        request = check_rank(
-            self._find(dataset_name), dataset_name, texts, targets, neg_items, histories
-        )
-        return self._answer(request)
+        return self._answer(dataset_name, texts, targets, neg_items, histories, False)
 
     async def calculate_reward_async(
         self, texts: Sequence[str], dataset_name: str, targets: Any = None, neg_items: Any = None
@@ -156,12 +151,10 @@ class LocalRetrievalService:
             self.rank, texts, dataset_name, targets, neg_items, histories
         )
 
-    def _find(self, dataset_name: str) -> Items:
-        """The items of a data set."""
-        return find_items(self.items, dataset_name)
-
-    def _answer(self, request: Request) -> Any:
-        """Encode and answer one call."""
+    def _answer(self, dataset_name: str, *arguments: Any) -> Any:
+        """Check, encode and answer one call."""
+        items = find_items(self.items, dataset_name)
+        request = make_request(items, dataset_name, check_arguments(*arguments))
         query = encode_finite(self._encoder, request.texts)
         return answer_together(self.items, [request], query)[0]
 

@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +58,8 @@ def test_it_trains_and_reports(films, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     options = [part for name, value in SIZES.items() for part in (f"--{name}", str(value))]
     example = load_example()
-    runs = example.main(["--data", str(films), "--out", str(out), *options])
+    options += ["--data", str(films), "--service"]
+    runs = example.main([*options, "local", "--out", str(out)])
 
     saved = json.loads((out / "grpo.json").read_text())["runs"][0]
     assert saved["before"] == runs[0].before
@@ -66,6 +70,14 @@ def test_it_trains_and_reports(films, tmp_path, monkeypatch, capsys):
     assert len(set(values)) > 2
     assert (out / "grpo.png").read_bytes().startswith(b"\x89PNG")
     assert "seed 0: held-out logrank" in capsys.readouterr().out
+
+    pytest.importorskip("ray")
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, str(EXAMPLE), *options, "ray", "--out", str(out / "ray")]
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    on_ray = json.loads((out / "ray" / "grpo.json").read_text())["runs"][0]
+    for name in ("training", "before", "after"):
+        assert on_ray[name] == pytest.approx(saved[name], abs=1e-6)
 
 
 def test_held_out_users_are_in_neither_stage(films):

@@ -11,6 +11,7 @@ import pytest
 
 from rl4rec_kernels import RecReward
 from rl4rec_kernels.cli_serve import read_datasets
+from rl4rec_kernels.data.labels import write_label
 from rl4rec_kernels.retrieval import RetrievalClient
 from rl4rec_kernels.retrieval.http import read_rows, start_http
 from tests.service.cases import is_same, make_calls
@@ -67,11 +68,12 @@ def test_http_answers_as_openrlhf_and_slime_ask(served, local):
     negatives = [[2, 3, 4], [8, 9]]
     want = reward(["soap", "perfume"], [5, 6], [[1], []], negatives)
     labels = [{"target": 5, "history": [1], "neg_items": negatives[0]},
-              json.dumps({"target": 6, "neg_items": negatives[1]})]  # fmt: skip
-    body = {"query": ["Hi! soap", "perfume"], "prompts": ["Hi! ", "other"], "labels": labels}
+              write_label(6, [], negatives[1])]  # fmt: skip
+    queries = ["<|im_start|>Hi! soap<|im_end|>", "perfume</s>"]
+    body = {"query": queries, "prompts": ["<|im_start|>Hi! ", ""], "labels": labels}
     status, answer = post(json.dumps(body).encode())
     assert (status, answer["rewards"]) == (200, want)
-    body = {"prompt": "Hi! ", "response": "soap", "label": "5"}
+    body = {"prompt": "Hi! ", "response": "soap<eos>", "label": "5"}
     assert post(json.dumps(body).encode()) == (200, reward(["soap"], [5], [[]])[0])
     assert post(json.dumps(body).encode(), f"{URL}?token=s3cret", token="")[0] == 200
 
@@ -126,10 +128,12 @@ def test_the_endpoint_is_not_opened_to_others_without_a_token():
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ({"query": ["a"], "labels": ["soap"]}, r"labels\[0\] must be an item id or a JSON object"),
-        ({"query": ["a"], "labels": [None]}, r"labels\[0\] must be an item id, or have one"),
+        ({"query": ["a"], "labels": ["soap"]}, r"labels\[0\]: label 'soap' is not JSON"),
+        ({"query": ["a"], "labels": [None]}, r"labels\[0\]: label must be JSON text"),
         ({"query": [1], "labels": [1]}, r"query\[0\] must be a string, got int"),
-        ({"response": "a", "label": {"target": True}}, "label must be an item id"),
+        ({"query": ["a"], "labels": ["[" * 10**5]}, r"labels\[0\]: label '\[.* is not JSON"),
+        ({"query": ["a"], "prompts": ["b"], "labels": [1]}, r"query\[0\]: the query does not"),
+        ({"response": "a", "label": {"target": True}}, "target must be an item id, got True"),
         ([1], "must be a JSON object"),
     ],
 )

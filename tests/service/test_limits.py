@@ -1,0 +1,48 @@
+"""A service with little room, which was started by a process that has ended."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from rl4rec_kernels.retrieval import RetrievalClient, ServiceUnavailableError
+from tests.service.cases import is_same
+
+START = """
+import sys
+import rl4rec_kernels as rk
+index = rk.ItemIndex.open(sys.argv[1])
+rk.start_service({"toys": index}, name="Narrow", namespace="tests",
+                 limits={"capacity": 1, "max_line_s": 0.02})
+"""
+
+
+@pytest.fixture(scope="module")
+def narrow(ray, index_file):
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    subprocess.run([sys.executable, "-c", START, str(index_file)], check=True, env=environment)
+    return RetrievalClient("Narrow", "tests")
+
+
+def test_refused_calls_are_sent_again_until_there_is_room(narrow, local):
+    calls = [([f"soap number {i}"], "toys", [1 + i], [[40, 50, 60 + i]]) for i in range(24)]
+
+    async def main() -> list:
+        return await asyncio.gather(*(narrow.rank_async(*call) for call in calls))
+
+    for call, answer in zip(calls, asyncio.run(main()), strict=True):
+        assert is_same(answer, local.rank(*call))
+    load = narrow.describe()[0]["load"]
+    assert load["errors"] > 0
+    assert load["calls"] == 24 + load["errors"]
+    assert load["texts_encoded"] == 24
+    assert load["texts_in_work"] == load["calls_in_line"] == 0
+
+
+def test_objects_end_with_the_process_that_passed_them(narrow):
+    os.kill(narrow.describe()[0]["pid"], signal.SIGKILL)
+    with pytest.raises(ServiceUnavailableError, match=r"'Narrow'(.|\n)*pass names or paths"):
+        narrow.rank(["soap"], "toys", [1])
