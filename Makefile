@@ -13,13 +13,15 @@ RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
-.PHONY: help install demo grpo test check format bench bench-service build-gpu test-gpu bench-gpu clean
+.PHONY: help install demo grpo test check format sanitize bench bench-service build-gpu test-gpu \
+        bench-gpu clean
 
 help:
 	@echo "make demo    rewards on MovieLens-100k, from history to NDCG (DATA=DIR for another data set)"
 	@echo "make grpo    trains a small language model by GRPO, over three seeds (OPTIONS='--seeds 0')"
 	@echo "make test    install and run all tests"
 	@echo "make check   lint, formatting and types"
+	@echo "make sanitize    the C++ under AddressSanitizer, UBSan and ThreadSanitizer"
 	@echo "make bench   measure against the peers; make bench-service    the service"
 	@echo "make test-gpu, make bench-gpu    the same for the GPU, with the Python that has torch for it"
 
@@ -60,6 +62,23 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+# The C++ under the sanitizers: a copy of the package and of the tests, in a folder of its own. Python has
+# to load the sanitizer's library first, and libstdc++ for it to see exceptions.
+library = $(shell $(CXX) -print-file-name=$(1))
+PRELOAD_address := $(call library,libasan.so):$(call library,libstdc++.so.6)
+PRELOAD_thread  := $(call library,libtsan.so)
+CHECKED_address := ops/test_candidates.py ops/test_errors.py ops/test_rank_catalog.py \
+                   ops/test_topk_catalog.py ops/test_catalog_errors.py ops/test_slices.py test_sampling.py
+CHECKED_thread  := sanitized_threads.py
+
+sanitize: sanitize-address sanitize-thread
+
+sanitize-%: $(VENV)/installed
+	RL4REC_SANITIZE=$* RL4REC_CUDA=0 RL4REC_BUILD_TYPE=RelWithDebInfo \
+	  $(BIN)/python setup.py --quiet build --build-base $(CACHE)/$* --build-lib $(CACHE)/$*/lib
+	rm -rf $(CACHE)/$*/lib/tests && cp -r tests pyproject.toml $(CACHE)/$*/lib
+	$(MAKE) --no-print-directory run-sanitized-$*
 
 # All but the programs of their own below.
 BENCHES := $(filter-out %_gpu.py %_service.py,$(wildcard benchmarks/bench_*.py))

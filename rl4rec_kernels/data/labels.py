@@ -47,7 +47,7 @@ def read_label(label: Any) -> Label:
     if isinstance(label, str):
         try:
             label = json.loads(label)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"label {label[:60]!r} is not JSON ({error}); {_REMEDY}") from None
     if isinstance(label, Integral) and not isinstance(label, bool):
         label = {"target": label}
