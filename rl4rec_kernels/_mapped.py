@@ -1,8 +1,8 @@
 """Tables that are mapped from files: one whose file was cut meanwhile must not end the process.
 
 Reading what a mapped file no longer has is a bus error, which kills the process without a word. So
-operators ask here, before they read, whether the file still has the bytes it had when it was opened.
-A file that is cut while an operator reads it, or a disk that fails, still kills.
+operators ask here first whether the file is still as long as it was when it was opened. A file that
+is cut while an operator reads it, and a disk that fails, still kill.
 """
 
 import os
@@ -57,4 +57,4 @@ def check_mapped(table: Tensor) -> None:
     size = os.fstat(file.descriptor).st_size
     if size < file.size:
         raise OSError(f"{file.path} had {file.size} bytes when it was opened and has {size} now; "
-                      "write it again beside the old one, rename it, and open it again")  # fmt: skip
+                      "write a new one under another name, rename it, and open it")  # fmt: skip

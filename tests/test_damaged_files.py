@@ -228,6 +228,6 @@ def test_json_lines(line):
     for read in (read_requests, read_texts):
         error = error_of(lambda read=read: list(read([text])), ValueError)
         assert error is None or "line 1" in str(error) or "there are no texts" in str(error)
-    for read, given in ((read_label, text), (read_rows, line)):
-        error = error_of(lambda read=read, given=given: read(given), TypeError, ValueError)
+    for read, what in ((read_label, text), (read_rows, line)):
+        error = error_of(lambda read=read, what=what: read(what), TypeError, ValueError)
         assert not isinstance(error, UnicodeError)

@@ -120,7 +120,7 @@ def read_embeddings(path: Path) -> tuple[Tensor, Any]:
     if path.suffix == ".npy":
         try:
             embeddings = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-        except OSError:
+        except PermissionError:
             raise
         except Exception as error:  # which one depends on what of the file is damaged
             raise ValueError(f"{path} is no plain array ({error}); save one with "
@@ -132,19 +132,21 @@ def read_embeddings(path: Path) -> tuple[Tensor, Any]:
                          "ItemIndex.from_embeddings")  # fmt: skip
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except PermissionError:
         raise
     except Exception as error:  # as above
-        raise ValueError(f"{path} holds something else than tensors, which is never loaded, or is "
-                         "damaged; save one with torch.save(embeddings, path)") from error  # fmt: skip
+        raise ValueError(
+            f"{path} holds something else than tensors, which is never loaded, or is damaged; save "
+            "one with torch.save(embeddings, path)"
+        ) from error
     if isinstance(loaded, Tensor):
         return loaded, None
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} must hold a tensor, got {type(loaded).__name__}")
     tables = [value for value in loaded.values() if isinstance(value, Tensor) and value.dim() == 2]
     if len(tables) != 1:
-        raise ValueError(f"{path} must hold one [M, D] tensor, it has {len(tables)}; pass the right "
-                         "one to from_embeddings")  # fmt: skip
+        raise ValueError(f"{path} must hold one [M, D] tensor, it has {len(tables)}; pass the "
+                         "right one to from_embeddings")  # fmt: skip
     return tables[0], loaded.get("ids")
 
 
