@@ -16,6 +16,13 @@ from tests.ops.catalog_cases import assert_counts, make_catalog_case
 
 SOON_S = 20  # of work that would take minutes; the machine may be busy
 
+START = """
+import torch, rl4rec_kernels as rk
+torch.set_num_threads(1)
+
+def go():
+    print("go", flush=True)
+"""
 WORK = {
     "rank_catalog": """
 query, table = torch.randn(400_000, 64), torch.randn(200_000, 64)
@@ -67,10 +74,7 @@ def interrupted(command: list[str], started: str, **options) -> tuple[int, str]:
 
 @pytest.mark.parametrize("work", list(WORK))
 def test_long_calls(work):
-    script = (
-        "import torch, rl4rec_kernels as rk\ntorch.set_num_threads(1)\ndef go(): print('go', flush=True)\n"
-        + WORK[work]
-    )
+    script = START + WORK[work]
     code, said = interrupted([sys.executable, "-c", script], "go")
     assert "KeyboardInterrupt" in said
     assert code == -signal.SIGINT
@@ -78,8 +82,8 @@ def test_long_calls(work):
 
 def test_building_an_index(tmp_path):
     (tmp_path / "toys").mkdir()
-    items = ",".join(f'"{i}": {{"title": "soap {i} {"of many " * 20}"}}' for i in range(1, 3000))
-    (tmp_path / "toys" / "item_metadata.json").write_text("{" + items + "}")
+    items = {i: {"title": f"soap number {i} {'of many ' * 20}"} for i in range(1, 3000)}
+    (tmp_path / "toys" / "item_metadata.json").write_text(json.dumps(items))
     out = tmp_path / "out"
     out.mkdir()
     (out / "toys.safetensors").write_bytes(b"the old one")
