@@ -1,10 +1,8 @@
-"""Index files: their paths, what is in them, and writing them whole or not at all."""
+"""Index files: their paths and what is in them."""
 
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,25 +146,3 @@ def read_embeddings(path: Path) -> tuple[Tensor, Any]:
         raise ValueError(f"{path} must hold one [M, D] tensor, it has {len(tables)}; pass the "
                          "right one to from_embeddings")  # fmt: skip
     return tables[0], loaded.get("ids")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[str]:
-    """Give the name of a file to write, which then takes the place of `path` at once."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        yield part
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(part, 0o666 & ~_umask())
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

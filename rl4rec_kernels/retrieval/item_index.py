@@ -12,6 +12,7 @@ from torch import Tensor
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels._imports import require
 from rl4rec_kernels._mapped import check_mapped
+from rl4rec_kernels._writing import replacing
 from rl4rec_kernels.retrieval.encoder import Encoder, check_encoder
 from rl4rec_kernels.retrieval.ids import check_inside
 from rl4rec_kernels.retrieval.index_files import (
@@ -23,7 +24,6 @@ from rl4rec_kernels.retrieval.index_files import (
     named_safetensors,
     read_embeddings,
     read_index,
-    replacing,
 )
 from rl4rec_kernels.retrieval.item_texts import DEFAULT_FIELDS, item_texts, texts_fingerprint
 
