@@ -47,11 +47,14 @@ def check_mapped(table: Tensor) -> None:
     OSError
         If it is not; the message names the file.
     """
-    if torch.compiler.is_compiling() or not _files or type(table) is not Tensor:
+    if torch.compiler.is_compiling() or not _files or table.device.type != "cpu":
         return
-    if table.device.type != "cpu":
+    if type(table) not in (Tensor, torch.nn.Parameter):
+        return  # such as a fake tensor, which has no storage
+    try:
+        file = _files.get(table.untyped_storage().data_ptr())
+    except RuntimeError:  # nor have those of torch.func
         return
-    file = _files.get(table.untyped_storage().data_ptr())
     if file is None:
         return
     size = os.fstat(file.descriptor).st_size
