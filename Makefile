@@ -13,13 +13,15 @@ RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
-.PHONY: help install demo grpo test check format bench bench-service build-gpu test-gpu run-test-gpu bench-gpu clean
+.PHONY: help install demo grpo test check format bench bench-service build-gpu test-gpu \
+        run-test-gpu bench-gpu sanitize sanitize-address sanitize-thread clean
 
 help:
 	@echo "make demo    rewards on MovieLens-100k, from history to NDCG (DATA=DIR for another data set)"
 	@echo "make grpo    trains a small language model by GRPO, over three seeds (OPTIONS='--seeds 0')"
 	@echo "make test    install and run all tests"
 	@echo "make check   lint, formatting and types"
+	@echo "make sanitize    the C++ under AddressSanitizer, UBSan and ThreadSanitizer"
 	@echo "make bench   measure against the peers; make bench-service    the service"
 	@echo "make test-gpu, make bench-gpu    the same for the GPU, with the Python that has torch for it"
 
@@ -60,6 +62,33 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+# The C++ under the sanitizers: a copy of the package and of the tests, in a folder of its own. Python
+# has to load the sanitizer first, and libstdc++ with it so that it sees exceptions.
+CHECKED     := test_sampling.py $(addprefix ops/,test_candidates.py test_errors.py test_rank_catalog.py \
+                 test_topk_catalog.py test_catalog_errors.py test_slices.py)
+# They measure memory, need much of it, or run a compiler.
+NOT_CHECKED := two_to_the_31 or never_copied or compilers
+library      = $(shell $(CXX) -print-file-name=$(1))
+sanitized    = RL4REC_SANITIZE=$(1) RL4REC_CUDA=0 RL4REC_BUILD_TYPE=RelWithDebInfo \
+                 $(BIN)/python setup.py --quiet build --build-base $(CACHE)/$(1) \
+                 --build-lib $(CACHE)/$(1)/lib \
+               && rm -rf $(CACHE)/$(1)/lib/tests && cp -r tests pyproject.toml $(CACHE)/$(1)/lib \
+               && cd $(CACHE)/$(1)/lib
+
+sanitize: sanitize-address sanitize-thread
+
+sanitize-address: $(VENV)/installed
+	$(call sanitized,address) && ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD=$(call library,libasan.so):$(call library,libstdc++.so.6) \
+	  $(CURDIR)/$(BIN)/python -m pytest -q --capture=sys -k 'not ($(NOT_CHECKED))' \
+	  $(addprefix tests/,$(CHECKED))
+
+# Without random addresses, which the sanitizer of some compilers does not take.
+sanitize-thread: $(VENV)/installed
+	$(call sanitized,thread) && TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
+	  LD_PRELOAD=$(call library,libtsan.so) setarch --addr-no-randomize \
+	  $(CURDIR)/$(BIN)/python -m tests.sanitized_threads
 
 # All but the programs of their own below.
 BENCHES := $(filter-out %_gpu.py %_service.py,$(wildcard benchmarks/bench_*.py))

@@ -3,7 +3,8 @@
 ``rl4rec_kernels._C`` holds the torch operators (LibTorch Stable ABI, one build for torch >= 2.10);
 ``rl4rec_kernels._sampler`` is the negative sampler, a pybind11 module that knows nothing of torch;
 ``rl4rec_kernels._C_cuda`` holds the operators for NVIDIA GPUs and is built where nvcc is found:
-RL4REC_CUDA=0 leaves it out, RL4REC_CUDA=1 demands it.
+RL4REC_CUDA=0 leaves it out, RL4REC_CUDA=1 demands it. RL4REC_BUILD_TYPE is CMake's (Release);
+RL4REC_SANITIZE=address or thread builds for a sanitizer, which `make sanitize` runs.
 """
 
 import os
@@ -62,6 +63,7 @@ class CMakeBuild(build_ext):
         self._cmake(
             "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
             f"-DCMAKE_BUILD_TYPE={os.environ.get('RL4REC_BUILD_TYPE', 'Release')}",
+            f"-DRL4REC_SANITIZE={os.environ.get('RL4REC_SANITIZE', '')}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DTORCH_INCLUDE_DIRS={';'.join(include_paths())}",

@@ -215,7 +215,7 @@ def reward(
     reward_fn = RecReward(service=service, dataset_name="items", reward_type=reward_type, k=k)
     _json_is_utf8()
     with input.open(encoding="utf-8-sig") if input else sys.stdin as lines:
-        requests = read_requests(lines)
+        requests = read_requests(lines)  # one by one: they may come from a pipe
         while batch := dict(islice(requests, BATCH)):
             for value in _rewards_of_lines(reward_fn, batch):
                 print(json.dumps({"reward": value}))
@@ -230,7 +230,7 @@ def _json_is_utf8() -> None:
 
 def read_requests(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Parse and check JSON lines, with their numbers; a bad one is named by its number."""
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_decoded(lines), 1):
         if not line.strip():
             continue
         try:
@@ -250,6 +250,14 @@ def read_requests(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
             ):
                 raise ValueError(f"line {number}: {name!r} must be a list of item ids")
         yield number, request
+
+
+def _decoded(lines: Iterable[str]) -> Iterator[str]:
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        name = getattr(lines, "name", "the input")
+        raise ValueError(f"{name} is not UTF-8 text ({error}); convert it with iconv") from error
 
 
 def _rewards_of_lines(reward_fn: Any, requests: dict[int, dict[str, Any]]) -> list[float]:

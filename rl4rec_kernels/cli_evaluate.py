@@ -58,6 +58,7 @@ def evaluate(
     """Evaluate texts about users: sampled, whole catalog and corrected metrics with intervals."""
     from rich.console import Console
 
+    from rl4rec_kernels.data.files import read_text
     from rl4rec_kernels.evaluation.job import evaluate_dataset, read_texts
     from rl4rec_kernels.retrieval import Encoder, ItemIndex
 
@@ -71,8 +72,10 @@ def evaluate(
     cutoffs = _whole_numbers("--ks", ks)
     said = None
     if texts is not None:
-        with texts.open(encoding="utf-8") as lines:
-            said = read_texts(lines)
+        try:
+            said = read_texts(read_text(texts).split("\n"))
+        except ValueError as error:
+            raise ValueError(f"{texts}: {error}") from error
     model = Encoder(encoder)
     result = evaluate_dataset(
         str(name),

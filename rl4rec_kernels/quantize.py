@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._mapped import check_mapped
+
 _BLOCK = 4_096  # rows at a time, so that little memory is taken beside the result
 _LONGEST = 1e18  # the square of a length must stay finite in float32
 _LARGEST = {torch.bfloat16: None, torch.int8: 127, torch.float8_e4m3fn: 448}  # scaled to
@@ -84,6 +86,7 @@ def quantize_table(
     values = table.new_empty(table.shape, dtype=dtype)
     row_info = table.new_empty((table.shape[0], 3), dtype=torch.float32)
     for start in range(0, table.shape[0], _BLOCK):
+        check_mapped(table)
         rows = slice(start, start + _BLOCK)
         block = table[rows].float()
         scale = torch.ones_like(block[:, 0]) if block.shape[1] else block.new_ones(block.shape[0])

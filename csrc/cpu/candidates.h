@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/embeddings.h"
+#include "cpu/parallel.h"
 
 namespace rl4rec {
 
@@ -92,7 +93,7 @@ template <typename Visit>
 void for_each_stretch(const Candidates& candidates, const Embeddings& queries, const Visit& visit) {
   constexpr int64_t kWorthAThread = 1 << 15;  // multiplications; a thread costs some microseconds
   const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, queries.dim));
-  torch::stable::parallel_for(0, candidates.count, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, candidates.count, grain, [&](int64_t begin, int64_t end) {
     std::vector<float> query(queries.padded_dim());
     for (int64_t row = candidates.row_of(begin); begin < end; ++row) {
       const int64_t stop = std::min(end, candidates.end(row));

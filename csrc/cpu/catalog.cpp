@@ -197,7 +197,7 @@ Exclusions::Exclusions(const Catalog& catalog, int64_t num_queries, const int64_
   std::optional<IdCheck> id_check;
   if (excluded) id_check.emplace(*excluded, catalog.items.rows, /*needs_target=*/false);
   const int64_t num_panels = static_cast<int64_t>(entries_.size());
-  torch::stable::parallel_for(0, num_panels, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, num_panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       std::vector<Entry>& entries = entries_[p];
       for (int64_t q = p * lanes_; q < std::min((p + 1) * lanes_, num_queries); ++q) {
@@ -288,7 +288,7 @@ std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queri
       }
     }
   };
-  torch::stable::parallel_for(0, parts(queries.rows, lanes), 1, score_panels);
+  parallel_for(0, parts(queries.rows, lanes), 1, score_panels);
   return result;
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpu/embeddings.h"
+#include "cpu/parallel.h"
 
 namespace rl4rec {
 
@@ -142,7 +143,7 @@ struct Pieces {
 template <typename Visit>
 void for_each_piece(const Catalog& catalog, const Embeddings& queries, const Pieces& pieces,
                     const Visit& visit) {
-  torch::stable::parallel_for(0, pieces.count(), 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, pieces.count(), 1, [&](int64_t begin, int64_t end) {
     Panels panels(catalog, queries);
     int64_t loaded = -1;
     for (int64_t piece = begin; piece < end; ++piece) {

@@ -92,7 +92,7 @@ Tensor score_candidates_grad_query(const Tensor& grad, const Tensor& query, cons
   const Tensor result = torch::stable::new_empty(query, query.sizes());
   IdCheck id_check(candidates, items.rows, /*needs_target=*/false);
 
-  torch::stable::parallel_for(0, candidates.rows, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, candidates.rows, 1, [&](int64_t begin, int64_t end) {
     WeightedSum sum(items);
     for (int64_t row = begin; row < end; ++row) {
       sum.start();
@@ -137,7 +137,7 @@ Tensor score_candidates_grad_table(const Tensor& grad, const Tensor& query, cons
   std::vector<Use> uses(starts[num_items + 1]);
   for_each_use([&](int64_t id, Use use) { uses[starts[id + 1]++] = use; });
 
-  torch::stable::parallel_for(0, num_items, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(0, num_items, 1, [&](int64_t begin, int64_t end) {
     WeightedSum sum(queries);
     for (int64_t id = begin; id < end; ++id) {
       if (starts[id] == starts[id + 1]) continue;

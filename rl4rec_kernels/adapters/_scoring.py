@@ -52,7 +52,7 @@ def _plain(value: Any) -> Any:
 def _cached(text: str) -> RecReward:
     try:
         options = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{VARIABLE} is not JSON ({error}): {text[:80]!r}") from None
     if not isinstance(options, dict):
         raise TypeError(f"{VARIABLE} must be a JSON object of options, got {text[:80]!r}")

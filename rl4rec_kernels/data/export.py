@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl4rec_kernels._imports import require
+from rl4rec_kernels._writing import replacing
 from rl4rec_kernels.data.labels import write_label
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def export_dataset(
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write = exported.to_parquet if Path(path).suffix == ".parquet" else exported.to_json
-        write(os.fspath(path))
+        with replacing(Path(path)) as part:
+            write(part)
     return exported
 
 

@@ -64,7 +64,10 @@ def load_item_metadata(
         logger.warning("%s: item id 0 is left out, it is kept for padding", path)
     if not items:
         raise ValueError(f"{path} describes no item; {_FORMS}")
-    return {item: normalise_item(items[item]) for item in sorted(items)}
+    try:
+        return {item: normalise_item(items[item]) for item in sorted(items)}
+    except RecursionError:
+        raise ValueError(f"{path} has lists in lists, too deep to be followed; {_FORMS}") from None
 
 
 def _metadata_file(directory: Path) -> Path:

@@ -129,7 +129,7 @@ def read_texts(lines: Iterable[str]) -> dict[int, str]:
             continue
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also numbers too long, brackets too deep
             raise ValueError(f"line {number} is not JSON: {error}") from error
         user, text = (
             (entry.get("user_id"), entry.get("text")) if isinstance(entry, dict) else (None, None)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl4rec_kernels._imports import require
+from rl4rec_kernels._writing import replacing
 from rl4rec_kernels.evaluation.result import Estimate, Evaluation, Results
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def draw(evaluation: Evaluation, path: Path, title: str) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"{title}: {_subject(evaluation)}" if title else _subject(evaluation), size=11)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as part:
+        figure.savefig(part, format=path.suffix[1:] or "png", dpi=150)
 
 
 def _draw_cutoffs(axes: Any, evaluation: Evaluation, family: str) -> None:

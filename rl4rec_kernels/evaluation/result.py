@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from rl4rec_kernels._writing import replacing
 from rl4rec_kernels.metrics import RankCounts
 
 if TYPE_CHECKING:
@@ -103,7 +104,9 @@ class Evaluation:
         """Write `to_dict` as JSON; directories are made."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        with replacing(path) as part:
+            Path(part).write_text(text, "utf-8")
 
     def table(
         self, group_by: str | None = None, metrics: Sequence[str] | None = None, title: str = ""

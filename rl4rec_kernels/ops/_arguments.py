@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._mapped import check_mapped
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
 
@@ -38,6 +39,8 @@ def check_embeddings(query: Any, table: Any) -> None:
         If one is no tensor, or their dtypes are not served.
     ValueError
         If shapes or devices do not fit.
+    OSError
+        If the table is mapped from a file that has become shorter.
     """
     for name, tensor in (("query", query), ("table", table)):
         if not isinstance(tensor, Tensor):
@@ -57,6 +60,7 @@ def check_embeddings(query: Any, table: Any) -> None:
     if query.device != table.device:
         raise ValueError(f"query is on {query.device} but table on {table.device}; "
                          "move one of them with .to(device)")  # fmt: skip
+    check_mapped(table)
 
 
 def split_table(

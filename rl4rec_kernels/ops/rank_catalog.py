@@ -6,7 +6,7 @@ from torch import Tensor
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _gpu, _library, reference
 from rl4rec_kernels.ops._arguments import check_column, split_catalog, widen_query
-from rl4rec_kernels.ops.slices import is_streamed, rank_slices
+from rl4rec_kernels.ops.slices import in_blocks, is_streamed, rank_slices
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
 
@@ -89,11 +89,8 @@ def rank_catalog(
         return reference.rank_catalog(query, exact, targets, ids, offsets, valid)
     if is_streamed(query, catalog):
         return rank_slices(query, catalog, targets, ids, offsets)
-    return RankCounts(
-        *_library.operators(backend).rank_catalog(
-            query, catalog.values, targets, ids, offsets, valid, *catalog[1:3], None
-        )
-    )
+    operator = _library.operators(backend).rank_catalog
+    return RankCounts(*in_blocks(operator, query, catalog, targets, ids, offsets, None))
 
 
 def _empty_counts(

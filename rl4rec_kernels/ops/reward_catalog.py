@@ -8,7 +8,7 @@ from torch import Tensor
 from rl4rec_kernels.metrics import metrics_from_counts, parse_metrics, parse_ties
 from rl4rec_kernels.ops import _gpu, _library, reference
 from rl4rec_kernels.ops._arguments import check_column, split_catalog, widen_query
-from rl4rec_kernels.ops.slices import is_streamed, rank_slices
+from rl4rec_kernels.ops.slices import in_blocks, is_streamed, rank_slices
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
 
@@ -63,10 +63,8 @@ def reward_catalog(
         return metrics_from_counts(counts, metrics, ties)
     kinds, cutoffs = [int(m.kind) for m in parsed], [m.cutoff for m in parsed]
     with torch.no_grad():
-        return _library.operators(backend).reward_catalog(
-            query, catalog.values, targets, ids, offsets, valid, *catalog[1:3],
-            kinds, cutoffs, int(rule),
-        )  # fmt: skip
+        operator = _library.operators(backend).reward_catalog
+        return in_blocks(operator, query, catalog, targets, ids, offsets, kinds, cutoffs, int(rule))
 
 
 def _empty_rewards(

@@ -4,11 +4,17 @@ The kernels walk all items once for every few hundred queries. A mapped table th
 memory would be read from disk as often; with slices in the outer loop it is read once. Counts of
 slices add up, and the best of slices merge, to the very results of the whole table: a score depends
 on nothing but its query and its item.
+
+Long work is also cut by queries, for Python to come up for air: Ctrl-C is heard between calls only.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._mapped import check_mapped
 from rl4rec_kernels._progress import progress
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops._arguments import Catalog
@@ -18,6 +24,7 @@ SLICE_BYTES = 1 << 30
 pass it, and take so long that what comes with every slice does not matter."""
 
 _LONG_WORK = 10**12  # multiplications from which on a progress bar is shown: about ten seconds
+_CALL_WORK = 5 * 10**10  # multiplications of one call on the CPU: about half a second
 _WALK = 256  # queries that one walk over the items serves: fewer do not take less reading
 _MERGED = 1 << 20  # items that are merged at once, so that little memory is taken besides
 
@@ -27,10 +34,38 @@ def is_streamed(query: Tensor, catalog: Catalog) -> bool:
 
     Not while a compiler or a fake tensor asks for shapes only.
     """
-    if torch.compiler.is_compiling() or query.device.type != "cpu":
-        return False
-    plain = all(type(t) in (Tensor, torch.nn.Parameter) for t in (query, catalog.values))
-    return plain and catalog.values.shape[0] * _row_bytes(catalog) > SLICE_BYTES
+    return _is_real(query, catalog) and catalog.values.shape[0] * _row_bytes(catalog) > SLICE_BYTES
+
+
+def in_blocks(
+    operator: Callable[..., Any],
+    query: Tensor,
+    catalog: Catalog,
+    targets: Tensor | int,
+    exclude: Tensor | None,
+    offsets: Tensor | None,
+    *options: Any,
+) -> Any:
+    """Call a catalog operator for all queries or, where that takes long, for some after the others.
+
+    `targets` is what the operator takes third: a tensor of targets, or k. The result is a tensor or
+    a tuple of them.
+    """
+    items = (catalog.values, catalog.valid, catalog.row_info, catalog.source)
+    blocks = _blocks(query, items[0].numel()) if _is_real(query, catalog) else []
+    if len(blocks) < 2:
+        return operator(query, items[0], targets, exclude, offsets, *items[1:], *options)
+    given = targets if isinstance(targets, Tensor) else None
+    # Before the first block, and by the numbers that queries have in the whole call.
+    check_ids(items[0].shape[0], given, exclude, offsets, catalog.valid)
+    found = []
+    for first, end in blocks:
+        third = targets if given is None else given[first:end]
+        ids = _ids_of(exclude, offsets, first, end)
+        found.append(operator(query[first:end], items[0], third, *ids, *items[1:], *options))
+    if isinstance(found[0], Tensor):
+        return torch.cat(found)
+    return tuple(map(torch.cat, zip(*found, strict=True)))
 
 
 def check_ids(
@@ -98,15 +133,16 @@ def count_slices(
     """
     counts = query.new_zeros((3, query.shape[0]), dtype=torch.int64)
     show = show_progress and _is_long(query, catalog)
-    for start, end in progress(_slices(catalog), "ranking", show=show):
+    for start, end, first, last in progress(_pieces(query, catalog), "ranking", show=show):
         part = _rows(catalog, start, end)
+        ids, bounds = _ids_of(exclude, offsets, first, last)
         found = torch.ops.rl4rec.rank_catalog(
-            query, part.values, local_ids(targets, start, end),
-            None if exclude is None else local_ids(exclude, start, end), offsets,
-            part.valid, part.row_info, part.source, target_scores,
+            query[first:last], part.values, local_ids(targets[first:last], start, end),
+            None if ids is None else local_ids(ids, start, end), bounds,
+            part.valid, part.row_info, part.source, target_scores[first:last],
         )  # fmt: skip
-        counts += torch.stack(found)
-        counts[2] -= 1  # each slice counts the target
+        counts[:, first:last] += torch.stack(found)
+        counts[2, first:last] -= 1  # each slice counts the target
     return counts
 
 
@@ -138,14 +174,15 @@ def best_of_slices(
     scores = query.new_full((query.shape[0], k), -torch.inf, dtype=torch.float32)
     ids = scores.new_full(scores.shape, -1, dtype=torch.int64)
     show = show_progress and _is_long(query, catalog)
-    for start, end in progress(_slices(catalog), "searching", show=show):
+    for start, end, first, last in progress(_pieces(query, catalog), "searching", show=show):
         part = _rows(catalog, start, end)
+        excluded, bounds = _ids_of(exclude, offsets, first, last)
         found, rows = torch.ops.rl4rec.topk_catalog(
-            query, part.values, min(k, end - start),
-            None if exclude is None else local_ids(exclude, start, end), offsets,
+            query[first:last], part.values, min(k, end - start),
+            None if excluded is None else local_ids(excluded, start, end), bounds,
             part.valid, part.row_info, part.source,
         )  # fmt: skip
-        merge_best(scores, ids, found, global_ids(rows, start))
+        merge_best(scores[first:last], ids[first:last], found, global_ids(rows, start))
     return scores, ids
 
 
@@ -170,6 +207,13 @@ def merge_best(scores: Tensor, ids: Tensor, more_scores: Tensor, more_ids: Tenso
         ids[block] = both_ids.gather(1, order.indices[:, :k])
 
 
+def _is_real(query: Tensor, catalog: Catalog) -> bool:
+    """Whether there are values to work on, on the CPU; not for compilers and fake tensors."""
+    if torch.compiler.is_compiling() or query.device.type != "cpu":
+        return False
+    return all(type(t) in (Tensor, torch.nn.Parameter) for t in (query, catalog.values))
+
+
 def _row_bytes(catalog: Catalog) -> int:
     tables = (catalog.values, catalog.row_info, catalog.source)
     return sum(t.shape[1] * t.element_size() for t in tables if t is not None)
@@ -182,8 +226,43 @@ def _slices(catalog: Catalog) -> list[tuple[int, int]]:
     return [(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
 
 
+def _blocks(query: Tensor, values: int) -> list[tuple[int, int]]:
+    """First query and end of what one call takes, which meets a table of so many values."""
+    num_queries = step = query.shape[0]
+    if query.device.type == "cpu":
+        step = max(1, _CALL_WORK // max(1, values) // _WALK) * _WALK
+    return [
+        (first, min(first + step, num_queries)) for first in range(0, num_queries, max(1, step))
+    ]
+
+
+def _pieces(query: Tensor, catalog: Catalog) -> list[tuple[int, int, int, int]]:
+    """Every slice with every block of queries: first row and end, first query and end."""
+    dim = catalog.values.shape[1]
+    return [
+        (start, end, *block)
+        for start, end in _slices(catalog)
+        for block in _blocks(query, (end - start) * dim)
+    ]
+
+
+def _ids_of(
+    ids: Tensor | None, offsets: Tensor | None, first: int, end: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """The ids [B, X], or ragged ones and their offsets, of some queries."""
+    if ids is None or offsets is None:
+        return (None if ids is None else ids[first:end]), None
+    if (first, end) == (0, offsets.shape[0] - 1):
+        return ids, offsets
+    bounds = offsets[first : end + 1]
+    return ids[int(bounds[0]) : int(bounds[-1])], bounds - bounds[0]
+
+
 def _rows(catalog: Catalog, start: int, end: int) -> Catalog:
     """A slice; nothing is copied."""
+    for table in (catalog.values, catalog.source):
+        if table is not None:
+            check_mapped(table)
 
     def cut(part: Tensor | None) -> Tensor | None:
         return None if part is None else part[start:end]

@@ -6,7 +6,7 @@ from torch import Tensor
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.ops import _gpu, _library, reference
 from rl4rec_kernels.ops._arguments import split_catalog, widen_query
-from rl4rec_kernels.ops.slices import best_of_slices, check_ids, is_streamed
+from rl4rec_kernels.ops.slices import best_of_slices, check_ids, in_blocks, is_streamed
 from rl4rec_kernels.quantize import QuantizedTable
 from rl4rec_kernels.ragged import RaggedIds
 
@@ -68,9 +68,8 @@ def topk_catalog(
         check_ids(num_rows, None, ids, offsets)
         return best_of_slices(query, catalog, k, ids, offsets)
     with torch.no_grad():
-        return _library.operators(backend).topk_catalog(
-            query, catalog.values, k, ids, offsets, valid, *catalog[1:3]
-        )
+        operator = _library.operators(backend).topk_catalog
+        return in_blocks(operator, query, catalog, k, ids, offsets)
 
 
 def _empty_best(

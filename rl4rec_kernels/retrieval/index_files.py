@@ -1,10 +1,20 @@
-"""Paths of index files, and writing them whole or not at all."""
+"""Index files: their paths and what is in them."""
 
+import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl4rec_kernels._imports import require
+from rl4rec_kernels._mapped import watch
+
+FORMAT = "rl4rec_kernels.ItemIndex/1"
+TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
@@ -49,23 +59,90 @@ def check_destination(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[str]:
-    """Give the name of a file to write, which then takes the place of `path` at once."""
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+def read_index(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
+    """Map an index file into memory: the table, which rows are items (a copy), and the origin.
+
+    Raises
+    ------
+    ValueError
+        If it is no index, or damaged.
+    """
+    safetensors = require("safetensors", "encoder")
     try:
-        yield part
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(part, 0o666 & ~_umask())
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
+        with safetensors.safe_open(path, framework="pt") as file:
+            origin = file.metadata() or {}
+            if origin.pop("format", None) != FORMAT or set(file.keys()) != {"table", "valid"}:
+                raise ValueError(f"{path} is no item index; load its tensor and call "
+                                 "ItemIndex.from_embeddings")  # fmt: skip
+            table, valid = file.get_tensor("table"), file.get_tensor("valid")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); build it again") from error
+    watch(table, path)
+    fits = table.dim() == 2 and 0 not in table.shape and table.dtype in TABLE_DTYPES
+    fits = fits and (valid.dtype, valid.shape) == (torch.bool, table.shape[:1])
+    # A byte that is neither 0 nor 1 is no bool, and C++ may do anything with it.
+    if not fits or int(valid.view(torch.uint8).max()) > 1:
+        raise ValueError(f"{path} is damaged (table {table.dtype} {tuple(table.shape)}, valid "
+                         f"{valid.dtype} {tuple(valid.shape)}); build it again")  # fmt: skip
+    return table, valid.clone(), origin
+
+
+def fields_of(origin: Mapping[str, str], path: Path) -> list[str]:
+    """Return what of the metadata an index was built from.
+
+    Raises
+    ------
+    ValueError
+        If the file does not say, or is damaged.
+    """
+    if "metadata" not in origin:
+        raise ValueError(f"{path} was imported and does not say what metadata it belongs to; open "
+                         "it without item_metadata")  # fmt: skip
+    try:
+        fields = json.loads(origin.get("fields", ""))
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, list) or not all(isinstance(field, str) for field in fields):
+        raise ValueError(f"{path} is damaged (its fields are no list of names); build it again")
+    return fields
+
+
+def read_embeddings(path: Path) -> tuple[Tensor, Any]:
+    """Read embeddings that were made elsewhere, and the items of their rows if the file says.
+
+    Raises
+    ------
+    ValueError
+        If it is not what `ItemIndex.import_file` reads.
+    """
+    if path.suffix == ".npy":
+        try:
+            embeddings = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        except PermissionError:
+            raise
+        except Exception as error:  # which one depends on what of the file is damaged
+            raise ValueError(f"{path} is no plain array ({error}); save one with "
+                             "np.save(path, embeddings)") from error  # fmt: skip
+        watch(embeddings, path)
+        return embeddings, None
+    if path.suffix not in (".pt", ".pth"):
+        raise ValueError(f"{path} is no .npy or .pt file; load it and call "
+                         "ItemIndex.from_embeddings")  # fmt: skip
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    except Exception as error:  # as above
+        raise ValueError(
+            f"{path} holds something else than tensors, which is never loaded, or is damaged; save "
+            "one with torch.save(embeddings, path)"
+        ) from error
+    if isinstance(loaded, Tensor):
+        return loaded, None
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path} must hold a tensor, got {type(loaded).__name__}")
+    tables = [value for value in loaded.values() if isinstance(value, Tensor) and value.dim() == 2]
+    if len(tables) != 1:
+        raise ValueError(f"{path} must hold one [M, D] tensor, it has {len(tables)}; pass the "
+                         "right one to from_embeddings")  # fmt: skip
+    return tables[0], loaded.get("ids")

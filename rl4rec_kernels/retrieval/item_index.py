@@ -2,8 +2,6 @@
 
 import json
 import os
-import pickle
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,18 +11,22 @@ from torch import Tensor
 
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels._imports import require
+from rl4rec_kernels._mapped import check_mapped
+from rl4rec_kernels._writing import replacing
 from rl4rec_kernels.retrieval.encoder import Encoder, check_encoder
 from rl4rec_kernels.retrieval.ids import check_inside
 from rl4rec_kernels.retrieval.index_files import (
+    FORMAT,
+    TABLE_DTYPES,
     check_destination,
     existing,
+    fields_of,
     named_safetensors,
-    replacing,
+    read_embeddings,
+    read_index,
 )
 from rl4rec_kernels.retrieval.item_texts import DEFAULT_FIELDS, item_texts, texts_fingerprint
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_FORMAT = "rl4rec_kernels.ItemIndex/1"
 _BLOCK_BYTES = 4 << 20  # of the rows looked at together: checks of a mapped table take no memory
 
 
@@ -139,7 +141,7 @@ class ItemIndex:
         if embeddings.layout != torch.strided:
             raise TypeError(f"embeddings must be a dense tensor, got {embeddings.layout}; convert "
                             "them with .to_dense()")  # fmt: skip
-        if embeddings.dtype not in _DTYPES:
+        if embeddings.dtype not in TABLE_DTYPES:
             raise TypeError(f"embeddings must be float32, float16 or bfloat16, got "
                             f"{embeddings.dtype}; convert them with .float()")  # fmt: skip
         if embeddings.dim() != 2 or 0 in embeddings.shape:
@@ -179,33 +181,13 @@ class ItemIndex:
             If the file is not there, of another kind, or what is in it does not fit.
         """
         path = existing(path)
-        if path.suffix == ".npy":
-            try:
-                embeddings = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-            except (TypeError, ValueError, EOFError) as error:
-                raise ValueError(f"{path} is no plain array ({error}); save one with "
-                                 "np.save(path, embeddings)") from error  # fmt: skip
-        elif path.suffix in (".pt", ".pth"):
-            try:
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError, struct.error) as error:
-                raise ValueError(f"{path} holds something else than tensors, which is never "
-                                 "loaded, or is damaged; save one with torch.save(embeddings, "
-                                 "path)") from error  # fmt: skip
-            if not isinstance(loaded, Mapping | Tensor):
-                raise ValueError(f"{path} must hold a tensor, got {type(loaded).__name__}")
-            if isinstance(loaded, Mapping):
-                tables = [v for v in loaded.values() if isinstance(v, Tensor) and v.dim() == 2]
-                if len(tables) != 1:
-                    raise ValueError(f"{path} must hold one [M, D] tensor, it has {len(tables)}; "
-                                     "pass the right one to from_embeddings")  # fmt: skip
-                options.setdefault("ids", loaded.get("ids"))
-                loaded = tables[0]
-            embeddings = loaded
-        else:
-            raise ValueError(f"{path} is no .npy or .pt file; load it and call "
-                             "ItemIndex.from_embeddings")  # fmt: skip
-        return cls.from_embeddings(embeddings, **options)
+        embeddings, ids = read_embeddings(path)
+        if ids is not None:
+            options.setdefault("ids", ids)
+        try:
+            return cls.from_embeddings(embeddings, **options)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{path}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file; an existing one is replaced at once or not at all.
@@ -221,7 +203,7 @@ class ItemIndex:
         save_file = require("safetensors.torch", "encoder").save_file
         tensors = {"table": self.table.contiguous(), "valid": self.valid.contiguous()}
         with replacing(path) as part:
-            save_file(tensors, part, metadata={"format": _FORMAT, **self.origin})
+            save_file(tensors, part, metadata={"format": FORMAT, **self.origin})
 
     @classmethod
     def open(
@@ -250,28 +232,12 @@ class ItemIndex:
             If it is no index, or was built with another encoder or from other metadata.
         """
         path = existing(named_safetensors(path))
-        safetensors = require("safetensors", "encoder")
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                origin = file.metadata() or {}
-                if origin.pop("format", None) != _FORMAT or set(file.keys()) != {"table", "valid"}:
-                    raise ValueError(f"{path} is no item index; load its tensor and call "
-                                     "ItemIndex.from_embeddings")  # fmt: skip
-                table, valid = file.get_tensor("table"), file.get_tensor("valid")
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}); build it again") from error
-        shapes_fit = table.dim() == 2 and valid.shape == table.shape[:1]
-        if not shapes_fit or valid.dtype != torch.bool or table.dtype not in _DTYPES:
-            raise ValueError(f"{path} is damaged (table {table.dtype} {tuple(table.shape)}, valid "
-                             f"{valid.dtype} {tuple(valid.shape)}); build it again")  # fmt: skip
+        table, valid, origin = read_index(path)
         index = cls(table, valid, origin)
         if encoder is not None:
             index.check_encoder(encoder)
         if item_metadata is not None:
-            if "metadata" not in origin:
-                raise ValueError(f"{path} was imported and does not say what metadata it belongs "
-                                 "to; open it without item_metadata")  # fmt: skip
-            fields = json.loads(origin["fields"])
+            fields = fields_of(origin, path)
             fingerprint = texts_fingerprint(item_texts(item_metadata, fields))
             if fingerprint != origin["metadata"]:
                 raise ValueError(f"{path} was built from other metadata than this; "
@@ -372,6 +338,7 @@ def _blocks(table: Tensor) -> Iterator[tuple[int, Tensor]]:
     """A few rows after the other: where they start, and a view of them."""
     step = max(1, _BLOCK_BYTES // max(1, table.shape[1] * table.element_size()))
     for start in range(0, table.shape[0], step):
+        check_mapped(table)
         yield start, table[start : start + step]
 
 
