@@ -13,13 +13,14 @@ RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
-.PHONY: help install demo grpo test check format bench bench-service build-gpu test-gpu bench-gpu clean
+.PHONY: help install demo grpo test check format docs bench bench-service build-gpu test-gpu bench-gpu clean
 
 help:
 	@echo "make demo    rewards on MovieLens-100k, from history to NDCG (DATA=DIR for another data set)"
 	@echo "make grpo    trains a small language model by GRPO, over three seeds (OPTIONS='--seeds 0')"
 	@echo "make test    install and run all tests"
 	@echo "make check   lint, formatting and types"
+	@echo "make docs    build the documentation into site/"
 	@echo "make bench   measure against the peers; make bench-service    the service"
 	@echo "make test-gpu, make bench-gpu    the same for the GPU, with the Python that has torch for it"
 
@@ -61,6 +62,10 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+docs: $(VENV)/installed
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs site
+	@echo "site/index.html"
+
 # All but the programs of their own below.
 BENCHES := $(filter-out %_gpu.py %_service.py,$(wildcard benchmarks/bench_*.py))
 
@@ -91,4 +96,4 @@ bench-gpu: build-gpu
 	$(PYTHON) benchmarks/bench_gpu.py
 
 clean:
-	rm -rf $(VENV) $(CACHE) build dist demo_out grpo_out *.egg-info rl4rec_kernels/*.so
+	rm -rf $(VENV) $(CACHE) build dist site demo_out grpo_out *.egg-info rl4rec_kernels/*.so

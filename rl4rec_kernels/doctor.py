@@ -152,31 +152,30 @@ def _extras() -> Iterator[Finding]:
         return
     requirements = distribution.requires or []
     for extra in distribution.metadata.get_all("Provides-Extra") or []:
-        packages = _packages_of(extra, requirements)
-        versions = {package: _version(package) for package in packages}
-        missing = [package for package, version in versions.items() if version is None]
+        packages, others = _contents(extra, requirements)
+        wanted = {*packages}.union(*(_contents(other, requirements)[0] for other in others))
+        missing = sorted(package for package in wanted if _version(package) is None)
         if missing:
             detail = f"without {', '.join(missing)}; run: {_install(extra)}"
             yield Finding("Extras", extra, State.ABSENT, detail)
         else:
-            detail = ", ".join(f"{package} {version}" for package, version in versions.items())
-            yield Finding("Extras", extra, State.OK, detail)
+            versions = [f"{package} {_version(package)}" for package in packages]
+            yield Finding("Extras", extra, State.OK, ", ".join([*versions, *others]))
 
 
-def _packages_of(extra: str, requirements: list[str]) -> list[str]:
-    """The packages of an extra, those of the extras that it names included."""
-    packages: dict[str, None] = {}
+def _contents(extra: str, requirements: list[str]) -> tuple[list[str], list[str]]:
+    """An extra's packages, and the other extras that come with it, directly or not."""
+    packages, others = [], []
     for requirement in requirements:
         named = re.match(r"([\w.-]+)(?:\[([^\]]*)\])?", requirement)
         if named is None or not re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", requirement):
             continue
-        package, extras = named.groups()
-        if package != DISTRIBUTION:
-            packages[package] = None
+        if named[1] != DISTRIBUTION:
+            packages.append(named[1])
             continue
-        for other in (extras or "").split(","):
-            packages.update(dict.fromkeys(_packages_of(other.strip(), requirements)))
-    return list(packages)
+        for other in (part.strip() for part in (named[2] or "").split(",")):
+            others += [other, *_contents(other, requirements)[1]]
+    return packages, list(dict.fromkeys(others))
 
 
 def _version(package: str) -> str | None:
