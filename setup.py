@@ -59,6 +59,7 @@ class CMakeBuild(build_ext):
     """Runs CMake once and puts each target where setuptools expects its extension."""
 
     def run(self) -> None:
+        check_compiler()
         try:
             import pybind11
             import torch
@@ -69,7 +70,6 @@ class CMakeBuild(build_ext):
                 "first (pip install torch pybind11 cmake ninja setuptools), then "
                 "pip install --no-build-isolation ."
             ) from error
-        check_compiler()
         build = Path(self.build_temp).resolve()
         self._cmake(
             "-S", str(ROOT), "-B", str(build), "-G", "Ninja",

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,9 @@ def main() -> int:
             section = finding.section
         if finding.state is State.FAILED:
             failed.append(finding.name)
-        print(f"  {finding.state.value:<7} {finding.name:<19} {finding.detail}".rstrip(), flush=True)
+        print(
+            f"  {finding.state.value:<7} {finding.name:<19} {finding.detail}".rstrip(), flush=True
+        )
     print(f"\nfailed: {', '.join(failed)}" if failed else "\nall that should run does")
     return 1 if failed else 0
 
@@ -248,9 +251,9 @@ def _self_check(backends: list[str]) -> Iterator[Finding]:
         if backend == "cpu":
             for level in _library.cpu_levels():
                 with use_cpu_level(level):
-                    yield _checked(f"cpu {level}", lambda: _check_backend("cpu", "cpu"))
+                    yield _checked(f"cpu {level}", partial(_check_backend, "cpu", "cpu"))
         else:
-            yield _checked(backend, lambda b=backend, d=device: _check_backend(b, d))
+            yield _checked(backend, partial(_check_backend, backend, device))
     yield _checked("refine", _check_refine)
     yield _checked("sampler", _check_sampler)
 

@@ -66,7 +66,9 @@ def test_it_needs_no_extra(start):
     done = run("-c", BARE + start)
     assert done.returncode == int(torch.cuda.is_available()), done.stdout + done.stderr
     assert state_of(done.stdout, "ray") == "-"
-    assert "without ray, sentence-transformers; run: pip install 'rl4rec-kernels[ray]'" in done.stdout
+    assert (
+        "without ray, sentence-transformers; run: pip install 'rl4rec-kernels[ray]'" in done.stdout
+    )
     assert state_of(done.stdout, "cpu") == "ok"
 
 
