@@ -11,7 +11,7 @@ import inspect
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,17 +69,24 @@ def data_dir(ml100k_dir, tmp_path_factory) -> Path:
     """A few users and films of MovieLens-100k under the name that the pages use."""
     root = tmp_path_factory.mktemp("data")
     (root / "beauty").mkdir()
-    source = ml100k_dir / "ml-100k"
+
+    def copy(kind: str, is_kept: Callable[[list[str]], bool]) -> None:
+        source = ml100k_dir / "ml-100k" / f"ml-100k.{kind}"
+        header, *rows = source.read_text(encoding="utf-8").splitlines()
+        kept = [header, *(row for row in rows if is_kept(row.split("\t")))]
+        (root / "beauty" / f"beauty.{kind}").write_text("\n".join(kept), encoding="utf-8")
+
     taken: Counter[str] = Counter()
-    for kind in ("inter", "item"):
-        with (source / f"ml-100k.{kind}").open(encoding="utf-8") as lines:
-            kept = [next(lines)]
-            for line in lines:
-                user, item = line.split("\t")[:2] if kind == "inter" else ("", line.split("\t")[0])
-                taken[user] += int(item) <= 200 and kind == "inter"
-                if int(item) <= 200 and (not user or (int(user) <= 40 and taken[user] <= 12)):
-                    kept.append(line)
-        (root / "beauty" / f"beauty.{kind}").write_text("".join(kept), encoding="utf-8")
+
+    def is_early(row: list[str]) -> bool:
+        user, film = row[:2]
+        if int(user) > 40 or int(film) > 200:
+            return False
+        taken[user] += 1
+        return taken[user] <= 12
+
+    copy("inter", is_early)
+    copy("item", lambda row: int(row[0]) <= 200)
     return root
 
 
@@ -118,12 +125,12 @@ def prepare(block: Block, names: dict[str, Any]) -> None:
     if "mine_hard_negatives" in block.text:
         names["texts"] = [sample["prompt"][-100:] for sample in names["train"]]
     if "rk.evaluate(" in block.text:
-        targets = torch.tensor(list(names["items"])[:50])
+        history, *targets = list(names["items"])[:51]
+        seen = [[history, target] for target in targets]
         names |= {
-            "targets": targets, "query": names["index"].table[targets], "histories": [[1]] * 50,
-            "negatives": rk.sample_negatives(
-                names["index"].num_rows, targets[:, None].tolist(), 99
-            ),
+            "targets": torch.tensor(targets), "query": names["index"].table[targets],
+            "histories": [[history]] * 50,
+            "negatives": rk.sample_negatives(names["index"].num_rows, seen, 99),
         }  # fmt: skip
 
 
