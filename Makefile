@@ -14,7 +14,7 @@ CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' 
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
 .PHONY: help install demo grpo test check format bench bench-service build-gpu test-gpu \
-        run-test-gpu bench-gpu sanitize sanitize-address sanitize-thread clean
+        run-test-gpu bench-gpu sanitize sanitize-address sanitize-thread docs clean
 
 help:
 	@echo "make demo    rewards on MovieLens-100k, from history to NDCG (DATA=DIR for another data set)"
@@ -22,6 +22,7 @@ help:
 	@echo "make test    install and run all tests"
 	@echo "make check   lint, formatting and types"
 	@echo "make sanitize    the C++ under AddressSanitizer, UBSan and ThreadSanitizer"
+	@echo "make docs    build the documentation into site/"
 	@echo "make bench   measure against the peers; make bench-service    the service"
 	@echo "make test-gpu, make bench-gpu    the same for the GPU, with the Python that has torch for it"
 
@@ -90,6 +91,10 @@ sanitize-thread: $(VENV)/installed
 	  LD_PRELOAD=$(call library,libtsan.so) setarch --addr-no-randomize \
 	  $(CURDIR)/$(BIN)/python -m tests.sanitized_threads
 
+docs: $(VENV)/installed
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs site
+	@echo "site/index.html"
+
 # All but the programs of their own below.
 BENCHES := $(filter-out %_gpu.py %_service.py,$(wildcard benchmarks/bench_*.py))
 
@@ -124,4 +129,4 @@ bench-gpu: build-gpu
 	$(PYTHON) benchmarks/bench_gpu.py
 
 clean:
-	rm -rf $(VENV) $(CACHE) build dist demo_out grpo_out *.egg-info rl4rec_kernels/*.so
+	rm -rf $(VENV) $(CACHE) build dist site demo_out grpo_out *.egg-info rl4rec_kernels/*.so

@@ -8,6 +8,7 @@ RL4REC_SANITIZE=address or thread builds for a sanitizer, which `make sanitize` 
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -43,10 +44,23 @@ def find_nvcc() -> str | None:
 NVCC = find_nvcc()
 
 
+def check_compiler() -> None:
+    """Leave with a remedy if there is no C++ compiler where CMake will look for one."""
+    named = os.environ.get("CXX")
+    programs = [shlex.split(named)[0]] if named else ["c++", "g++", "clang++"]
+    if not any(shutil.which(program) for program in programs):
+        where = f"CXX={named} is not there" if named else "none is on PATH"
+        raise SystemExit(
+            f"building rl4rec-kernels needs a C++17 compiler, and {where}: install g++ or clang "
+            "(on Debian: apt-get install g++), or name one in CXX"
+        )
+
+
 class CMakeBuild(build_ext):
     """Runs CMake once and puts each target where setuptools expects its extension."""
 
     def run(self) -> None:
+        check_compiler()
         try:
             import pybind11
             import torch
@@ -57,8 +71,6 @@ class CMakeBuild(build_ext):
                 "first (pip install torch pybind11 cmake ninja setuptools), then "
                 "pip install --no-build-isolation ."
             ) from error
-        if shutil.which(os.environ.get("CXX", "c++")) is None:
-            raise SystemExit("building rl4rec-kernels needs a C++17 compiler: install g++ or clang")
         build = Path(self.build_temp).resolve()
         self._cmake(
             "-S", str(ROOT), "-B", str(build), "-G", "Ninja",

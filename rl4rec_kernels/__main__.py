@@ -4,7 +4,11 @@ import sys
 
 
 def main() -> None:
-    """Run the command line, or say in one line which extra it needs."""
+    """Run the command line, or say in one line which extra it needs; `doctor` needs none."""
+    if sys.argv[1:] == ["doctor"]:
+        from rl4rec_kernels import doctor
+
+        sys.exit(doctor.main())
     try:
         from rl4rec_kernels.cli import main as run
     except ImportError as error:

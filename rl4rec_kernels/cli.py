@@ -1,4 +1,4 @@
-"""The command ``rl4rec``: demo, item indexes, negatives, rewards and evaluation from a shell."""
+"""The command ``rl4rec``: demo, doctor, indexes, negatives, rewards, evaluation from a shell."""
 
 import json
 import logging
@@ -50,6 +50,14 @@ def main() -> None:
     except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what is built and what can run, and check it; exit with 1 if something fails."""
+    from rl4rec_kernels import doctor as job
+
+    sys.exit(job.main())
 
 
 @app.command()

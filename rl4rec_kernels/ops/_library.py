@@ -25,7 +25,14 @@ def _load() -> None:
             f"the compiled operators are missing from {_PACKAGE}; build them with: "
             "pip install --no-build-isolation -e ."
         )
-    torch.ops.load_library(str(built[0]))
+    try:
+        torch.ops.load_library(str(built[0]))
+    except OSError as error:
+        raise ImportError(
+            f"the compiled operators do not fit this machine or torch {torch.__version__}; build "
+            f"them again with: pip install --no-build-isolation --force-reinstall --no-deps . "
+            f"({error})"
+        ) from error
     level = os.environ.get(LEVEL_VARIABLE)
     if level and level not in cpu_levels():
         raise ImportError(
