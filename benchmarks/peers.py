@@ -171,9 +171,7 @@ def usearch_exact(query: Tensor, table: Tensor, k: int) -> Search:
     from usearch.index import MetricKind, search
 
     def run() -> tuple[np.ndarray, np.ndarray]:
-        found = search(
-            table.numpy(), query.numpy(), k, MetricKind.IP, exact=True, threads=THREADS
-        )
+        found = search(table.numpy(), query.numpy(), k, MetricKind.IP, exact=True, threads=THREADS)
         return 1 - found.distances, found.keys.astype(np.int64)
 
     return run

@@ -54,12 +54,13 @@ def among_negatives(name: str, root: Path, users: int = 256) -> Ranked:
 
 
 def in_catalog(name: str, root: Path, users: int = 32) -> Ranked:
-    """Targets among all items that are not in their histories, of users with equally many."""
+    """Targets among all items not in the users' histories, which are equally long for a matrix."""
     sequences, query, table = _embeddings(name, root)
     history = [set(s[:-1]) for s in sequences]
-    wanted = np.bincount([len(h) for h in history]).argmax()
-    chosen = [u for u, s in enumerate(sequences) if len(history[u]) == wanted]
-    chosen = [u for u in chosen if sequences[u][-1] not in history[u]][:users]
+    lengths = np.bincount([len(h) for h in history if h])
+    wanted = np.flatnonzero(lengths >= users)[-1]
+    chosen = [u for u, s in enumerate(sequences) if len(history[u]) == wanted][:users]
+    assert not any(sequences[u][-1] in history[u] for u in chosen)
     ids = torch.tensor(
         [
             [s[-1], *(i for i in range(1, len(table)) if i not in history[u] and i != s[-1])]
@@ -68,9 +69,8 @@ def in_catalog(name: str, root: Path, users: int = 32) -> Ranked:
     )
     valid = torch.ones(len(table), dtype=torch.bool)
     valid[0] = False
-    counts = rk.rank_catalog(
-        query[chosen], table, ids[:, 0], exclude=[list(history[u]) for u in chosen], valid=valid
-    )
+    seen = rk.RaggedIds.from_lists([sorted(history[u]) for u in chosen])
+    counts = rk.rank_catalog(query[chosen], table, ids[:, 0], exclude=seen, valid=valid)
     return Ranked(ids, rk.score_candidates(query[chosen], table, ids), counts)
 
 
@@ -81,3 +81,12 @@ def of_scores(scores: list[float], ids: list[int] | None = None) -> Ranked:
     table = torch.zeros(int(columns.max()) + 1, 1)
     table[columns[0].flip(0), 0] = values[0].flip(0)
     return Ranked(columns, values, rk.rank_candidates(torch.ones(1, 1), table, columns))
+
+
+def coarse(ranked: Ranked, values: int = 8) -> Ranked:
+    """The same run with scores rounded to a few values, so that most targets tie."""
+    low, high = ranked.scores.min(), ranked.scores.max()
+    scores = ((ranked.scores - low) / (high - low) * values).ceil()
+    ids = torch.arange(scores.numel()).view_as(scores)
+    counts = rk.rank_candidates(torch.ones(len(scores), 1), scores.reshape(-1, 1), ids)
+    return Ranked(ranked.ids, scores, counts)
