@@ -4,7 +4,8 @@ A test measures one contestant and names, in this order: the group it competes i
 in the report, and its role: ``ours``, a ``peer``, or a ``limit`` (what the memory or the arithmetic
 of this machine allows). Where a contestant is measured at several sizes, `x` is the size, `axis`
 says what it is a number of, and the report draws a curve. With `memory`, the function returns MiB,
-and they are compared instead of times. benchmarks/report.py turns pytest-benchmark's JSON into ratios.
+and they are compared instead of times. benchmarks/report.py turns
+pytest-benchmark's JSON into ratios.
 """
 
 import os
