@@ -110,3 +110,14 @@ def test_a_constant_model(name: str) -> None:
         assert np.isclose(theirs["ndcg@10"] * scale, possible, atol=1e-6).any()
     if "hit@10" in theirs:
         assert theirs["hit@10"] in (0, 1)  # never the half that chance earns
+
+
+def test_pytrec_eval_orders_ties_by_name() -> None:
+    """The later name wins, and scores that differ by less than float32 shows tie too."""
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    evaluator = pytrec_eval.RelevanceEvaluator({"user": {"b": 1}}, {"recip_rank"})
+    for other, value in (("a", 1.0), ("c", 0.5)):
+        for score in (1.0, 1.0 + 1e-9):
+            assert evaluator.evaluate({"user": {"b": score, other: 1.0}}) == {
+                "user": {"recip_rank": value}
+            }
