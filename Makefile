@@ -14,7 +14,8 @@ CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' 
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
 .PHONY: help install demo grpo test check format bench bench-service build-gpu test-gpu \
-        run-test-gpu bench-gpu sanitize sanitize-address sanitize-thread docs clean
+        run-test-gpu bench-gpu sanitize sanitize-address sanitize-thread docs peers test-peers \
+        bench-run bench-compare clean
 
 help:
 	@echo "make demo    rewards on MovieLens-100k, from history to NDCG (DATA=DIR for another data set)"
@@ -24,6 +25,7 @@ help:
 	@echo "make sanitize    the C++ under AddressSanitizer, UBSan and ThreadSanitizer"
 	@echo "make docs    build the documentation into site/"
 	@echo "make bench   measure against the peers; make bench-service    the service"
+	@echo "make bench-compare    fails where a ratio fell by 15 %; make test-peers    their answers"
 	@echo "make test-gpu, make bench-gpu    the same for the GPU, with the Python that has torch for it"
 
 $(VENV)/base: constraints.txt
@@ -96,12 +98,32 @@ docs: $(VENV)/installed
 	@echo "site/index.html"
 
 # All but the programs of their own below.
-BENCHES := $(filter-out %_gpu.py %_service.py,$(wildcard benchmarks/bench_*.py))
+BENCHES ?= $(filter-out %_gpu.py %_service.py,$(wildcard benchmarks/bench_*.py))
 
-bench: $(VENV)/installed $(ML100K)
-	$(PIP) 'faiss-cpu>=1.9'
-	$(RUN) $(BIN)/python -m pytest $(BENCHES) --benchmark-json=benchmarks/latest.json
-	$(RUN) $(BIN)/python benchmarks/report.py benchmarks/latest.json
+# The page and the ratios that a run writes, or is compared with: benchmarks/results/$(PAGE).*
+PAGE   ?= cpu
+LATEST := benchmarks/latest.json
+
+# RecBole and RecTools pin old releases of what we need; their metrics work with today's all the same.
+$(VENV)/peers: $(VENV)/installed
+	$(PIP) --editable '.[peers]' --no-build-isolation
+	$(PIP) --no-deps recbole==1.2.1 rectools==0.19.0
+	$(PIP) colorama colorlog tensorboard texttable typeguard
+	touch $@
+
+peers: $(VENV)/peers
+
+test-peers: $(VENV)/peers $(ML100K)
+	$(RUN) $(BIN)/python -m pytest tests/peers
+
+bench-run: $(VENV)/peers $(ML100K)
+	$(RUN) $(BIN)/python -m pytest $(BENCHES) --benchmark-json=$(LATEST)
+
+bench: bench-run
+	$(RUN) $(BIN)/python -m benchmarks.report $(LATEST) benchmarks/results/$(PAGE).md
+
+bench-compare: bench-run
+	$(RUN) $(BIN)/python -m benchmarks.compare $(LATEST) benchmarks/results/$(PAGE).json
 
 bench-service: $(VENV)/installed
 	$(RUN) $(BIN)/python benchmarks/bench_service.py

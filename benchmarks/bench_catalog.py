@@ -6,21 +6,16 @@ those in MKL (torch), OpenBLAS (NumPy) and oneDNN. Low-precision tables have a l
 """
 
 import functools
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import faiss
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.data.recent import choose_rows, recent_titles
-from rl4rec_kernels.retrieval.cache import cached_index
+from benchmarks.data import beauty, gaussian
+from benchmarks.memory import peak
 
 B, N, D = 1024, 12_102, 384
 DATA = ("Beauty", "Gaussian")
@@ -34,29 +29,9 @@ class Problem(NamedTuple):
     int8: rk.QuantizedTable
 
 
-def gaussian(batch: int, num_items: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randn(batch, dim, generator=generator)
-    table = torch.randn(num_items, dim, generator=generator)
-    return query, table, torch.randint(num_items, (batch,), generator=generator)
-
-
-def beauty() -> tuple[Tensor, Tensor, Tensor]:
-    """Items and users of Amazon Beauty by the packaged MiniLM, and what the users took next."""
-    if not (os.environ.get("RL4REC_DATA") and os.path.isdir(os.environ["RL4REC_DATA"] + "/beauty")):
-        pytest.skip("needs Amazon Beauty: set RL4REC_DATA to the directory that contains beauty/")
-    items = rk.load_item_metadata("beauty")
-    test = rk.RecommendationDataset("beauty", items, rk.PromptGenerator(items), "test")
-    rows = choose_rows(len(test), B, seed=0)
-    encoder = rk.Encoder("minilm")
-    index = cached_index("beauty", items, encoder)
-    query = encoder.encode_queries([recent_titles(items, test.history(int(i))) for i in rows])
-    return query, index.table.clone(), torch.from_numpy(test.targets[rows])
-
-
 @functools.lru_cache(maxsize=2)
 def data(name: str) -> Problem:
-    query, table, targets = beauty() if name == "Beauty" else gaussian(B, N, D)
+    query, table, targets = beauty(B) if name == "Beauty" else gaussian(B, N, D)
     copies = (rk.quantize_table(table, dtype) for dtype in (torch.bfloat16, torch.int8))
     return Problem(query, table, targets, *copies)
 
@@ -133,6 +108,7 @@ def test_rank_in_low_precision(contest: Callable[..., Any], source: str, name: s
 
 
 def faiss_search(problem: Problem, k: int) -> Callable[[], Any]:
+    faiss = pytest.importorskip("faiss")
     index = faiss.IndexFlatIP(D)
     index.add(problem.table.numpy())
     query = problem.query.numpy()
@@ -174,34 +150,21 @@ def test_growth(contest: Callable[..., Any], num_items: int, name: str) -> None:
 
 
 MEMORY = """
-import sys, torch, rl4rec_kernels as rk
-from pathlib import Path
-def status(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+import torch, rl4rec_kernels as rk
 query, table = torch.randn(4096, 384), torch.randn(1_000_000, 384)
 targets = torch.randint(1_000_000, (4096,))
-work = {"rank": lambda n: rk.rank_catalog(query[:n], table[:n], targets[:n] % n),
-        "topk": lambda n: rk.topk_catalog(query[:n], table[:n], 10)}[sys.argv[1]]
+def work(n):
+    return {call}
 work(64)
-Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-before = status("VmRSS")
-work(1_000_000)
-print(status("VmHWM") - before)
 """
+CALLS = {
+    "rank_catalog": "rk.rank_catalog(query[:n], table[:n], targets[:n] % n)",
+    "topk_catalog": "rk.topk_catalog(query[:n], table[:n], 10)",
+}
 
 
-@pytest.mark.parametrize("what", ["rank", "topk"])
-def test_memory(contest: Callable[..., Any], what: str) -> None:
-    """Time is that of a whole process with its table; what counts is the memory."""
-    mebibytes = np.nan
-
-    def measure() -> None:
-        nonlocal mebibytes
-        command = [sys.executable, "-c", MEMORY, what]
-        run = subprocess.run(command, capture_output=True, text=True, check=True)
-        mebibytes = int(run.stdout) / 1024
-
+@pytest.mark.parametrize("name", CALLS)
+def test_memory(contest: Callable[..., Any], name: str) -> None:
     group = "memory beside arguments and result, B=4,096, N=1,000,000, D=384"
-    note = lambda: f"{mebibytes:.1f} MiB"  # noqa: E731
-    contest(group, f"{what}_catalog (whole process)", "ours", measure, rounds=1, note=note)
+    setup = MEMORY.format(call=CALLS[name])
+    contest(group, name, "ours", lambda: peak(setup, "work(1_000_000)"), rounds=1, memory=True)

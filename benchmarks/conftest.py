@@ -2,9 +2,10 @@
 
 A test measures one contestant and names, in this order: the group it competes in, what it is called
 in the report, and its role: ``ours``, a ``peer``, or a ``limit`` (what the memory or the arithmetic
-of this machine allows). Where a contestant is measured at several sizes, `x` is the size, and the
-report draws a curve. `note` is called after the measurement; its text stands beside the name.
-benchmarks/report.py turns pytest-benchmark's JSON into ratios.
+of this machine allows). Where a contestant is measured at several sizes, `x` is the size, `axis`
+says what it is a number of, and the report draws a curve. With `memory`, the function returns MiB,
+and they are compared instead of times. benchmarks/report.py turns
+pytest-benchmark's JSON into ratios.
 """
 
 import os
@@ -33,16 +34,17 @@ def contest(benchmark: Any) -> Callable[..., Any]:
         function: Callable[[], Any],
         rounds: int = 30,
         x: int | None = None,
-        note: Callable[[], str] | None = None,
+        axis: str = "items",
+        memory: bool = False,
     ) -> Any:
         assert role in ("ours", "peer", "limit")
         benchmark.group = group
         benchmark.extra_info.update(name=name, role=role)
         result = benchmark.pedantic(function, rounds=rounds, warmup_rounds=min(3, rounds - 1))
         if x is not None:
-            benchmark.extra_info["x"] = x
-        if note is not None:
-            benchmark.extra_info["note"] = note()
+            benchmark.extra_info.update(x=x, axis=axis)
+        if memory:
+            benchmark.extra_info["mebibytes"] = result
         return result
 
     return run

@@ -2,7 +2,8 @@
 
 Every row is a contestant of one run on one machine. The first of ours in each group is what the
 others are compared with, and the fastest limit is the limit; times are medians. Groups that are
-measured at several sizes become a plot.
+measured at several sizes become a plot. The ratios of the peers are written beside the page, as
+JSON that benchmarks/compare.py reads.
 """
 
 import json
@@ -27,43 +28,74 @@ def groups_of(run: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return dict(groups)
 
 
+def ratios_of(run: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """How many times as long as ours each peer takes (or how much memory), by group."""
+    ratios: dict[str, dict[str, float]] = {}
+    for group, contestants in groups_of(run).items():
+        measured = "mebibytes" if "mebibytes" in contestants[0] else "median"
+        ours: dict[int | None, float] = {}
+        for c in contestants:
+            if c["role"] == "ours":
+                ours.setdefault(c.get("x"), c[measured])
+        for c in contestants:
+            size = c.get("x")
+            if c["role"] == "peer" and size in ours:
+                name = c["name"] if size is None else f"{c['name']}, {size:,} {c['axis']}"
+                ratio = c[measured] / max(ours[size], 1e-9)
+                ratios.setdefault(group, {})[name] = float(f"{ratio:.3g}")
+    return ratios
+
+
 def table_of(contestants: list[dict[str, Any]]) -> list[str]:
     """One group as a Markdown table, fastest first."""
-    ours = next(c["median"] for c in contestants if c["role"] == "ours")
+    ours = next((c["median"] for c in contestants if c["role"] == "ours"), None)
     limit = min((c["median"] for c in contestants if c["role"] == "limit"), default=None)
     lines = [
         "| contestant | median | spread (IQR) | time / ours | time / limit |",
         "|---|--:|--:|--:|--:|",
     ]
     for c in sorted(contestants, key=lambda c: c["median"]):
-        name = f"**{c['name']}**" if c["role"] == "ours" else c["name"]
-        name += " (limit)" if c["role"] == "limit" else ""
-        name += f": {c['note']}" if "note" in c else ""
+        to_ours = f"{c['median'] / ours:.2f}" if ours else ""
         to_limit = f"{c['median'] / limit:.2f}" if limit else ""
         lines.append(
-            f"| {name} | {c['median'] * 1e3:.2f} ms | {c['iqr'] * 1e3:.2f} ms "
-            f"| {c['median'] / ours:.2f} | {to_limit} |"
+            f"| {_name(c)} | {c['median'] * 1e3:.2f} ms | {c['iqr'] * 1e3:.2f} ms "
+            f"| {to_ours} | {to_limit} |"
         )
     return lines
 
 
+def memory_of(contestants: list[dict[str, Any]]) -> list[str]:
+    """One group whose measure is memory, least first."""
+    lines = ["| contestant | peak memory |", "|---|--:|"]
+    for c in sorted(contestants, key=lambda c: c["mebibytes"]):
+        lines.append(f"| {_name(c)} | {c['mebibytes']:.1f} MiB |")
+    return lines
+
+
+def _name(contestant: dict[str, Any]) -> str:
+    name = contestant["name"]
+    name = f"**{name}**" if contestant["role"] == "ours" else name
+    return f"{name} (limit)" if contestant["role"] == "limit" else name
+
+
 def curves_of(group: str, contestants: list[dict[str, Any]], picture: Path) -> list[str]:
     """One group that was measured at several sizes, as a table and a plot with both axes log."""
-    curves = defaultdict(dict)
+    curves: dict[str, dict[int, float]] = defaultdict(dict)
     for c in contestants:
-        curves[c["name"]][c["x"]] = c["median"]
+        curves[_name(c)][c["x"]] = c["median"]
     sizes = sorted({x for curve in curves.values() for x in curve})
-    lines = [f"| {' | '.join(['contestant', *(f'{x:,}' for x in sizes)])} |"]
+    lines = [f"| {' | '.join([contestants[0]['axis'], *(f'{x:,}' for x in sizes)])} |"]
     lines.append(f"|---|{'--:|' * len(sizes)}")
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     for name, curve in curves.items():
-        lines.append(f"| {name} | {' | '.join(f'{curve[x] * 1e3:.2f} ms' for x in sizes)} |")
-        axes.loglog(sizes, [curve[x] for x in sizes], marker="o", label=name)
-    first = min(curve[sizes[0]] for curve in curves.values())
+        cells = (f"{curve[x] * 1e3:.2f} ms" if x in curve else "" for x in sizes)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+        axes.loglog(list(curve), list(curve.values()), marker="o", label=name.strip("*"))
+    first = min(curve[sizes[0]] for curve in curves.values() if sizes[0] in curve)
     straight = [first * x / sizes[0] for x in sizes]
     axes.loglog(sizes, straight, color="grey", linestyle=":", label="in proportion")
-    axes.set(title=group, xlabel="items", ylabel="seconds")
+    axes.set(title=group, xlabel=contestants[0]["axis"], ylabel="seconds")
     axes.legend()
     figure.savefig(picture, dpi=150)
     return [*lines, "", f"![{group}]({picture.name})"]
@@ -83,6 +115,8 @@ def page_of(run: dict[str, Any], folder: Path) -> str:
         if "x" in contestants[0]:
             picture = folder / f"{re.sub('[^a-z0-9]+', '_', group.lower())}.png"
             body = curves_of(group, contestants, picture)
+        elif "mebibytes" in contestants[0]:
+            body = memory_of(contestants)
         else:
             body = table_of(contestants)
         lines += ["", f"## {group[0].upper()}{group[1:]}", "", *body]
@@ -90,13 +124,15 @@ def page_of(run: dict[str, Any], folder: Path) -> str:
 
 
 def main() -> None:
-    """Write the page next to the committed results, or to the path given."""
+    """Write the page and its ratios next to the committed results, or to the path given."""
     run = json.loads(Path(sys.argv[1]).read_text())
     default = Path(__file__).parent / "results" / "cpu.md"
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else default
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page_of(run, target.parent))
-    print(f"wrote {target}")
+    ratios = target.with_suffix(".json")
+    ratios.write_text(json.dumps(ratios_of(run), indent=2, ensure_ascii=False) + "\n")
+    print(f"wrote {target} and {ratios}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,249 @@
+"""From embeddings to NDCG@10, Hit@10 and MRR@10, and to the best items: ours and other libraries.
+
+All contestants get the same embeddings of Amazon Beauty. Libraries that start from scores get them
+from our fastest kernel, those that start from a ranked list from the fastest search among them, so
+that what differs is theirs. Peers that are not installed are skipped by name.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import rl4rec_kernels as rk
+from benchmarks import peers
+from benchmarks.data import beauty, gaussian
+from benchmarks.memory import peak
+
+B, NUM_NEGS, K = 1024, 99, 10
+METRICS = ("ndcg@10", "hit@10", "mrr@10")
+
+
+@functools.lru_cache(maxsize=1)
+def data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, table, targets, and targets with 99 negatives each."""
+    query, table, targets = beauty(B)
+    negatives = rk.sample_negatives(len(table), targets[:, None].tolist(), NUM_NEGS)
+    return query, table, targets, torch.cat([targets[:, None], torch.from_numpy(negatives)], 1)
+
+
+def need(peer: peers.Peer, name: str) -> None:
+    if not peer.installed:
+        pytest.skip(f"{name} is not installed: run `make test-peers`")
+
+
+def by_loop(query: Tensor, table: Tensor, ids: Tensor) -> list[list[float]]:
+    """A row at a time, as reward functions of today do: index, multiply, sort, look up."""
+    rewards = []
+    for vector, row in zip(query, ids, strict=True):
+        order = (table[row] @ vector).argsort(descending=True)
+        rank = int((order == 0).nonzero()) + 1
+        found = rank <= K
+        ndcg = found / torch.log2(torch.tensor(1.0 + rank)).item()
+        rewards.append([ndcg, float(found), found / rank])
+    return rewards
+
+
+def by_einsum(query: Tensor, table: Tensor, ids: Tensor) -> Tensor:
+    scores = torch.einsum("bd,bcd->bc", query, table[ids])
+    return metrics_of((scores[:, 1:] > scores[:, :1]).sum(1))
+
+
+def metrics_of(above: Tensor) -> Tensor:
+    rank = above + 1
+    found = (rank <= K).float()
+    return torch.stack([found / torch.log2(1.0 + rank), found, found / rank], 1)
+
+
+AMONG_NEGATIVES = {
+    "reward_candidates": "ours",
+    "torch einsum": "peer",
+    "torch.compile einsum": "peer",
+    "per-row loop": "peer",
+    **{name: "peer" for name in peers.METRICS if name != "RecTools, divide_by_achievable"},
+}
+
+
+@pytest.mark.parametrize("name", AMONG_NEGATIVES)
+def test_among_negatives(contest: Callable[..., Any], name: str) -> None:
+    query, table, _, ids = data()
+    ours = {
+        "reward_candidates": lambda: rk.reward_candidates(query, table, ids, METRICS),
+        "torch einsum": lambda: by_einsum(query, table, ids),
+        "per-row loop": lambda: by_loop(query, table, ids),
+    }
+    if name == "torch.compile einsum":
+        compiled = torch.compile(by_einsum, fullgraph=True)
+        work: Callable[[], Any] = lambda: compiled(query, table, ids)  # noqa: E731
+    elif name in ours:
+        work = ours[name]
+    else:
+        need(peers.METRICS[name], name)
+        run = peers.METRICS[name].run
+        work = lambda: run(ids, rk.score_candidates(query, table, ids))  # noqa: E731
+    label = {"RecBole": "RecBole uni100"}.get(name, name)
+    label += "" if name not in peers.METRICS else ", given score_candidates"
+    group = f"NDCG, Hit and MRR at 10 among {NUM_NEGS} negatives, Beauty, B={B:,}"
+    contest(group, label, AMONG_NEGATIVES[name], work, rounds=15 if name in ours else 5)
+
+
+def recbole_full(query: Tensor, table: Tensor, targets: Tensor) -> Any:
+    """Its full evaluation: scores of all items, the padding's removed, topk, metrics."""
+    scores = query @ table.T
+    scores[:, 0] = -torch.inf
+    return peers.recbole_evaluate(scores, targets)
+
+
+def after_search(name: str) -> Callable[[Tensor, Tensor, Tensor], Callable[[], Any]]:
+    """The best ten by FAISS, and then metrics of the lists; a target not among them gets 0."""
+
+    def prepare(query: Tensor, table: Tensor, targets: Tensor) -> Callable[[], Any]:
+        search = peers.faiss_flat(query, table, K)
+
+        def work() -> Any:
+            scores, ids = map(torch.from_numpy, search())
+            place = ids == targets[:, None]
+            target = torch.where(place.any(1), (scores * place).sum(1), -1e9)
+            columns = torch.cat([targets[:, None], ids.masked_fill(place, len(table))], 1)
+            scores = torch.cat([target[:, None], scores.masked_fill(place, -1e9)], 1)
+            return peers.METRICS[name].run(columns, scores)
+
+        return work
+
+    return prepare
+
+
+# What each contestant does before it is timed, and then what is timed.
+IN_CATALOG: dict[str, tuple[str, Callable[[Tensor, Tensor, Tensor], Callable[[], Any]]]] = {
+    "reward_catalog": ("ours", lambda q, t, y: lambda: rk.reward_catalog(q, t, y, metrics=METRICS)),
+    "OpenBLAS product alone": ("limit", lambda q, t, y: lambda: q.numpy() @ t.numpy().T),
+    "torch matmul and count": (
+        "peer",
+        lambda q, t, y: lambda: metrics_of(((s := q @ t.T) > s.gather(1, y[:, None])).sum(1)),
+    ),
+    "RecBole full evaluation": ("peer", lambda q, t, y: lambda: recbole_full(q, t, y)),
+    "FAISS, then ranx": ("peer", after_search("ranx")),
+    "FAISS, then pytrec_eval": ("peer", after_search("pytrec_eval")),
+    "FAISS, then RecTools": ("peer", after_search("RecTools")),
+}
+
+
+@pytest.mark.parametrize("name", IN_CATALOG)
+def test_in_catalog(contest: Callable[..., Any], name: str) -> None:
+    query, table, targets, _ = data()
+    for part, peer in {**peers.METRICS, **peers.SEARCHERS}.items():
+        if name.startswith(part.split()[0]) or name.endswith(f"then {part}"):
+            need(peer, part)
+    role, prepare = IN_CATALOG[name]
+    group = f"NDCG, Hit and MRR at 10 in the whole catalog, Beauty, B={B:,}"
+    contest(group, name, role, prepare(query, table, targets), rounds=5)
+
+
+@pytest.mark.parametrize("name", ["topk_catalog", "torch matmul and topk", *peers.SEARCHERS])
+def test_search(contest: Callable[..., Any], name: str) -> None:
+    query, table, *_ = data()
+    group = f"best {K} items by exact search, Beauty, B={B:,}"
+    if name == "topk_catalog":
+        contest(group, name, "ours", lambda: rk.topk_catalog(query, table, K), rounds=9)
+    elif name.startswith("torch"):
+        contest(group, name, "peer", lambda: (query @ table.T).topk(K), rounds=5)
+    else:
+        need(peers.SEARCHERS[name], name)
+        contest(group, name, "peer", peers.SEARCHERS[name].run(query, table, K), rounds=3)
+
+
+SETUP = """
+import torch, rl4rec_kernels as rk
+from benchmarks import peers
+from benchmarks.data import gaussian
+B, N = 1024, 12_102
+query, table, targets = gaussian(B, N, 384)
+ids = torch.randint(N, (B, 100))
+def work(n):
+    q, t, y, c = query[:n], table, targets[:n], ids[:n]
+    return {call}
+work(2)
+"""
+MEMORY = {
+    "rank among 100": {
+        "rank_candidates": ("ours", "rk.rank_candidates(q, t, c)"),
+        "torch einsum": ("peer", "torch.einsum('bd,bcd->bc', q, t[c])"),
+        "RecBole uni100": ("peer", "peers.recbole_uni100(c, rk.score_candidates(q, t, c))"),
+    },
+    "rank in the whole catalog": {
+        "rank_catalog": ("ours", "rk.rank_catalog(q, t, y)"),
+        "torch matmul and count": (
+            "peer",
+            "((s := q @ t.T) > s.gather(1, y[:, None])).sum(1)",
+        ),
+        "RecBole full evaluation": ("peer", "peers.recbole_evaluate(q @ t.T, y)"),
+    },
+    "best 10 items": {
+        "topk_catalog": ("ours", "rk.topk_catalog(q, t, 10)"),
+        "torch matmul and topk": ("peer", "(q @ t.T).topk(10)"),
+        **{
+            name: ("peer", f"peers.SEARCHERS[{name!r}].run(q, t, 10)()") for name in peers.SEARCHERS
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("what", "name"), [(w, name) for w, names in MEMORY.items() for name in names]
+)
+def test_memory(contest: Callable[..., Any], what: str, name: str) -> None:
+    """What a call takes beside the embeddings; FAISS and NumKong also copy the table."""
+    for part, peer in {**peers.METRICS, **peers.SEARCHERS}.items():
+        if name == part or (part == "RecBole" and name.startswith(part)):
+            need(peer, part)
+    role, call = MEMORY[what][name]
+    setup = SETUP.format(call=call)
+    group = f"memory beside the embeddings, {what}, B={B:,}, N=12,102, D=384"
+    contest(group, name, role, lambda: peak(setup, "work(B)"), rounds=1, memory=True)
+
+
+# How time grows with each size, the others as they stand here.
+SHAPE = {"queries": 512, "candidates": 100, "dimensions": 256, "items": 12_102}
+SIZES = {
+    "queries": (32, 128, 512, 2048),
+    "candidates": (10, 100, 1000),
+    "dimensions": (64, 256, 1024),
+    "items": (1_000, 10_000, 100_000),
+}
+
+
+@pytest.mark.parametrize(("axis", "size"), [(a, n) for a in SIZES for n in SIZES[a]])
+@pytest.mark.parametrize("name", ["rank_candidates", "torch einsum"])
+def test_growth_among_candidates(
+    contest: Callable[..., Any], name: str, axis: str, size: int
+) -> None:
+    shape = {**SHAPE, axis: size}
+    query, table, _ = gaussian(shape["queries"], shape["items"], shape["dimensions"])
+    ids = torch.randint(len(table), (len(query), shape["candidates"]))
+    if name == "rank_candidates":
+        work, role = lambda: rk.rank_candidates(query, table, ids), "ours"
+    else:
+        work, role = lambda: by_einsum(query, table, ids), "peer"
+    group = f"growth with {axis}, rank among candidates"
+    contest(group, name, role, work, rounds=5, x=size, axis=axis)
+
+
+@pytest.mark.parametrize(
+    ("axis", "size"), [(a, n) for a in SIZES if a != "candidates" for n in SIZES[a]]
+)
+@pytest.mark.parametrize("name", ["topk_catalog", "FAISS IndexFlatIP", "torch matmul and topk"])
+def test_growth_in_catalog(contest: Callable[..., Any], name: str, axis: str, size: int) -> None:
+    shape = {**SHAPE, axis: size}
+    query, table, _ = gaussian(shape["queries"], shape["items"], shape["dimensions"])
+    if name == "topk_catalog":
+        work, role = lambda: rk.topk_catalog(query, table, K), "ours"
+    elif name.startswith("torch"):
+        work, role = lambda: (query @ table.T).topk(K), "peer"
+    else:
+        need(peers.SEARCHERS[name], name)
+        work, role = peers.SEARCHERS[name].run(query, table, K), "peer"
+    group = f"growth with {axis}, best {K} items"
+    contest(group, name, role, work, rounds=3, x=size, axis=axis)

@@ -1,0 +1,56 @@
+"""Holds a run's ratios against committed ones: `compare.py RUN.json [RATIOS.json]`.
+
+A ratio is a peer's time (or memory) divided by ours. It falls when ours became slower; the exit
+status is 1 where one falls by more than `ALLOWED`. Peers that only one side has measured are named
+and decide nothing.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.report import ratios_of
+
+ALLOWED = 0.15
+
+Ratios = dict[str, dict[str, float]]
+
+
+class Comparison(NamedTuple):
+    """What fell too far, as sentences, and what could not be compared."""
+
+    fallen: list[str]
+    unmatched: list[str]
+
+
+def compare(now: Ratios, committed: Ratios, allowed: float = ALLOWED) -> Comparison:
+    """Compare the ratios of two runs."""
+    before = {(group, peer): r for group, peers in committed.items() for peer, r in peers.items()}
+    after = {(group, peer): r for group, peers in now.items() for peer, r in peers.items()}
+    fallen = [
+        f"{group}, against {peer}: {after[group, peer]:g}, was {ratio:g}"
+        for (group, peer), ratio in before.items()
+        if (group, peer) in after and not after[group, peer] >= ratio * (1 - allowed)
+    ]
+    unmatched = [f"{group}: {peer}" for group, peer in sorted(before.keys() ^ after.keys())]
+    return Comparison(fallen, unmatched)
+
+
+def main() -> int:
+    """Print what fell; return the exit status."""
+    default = Path(__file__).parent / "results" / "cpu.json"
+    committed = Path(sys.argv[2]) if len(sys.argv) > 2 else default
+    now = ratios_of(json.loads(Path(sys.argv[1]).read_text()))
+    result = compare(now, json.loads(committed.read_text()))
+    for name in result.unmatched:
+        print(f"not compared (measured on one side only): {name}")
+    for sentence in result.fallen:
+        print(f"FELL by more than {ALLOWED:.0%}: {sentence}")
+    if not result.fallen:
+        print(f"no ratio fell by more than {ALLOWED:.0%}")
+    return 1 if result.fallen else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

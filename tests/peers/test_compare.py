@@ -1,0 +1,86 @@
+"""How `make bench-compare` judges a run."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from benchmarks import compare as module
+from benchmarks.compare import compare
+from benchmarks.report import page_of, ratios_of
+
+GROUP = "best 10 items"
+
+
+def entry(name: str, role: str, median: float, group: str = GROUP, **info: Any) -> dict[str, Any]:
+    stats = {"median": median, "iqr": 0.0}
+    return {"group": group, "extra_info": {"name": name, "role": role, **info}, "stats": stats}
+
+
+def run_of(*entries: dict[str, Any]) -> dict[str, Any]:
+    machine = {"cpu": {"brand_raw": "a CPU"}}
+    return {"benchmarks": list(entries), "machine_info": machine, "datetime": "2026-01-01T00"}
+
+
+RUN = run_of(
+    entry("ours, first", "ours", 0.010),
+    entry("ours, second", "ours", 0.002),
+    entry("a limit", "limit", 0.009),
+    entry("a peer", "peer", 0.025),
+    entry("ours", "ours", 0.1, "growth", x=10, axis="items"),
+    entry("ours", "ours", 0.4, "growth", x=1000, axis="items"),
+    entry("a peer", "peer", 0.8, "growth", x=1000, axis="items"),
+    entry("ours", "ours", 9.0, "memory", mebibytes=2.0),
+    entry("a peer", "peer", 1.0, "memory", mebibytes=50.0),
+)
+RATIOS = {
+    GROUP: {"a peer": 2.5},
+    "growth": {"a peer, 1,000 items": 2.0},
+    "memory": {"a peer": 25.0},
+}
+
+
+def test_ratios() -> None:
+    assert ratios_of(RUN) == RATIOS
+
+
+def test_page(tmp_path: Path) -> None:
+    page = page_of(RUN, tmp_path)
+    assert "| a peer | 25.00 ms | 0.00 ms | 2.50 | 2.78 |" in page
+    assert "| a peer | 50.0 MiB |" in page
+    assert "| a peer |  | 800.00 ms |" in page
+    assert (tmp_path / "growth.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(("ratio", "falls"), [(3.0, False), (2.13, False), (2.12, True)])
+def test_what_falls(ratio: float, falls: bool) -> None:
+    result = compare({GROUP: {"a peer": ratio}}, {GROUP: {"a peer": 2.5}})
+    assert bool(result.fallen) is falls
+    assert not result.unmatched
+    if falls:
+        assert result.fallen == [f"{GROUP}, against a peer: 2.12, was 2.5"]
+
+
+def test_nan_falls() -> None:
+    assert compare({GROUP: {"a peer": math.nan}}, {GROUP: {"a peer": 2.5}}).fallen
+
+
+def test_absent_peers_decide_nothing() -> None:
+    result = compare({GROUP: {"new": 1.0}}, {GROUP: {"old": 2.5}})
+    assert result == ([], [f"{GROUP}: new", f"{GROUP}: old"])
+
+
+@pytest.mark.parametrize(("committed", "status"), [(2.5, 0), (3.0, 1)])
+def test_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: float, status: int
+) -> None:
+    run, ratios = tmp_path / "run.json", tmp_path / "ratios.json"
+    run.write_text(json.dumps(RUN))
+    ratios.write_text(json.dumps({GROUP: {"a peer": committed}}))
+    monkeypatch.setattr(sys, "argv", ["compare.py", str(run), str(ratios)])
+    assert module.main() == status
