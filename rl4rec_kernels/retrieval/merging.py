@@ -12,7 +12,7 @@ from torch import Tensor
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.retrieval.coalescer import Coalescer, Gate
-from rl4rec_kernels.retrieval.encodings import Encodings
+from rl4rec_kernels.retrieval.encodings import Encodings, one_thread
 from rl4rec_kernels.retrieval.requests import (
     Answer,
     Arguments,
@@ -107,6 +107,7 @@ class MergingService:
             self._rank, max_size=limits.max_rows, name="rank", is_short=self._is_short
         )
         self._gate = Gate(limits.capacity, limits.max_line_s)
+        self._threads = torch.get_num_threads()
         self._started = time.monotonic()
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
         self._calls = self._texts = self._errors = 0
@@ -216,5 +217,12 @@ class MergingService:
         return work <= _SHORT_WORK
 
     def _rank(self, calls: list[tuple[Request, Tensor]]) -> list[Answer]:
+        if not self._is_short(calls):
+            torch.set_num_threads(self._threads)
+            return self._rank_together(calls)
+        with one_thread():
+            return self._rank_together(calls)
+
+    def _rank_together(self, calls: list[tuple[Request, Tensor]]) -> list[Answer]:
         query = calls[0][1] if len(calls) == 1 else torch.cat([query for _, query in calls])
         return answer_together(self._items, [request for request, _ in calls], query)
