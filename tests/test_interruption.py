@@ -82,7 +82,7 @@ def test_long_calls(work):
 
 def test_building_an_index(tmp_path):
     (tmp_path / "toys").mkdir()
-    items = {i: {"title": f"soap number {i} {'of many ' * 20}"} for i in range(1, 3000)}
+    items = {i: {"title": f"soap number {i} {'of many ' * 4}"} for i in range(1, 6000)}
     (tmp_path / "toys" / "item_metadata.json").write_text(json.dumps(items))
     out = tmp_path / "out"
     out.mkdir()
