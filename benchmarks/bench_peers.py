@@ -87,7 +87,7 @@ def test_among_negatives(contest: Callable[..., Any], name: str) -> None:
     label = {"RecBole": "RecBole uni100"}.get(name, name)
     label += "" if name not in peers.METRICS else ", given score_candidates"
     group = f"NDCG, Hit and MRR at 10 among {NUM_NEGS} negatives, Beauty, B={B:,}"
-    contest(group, label, AMONG_NEGATIVES[name], work, rounds=15 if name in ours else 5)
+    contest(group, label, AMONG_NEGATIVES[name], work, rounds=9 if name in ours else 3)
 
 
 def recbole_full(query: Tensor, table: Tensor, targets: Tensor) -> Any:
