@@ -13,7 +13,8 @@ RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
-.PHONY: help install demo grpo test check format peers test-peers bench-run bench bench-compare bench-service build-gpu test-gpu bench-gpu clean
+.PHONY: help install demo grpo test check format peers test-peers bench bench-run bench-compare \
+  bench-service build-gpu test-gpu bench-gpu clean
 
 help:
 	@echo "make demo    rewards on MovieLens-100k, from history to NDCG (DATA=DIR for another data set)"
@@ -71,7 +72,7 @@ LATEST := benchmarks/latest.json
 
 # RecBole and RecTools pin old releases of what we need; their metrics work with today's all the same.
 $(VENV)/peers: $(VENV)/installed
-	$(PIP) --editable '.[peers]' --no-build-isolation
+	$(PIP) 'rl4rec-kernels[peers]'
 	$(PIP) --no-deps recbole==1.2.1 rectools==0.19.0
 	$(PIP) colorama colorlog tensorboard texttable typeguard
 	touch $@
