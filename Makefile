@@ -106,7 +106,7 @@ LATEST := benchmarks/latest.json
 
 # RecBole and RecTools pin old releases of what we need; their metrics work with today's all the same.
 $(VENV)/peers: $(VENV)/installed
-	$(PIP) --editable '.[peers]' --no-build-isolation
+	$(PIP) 'rl4rec-kernels[peers]'
 	$(PIP) --no-deps recbole==1.2.1 rectools==0.19.0
 	$(PIP) colorama colorlog tensorboard texttable typeguard
 	touch $@
