@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.report import ratios_of
+from benchmarks.report import busy, ratios_of
 
 ALLOWED = 0.15
 
@@ -41,8 +41,10 @@ def main() -> int:
     """Print what fell; return the exit status."""
     default = Path(__file__).parent / "results" / "cpu.json"
     committed = Path(sys.argv[2]) if len(sys.argv) > 2 else default
-    now = ratios_of(json.loads(Path(sys.argv[1]).read_text()))
-    result = compare(now, json.loads(committed.read_text()))
+    run = json.loads(Path(sys.argv[1]).read_text())
+    result = compare(ratios_of(run), json.loads(committed.read_text()))
+    if note := busy(run):
+        print(note)
     for name in result.unmatched:
         print(f"not compared (measured on one side only): {name}")
     for sentence in result.fallen:

@@ -18,6 +18,11 @@ import torch
 THREADS = len(os.sched_getaffinity(0))
 
 
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
+    """Record how busy the machine was before the run."""
+    machine_info.update(load=os.getloadavg()[0], cores=THREADS)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _threads() -> None:
     torch.set_num_threads(THREADS)

@@ -3,7 +3,7 @@
 Every row is a contestant of one run on one machine. The first of ours in each group is what the
 others are compared with, and the fastest limit is the limit; times are medians. Groups that are
 measured at several sizes become a plot. The ratios of the peers are written beside the page, as
-JSON that benchmarks/compare.py reads.
+JSON that benchmarks/compare.py reads, unless the machine was busy.
 """
 
 import json
@@ -44,6 +44,15 @@ def ratios_of(run: dict[str, Any]) -> dict[str, dict[str, float]]:
                 ratio = c[measured] / max(ours[size], 1e-9)
                 ratios.setdefault(group, {})[name] = float(f"{ratio:.3g}")
     return ratios
+
+
+def busy(run: dict[str, Any]) -> str | None:
+    """Say so if the machine had much else to do: such a run's ratios are rough."""
+    machine = run["machine_info"]
+    load, cores = machine.get("load", 0.0), machine.get("cores", 1)
+    if load <= 2 * cores:
+        return None
+    return f"The machine was busy (load {load:.1f} on {cores} cores): times and ratios are rough."
 
 
 def table_of(contestants: list[dict[str, Any]]) -> list[str]:
@@ -111,6 +120,8 @@ def page_of(run: dict[str, Any], folder: Path) -> str:
         f"{rk.cpu_level()}, Python {platform.python_version()}, torch {torch.__version__}. "
         "All rows of a table were measured in the same run; compare ratios, not times.",
     ]
+    if note := busy(run):
+        lines += ["", f"**{note}**"]
     for group, contestants in groups_of(run).items():
         if "x" in contestants[0]:
             picture = folder / f"{re.sub('[^a-z0-9]+', '_', group.lower())}.png"
@@ -130,9 +141,13 @@ def main() -> None:
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else default
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page_of(run, target.parent))
+    print(f"wrote {target}")
+    if note := busy(run):
+        print(f"wrote no ratios to compare with. {note}")
+        return
     ratios = target.with_suffix(".json")
     ratios.write_text(json.dumps(ratios_of(run), indent=2, ensure_ascii=False) + "\n")
-    print(f"wrote {target} and {ratios}")
+    print(f"wrote {ratios}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib")
 
 from benchmarks import compare as module
 from benchmarks.compare import compare
-from benchmarks.report import page_of, ratios_of
+from benchmarks.report import busy, page_of, ratios_of
 
 GROUP = "best 10 items"
 
@@ -55,6 +55,14 @@ def test_page(tmp_path: Path) -> None:
     assert "| a peer | 50.0 MiB |" in page
     assert "| a peer |  | 800.00 ms |" in page
     assert (tmp_path / "growth.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(("load", "says"), [(0.5, False), (4.0, False), (9.1, True)])
+def test_a_busy_machine_is_named(tmp_path: Path, load: float, says: bool) -> None:
+    machine = {**RUN["machine_info"], "load": load, "cores": 2}
+    run = {**RUN, "machine_info": machine}
+    assert (busy(run) is not None) is says
+    assert ("The machine was busy (load 9.1 on 2 cores)" in page_of(run, tmp_path)) is says
 
 
 @pytest.mark.parametrize(("ratio", "falls"), [(3.0, False), (2.13, False), (2.12, True)])
