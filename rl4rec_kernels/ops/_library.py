@@ -103,16 +103,15 @@ def resolve_backend(backend: str, query: Tensor, *, cuda: bool = True) -> str:
     if backend == "cpu" and device not in ("cpu", "meta"):
         raise ValueError(f"backend='cpu' needs tensors on the CPU, but query is on {query.device}; "
                          "move them there, or pass backend='auto'")  # fmt: skip
-    if backend == "cuda":
-        if not cuda:
-            raise ValueError("backend='cuda': operators over the whole catalog have Triton kernels "
-                             "only; pass backend='triton' or 'auto'")  # fmt: skip
-        if not has_cuda_library():
-            raise ValueError("backend='cuda' needs the compiled CUDA kernels, which are not here; "
-                             "install again where nvcc is, or pass backend='triton'")  # fmt: skip
+    if backend == "cuda" and not cuda:
+        raise ValueError("backend='cuda': operators over the whole catalog have Triton kernels "
+                         "only; pass backend='triton' or 'auto'")  # fmt: skip
     if backend in ("cuda", "triton") and device != "cuda" and not _runs_on_cpu(backend):
         raise ValueError(f"backend={backend!r} needs tensors on a GPU, but query is on "
                          f"{query.device}; move them with .to('cuda')")  # fmt: skip
+    if backend == "cuda" and not has_cuda_library():
+        raise ValueError("backend='cuda' needs the compiled CUDA kernels, which are not here; "
+                         "install again where nvcc is, or pass backend='triton'")  # fmt: skip
     return backend
 
 
