@@ -6,17 +6,17 @@ is cut while an operator reads it, and a disk that fails, still kill.
 """
 
 import os
-import weakref
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+_MAPS = Path("/proc/self/maps")
+
 
 class _File(NamedTuple):
-    descriptor: (
-        int  # of its own: the path may have got another file, while this one is still mapped
-    )
+    descriptor: int  # of its own: the path may have got another file while this one is still mapped
     path: str
     size: int
 
@@ -26,17 +26,34 @@ _files: dict[int, _File] = {}  # by the address of the storage, which all views 
 
 def watch(table: Tensor, path: str | os.PathLike[str]) -> None:
     """Have `check_mapped` look after a table that has just been mapped from the file `path`."""
-    storage = table.untyped_storage()
+    _forget_unmapped()
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     file = _File(descriptor, os.fspath(path), os.fstat(descriptor).st_size)
-    _files[storage.data_ptr()] = file
-    weakref.finalize(storage, _forget, storage.data_ptr(), file)
+    _files[table.untyped_storage().data_ptr()] = file
 
 
-def _forget(address: int, file: _File) -> None:
-    if _files.get(address) is file:
-        del _files[address]
-    os.close(file.descriptor)
+def _forget_unmapped() -> None:
+    """Close the files of tables that are gone.
+
+    Asking what is mapped, now and then, needs no call back from torch's storages, whose Python side
+    may come and go while they live.
+    """
+    for address, file in list(_files.items()):
+        if not _is_mapped(address, file):
+            del _files[address]
+            os.close(file.descriptor)
+
+
+def _is_mapped(address: int, file: _File) -> bool:
+    """Whether the file is what is mapped at an address; True where the system does not tell."""
+    if not _MAPS.exists():
+        return True
+    for line in _MAPS.read_text().splitlines():
+        bounds, _, _, _, inode = line.split(maxsplit=5)[:5]
+        begin, end = (int(bound, 16) for bound in bounds.split("-"))
+        if begin <= address < end:
+            return int(inode) == os.fstat(file.descriptor).st_ino
+    return False
 
 
 def check_mapped(table: Tensor) -> None:
@@ -58,6 +75,6 @@ def check_mapped(table: Tensor) -> None:
     if file is None:
         return
     size = os.fstat(file.descriptor).st_size
-    if size < file.size:
+    if size < file.size and _is_mapped(table.untyped_storage().data_ptr(), file):
         raise OSError(f"{file.path} had {file.size} bytes when it was opened and has {size} now; "
                       "write a new one under another name, rename it, and open it")  # fmt: skip
