@@ -1,6 +1,7 @@
 """The forward pass of a transformer by OpenVINO, in float32."""
 
 import warnings
+from functools import cache
 from typing import Any
 
 import torch
@@ -67,6 +68,16 @@ class _Encoding(torch.nn.Module):
         return call(self.model, **given, return_dict=True).last_hidden_state
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO's devices, kept for as long as the process lives.
+
+    Its CPU device gives the thread that loads it a stack for signals, and frees that stack with
+    itself: the next signal, as of a DataLoader's worker that ends, would kill the process.
+    """
+    return require("openvino", "openvino").Core()
+
+
 def _compile(model: Any) -> Any:
     openvino = require("openvino", "openvino")
     example = torch.ones(2, 7, dtype=torch.long)
@@ -79,7 +90,7 @@ def _compile(model: Any) -> Any:
     except Exception as error:  # of any kind: it traces foreign code
         raise ValueError(f"{type(model).__name__} cannot be converted for OpenVINO ({error}); use "
                          "backend='torch'") from error  # fmt: skip
-    return openvino.compile_model(
+    return _core().compile_model(
         converted,
         "CPU",
         {

@@ -1,6 +1,8 @@
 """The encoder, with the real model that a package carries."""
 
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -114,3 +116,24 @@ def test_openvino_gives_the_same_vectors(encoder):
         Encoder(backend="openvino", device="cuda")
     with pytest.raises(ValueError, match="backend must be torch or openvino, got 'onnx'"):
         Encoder(backend="onnx")
+
+
+def test_signals_are_safe_when_an_openvino_encoder_is_gone():
+    """OpenVINO changes the stack for signals of the thread that loads it."""
+    pytest.importorskip("openvino")
+    script = """
+import faulthandler, gc, signal, subprocess, sys
+from rl4rec_kernels import Encoder
+
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda number, frame: None)  # as torch's DataLoader does
+encoders = [Encoder(device="cpu", backend="openvino") for _ in range(2)]
+for encoder in encoders:
+    encoder.encode_queries(["a text"])
+while encoders:  # the first made goes first
+    del encoders[0], encoder
+    gc.collect()
+    encoder = None
+subprocess.run([sys.executable, "-c", ""], check=True)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
