@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rl4rec_kernels._imports import require
 from rl4rec_kernels.ops._library import operators, resolve_backend
+from rl4rec_kernels.ops.slices import explain_ids
 
 _libraries = {
     backend: torch.library.Library(f"rl4rec_{backend}", "DEF") for backend in ("triton", "cuda")
@@ -103,15 +104,11 @@ def _explain(name: str, args: tuple[Any, ...]) -> None:
     if "ids" in given:
         operator = "score_candidates" if name.startswith("score") else "rank_candidates"
         getattr(torch.ops.rl4rec, operator)(query, table, on_cpu("ids"), on_cpu("offsets"))
-    elif name == "topk_catalog":
-        exclude = (on_cpu("exclude"), on_cpu("exclude_offsets"))
-        torch.ops.rl4rec.topk_catalog(query, table, 1, *exclude, None, None, None)
     elif name == "score_catalog_targets":
         torch.ops.rl4rec.score_catalog_targets(query, table, on_cpu("targets"), None)
     else:
-        elsewhere = None if given.get("target_scores") is None else torch.zeros(rows)
-        ids = (on_cpu(a) for a in ("targets", "exclude", "exclude_offsets", "valid"))
-        torch.ops.rl4rec.rank_catalog(query, table, *ids, None, None, elsewhere)
+        names = ("targets", "exclude", "exclude_offsets", "valid", "target_scores")
+        explain_ids(num_items, *map(given.get, names))
     raise RuntimeError(f"{name} met ids that are not in the table, which are there no longer: "
                        "tensors must not change while an operator reads them")  # fmt: skip
 

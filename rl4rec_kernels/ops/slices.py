@@ -86,17 +86,31 @@ def check_ids(
     if targets is not None:
         bad = bad or bool(((targets < 0) | (targets >= num_rows)).any())
         bad = bad or (valid is not None and not bool(valid[targets.long()].all()))
-    if not bad:
-        return
-    # The operator finds it again and says so; it looks at ids before it looks at items, so items
-    # without dimensions, which take no memory, will do.
+    if bad:
+        explain_ids(num_rows, targets, exclude, offsets, valid)
+
+
+def explain_ids(
+    num_rows: int,
+    targets: Tensor | None,
+    exclude: Tensor | None,
+    offsets: Tensor | None,
+    valid: Tensor | None = None,
+    target_scores: Tensor | None = None,
+) -> None:
+    """Have the operator on the CPU find again which id does not fit, and say so.
+
+    It looks at ids before it looks at items, so items without dimensions, which take no memory,
+    will do. With `target_scores`, targets may be elsewhere (-1).
+    """
     if targets is None:
         assert exclude is not None
         rows = exclude.shape[0] if offsets is None else offsets.shape[0] - 1
         targets = torch.zeros(rows, dtype=torch.int64)
     query, table = torch.empty(targets.shape[0], 0), torch.empty(num_rows, 0)
     ids = (None if t is None else t.cpu() for t in (targets, exclude, offsets, valid))
-    torch.ops.rl4rec.rank_catalog(query, table, *ids, *[None] * 3)
+    scores = None if target_scores is None else target_scores.cpu()
+    torch.ops.rl4rec.rank_catalog(query, table, *ids, None, None, scores)
 
 
 def local_ids(ids: Tensor, start: int, end: int) -> Tensor:

@@ -4,7 +4,7 @@ They run on a GPU, and on the CPU where ``TRITON_INTERPRET=1`` is set before the
 triton. This package is imported when the first of them is called.
 
 Each function takes its operator's arguments, then a flag `bad`, int32 [1], that it raises where ids
-do not fit, see `launch.new_flag`.
+do not fit, see `ops._gpu`.
 """
 
 from rl4rec_kernels.triton_kernels.rank_candidates import rank_candidates, reward_candidates

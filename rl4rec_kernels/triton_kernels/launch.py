@@ -1,4 +1,4 @@
-"""What the launches of all kernels share: devices, the layout of arguments, the flag of bad ids."""
+"""What the launches of all kernels share: devices and the layout of arguments."""
 
 import torch
 import triton
@@ -27,8 +27,3 @@ def on_device(tensor: Tensor) -> torch.cuda.device_of:
 def rows_of(matrix: Tensor) -> Tensor:
     """The matrix with the values of each row side by side; a copy only where they are not."""
     return matrix if matrix.stride(-1) == 1 or matrix.shape[-1] <= 1 else matrix.contiguous()
-
-
-def new_flag(like: Tensor) -> Tensor:
-    """A flag that kernels raise when they meet a bad id: int32 [1], on the device of `like`."""
-    return torch.zeros(1, dtype=torch.int32, device=like.device)
