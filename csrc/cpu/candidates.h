@@ -82,7 +82,8 @@ struct Chunk {
       const int64_t id = next + i < candidates.count ? candidates.id(next + i) : -1;
       rows[size + i] = 0 <= id && id < table.rows ? table.row(id) : rows[size - 1];
     }
-    simd().dot_rows[table.storage](query, rows, size, table.dim, scores);
+    const bool fetch = table.rows * table.row_bytes > kCacheBytes;
+    simd().dot_rows[table.storage](query, rows, size, table.dim, fetch, scores);
   }
 };
 

@@ -37,12 +37,13 @@ class Doubtful {
         rows_[count++] = query_row(queries_[item * num_queries_ + j]);
     if (count == 0) return;
     std::fill_n(&rows_[count], kLookahead, rows_[count - 1]);
+    const bool fetch = num_queries_ * dim * 4 > kCacheBytes;
     const void* const* rows = rows_.data();
     for (size_t item = 0; item < sizes_.size(); ++item) {
       const int64_t n = sizes_[item];
       if (n == 0) continue;
       const float* item_values = item_row(item);
-      simd().dot_rows[kFloat32](item_values, rows, n, dim, scores_.data());
+      simd().dot_rows[kFloat32](item_values, rows, n, dim, fetch, scores_.data());
       for (int64_t j = 0; j < n; ++j)
         visit(item_values, queries_[item * num_queries_ + j], scores_[j]);
       rows += n;

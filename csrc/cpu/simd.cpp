@@ -134,7 +134,8 @@ struct Sums {
 };
 
 // R rows at once share the loads of the query and keep more memory reads in flight. `ahead` are
-// rows that come soon: their cache lines are fetched while these are computed.
+// rows that come soon, or null: their cache lines are fetched while these are computed, into the L2
+// cache, which has more reads of memory in flight than the L1 cache.
 template <typename T, int R>
 void dot(const float* query, const T* const* rows, const T* const* ahead, int64_t dim, float* out) {
   Sums sums[R];
@@ -143,8 +144,8 @@ void dot(const float* query, const T* const* rows, const T* const* ahead, int64_
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
-      for (int64_t line = 0; line < kStep; line += 64 / sizeof(T))
-        __builtin_prefetch(ahead[r] + j + line);
+      for (int64_t line = 0; ahead && line < kStep; line += 64 / sizeof(T))
+        __builtin_prefetch(ahead[r] + j + line, 0, 2);
       sums[r].multiply_add(query + j, rows[r] + j);
     }
   }
@@ -158,14 +159,16 @@ void dot(const float* query, const T* const* rows, const T* const* ahead, int64_
 }
 
 template <typename T>
-void dot_rows(const float* query, const void* const* rows, int64_t n, int64_t dim, float* out) {
+void dot_rows(const float* query, const void* const* rows, int64_t n, int64_t dim, bool fetch,
+              float* out) {
   const T* const* row = reinterpret_cast<const T* const*>(rows);
+  const auto ahead = [&](int64_t i) { return fetch ? row + i + kLookahead : nullptr; };
   int64_t i = 0;
   for (; i + kRowsAtOnce <= n; i += kRowsAtOnce)
-    dot<T, kRowsAtOnce>(query, row + i, row + i + kLookahead, dim, out + i);
+    dot<T, kRowsAtOnce>(query, row + i, ahead(i), dim, out + i);
   if constexpr (kRowsAtOnce > 2)
-    for (; i + 2 <= n; i += 2) dot<T, 2>(query, row + i, row + i + kLookahead, dim, out + i);
-  for (; i < n; ++i) dot<T, 1>(query, row + i, row + i + kLookahead, dim, out + i);
+    for (; i + 2 <= n; i += 2) dot<T, 2>(query, row + i, ahead(i), dim, out + i);
+  for (; i < n; ++i) dot<T, 1>(query, row + i, ahead(i), dim, out + i);
 }
 
 template <typename T>

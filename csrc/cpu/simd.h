@@ -15,16 +15,20 @@ constexpr int kNumStorages = 3;  // of floating point
 // their end.
 constexpr int64_t kStep = 32;
 
-// dot_rows reads (but only prefetches) this many pointers past the rows it is given.
-constexpr int64_t kLookahead = 6;
+// dot_rows reads this many pointers past the rows it is given, if it is to fetch rows.
+constexpr int64_t kLookahead = 12;
+
+// What the L2 cache of a processor is taken to hold, in bytes: nothing in it has to be fetched.
+constexpr int64_t kCacheBytes = 1 << 20;
 
 struct Simd {
   const char* name;
 
   // out[i] = sum_j query[j] * rows[i][j] for i < n, accumulated in float32. A score depends on
-  // nothing but its query and its row: not on n, nor on the place of the row.
+  // nothing but its query and its row: not on n, nor on the place of the row. `fetch` says that
+  // rows are in no cache: those that come soon are fetched meanwhile.
   void (*dot_rows[kNumStorages])(const float* query, const void* const* rows, int64_t n,
-                                 int64_t dim, float* out);
+                                 int64_t dim, bool fetch, float* out);
 
   // sum[j] += scale[i] * rows[i][j] for i = 0, 1, ..., n - 1 in this order.
   void (*add_rows[kNumStorages])(float* sum, const float* scale, const void* const* rows, int64_t n,
