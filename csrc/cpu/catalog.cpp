@@ -250,10 +250,11 @@ Pieces Pieces::by_queries(const Catalog& catalog, int64_t num_queries, int64_t b
   return cut(catalog, num_queries, blocks, blocks >= threads ? 1 : threads);
 }
 
-int64_t Pieces::panels_in_cache(const Catalog& catalog) {
+int64_t Pieces::panels_at_once(const Catalog& catalog) {
   constexpr int64_t kBytes = 400 << 10;  // leaves room for the items in a cache of 512 KiB
-  return std::max<int64_t>(1,
-                           kBytes / std::max<int64_t>(1, 4 * catalog.words * catalog.tile.lanes));
+  // Long panels pass through the L2 cache: with fewer, copying the items would take longer.
+  constexpr int64_t kLeast = 8;
+  return std::max(kLeast, kBytes / std::max<int64_t>(1, 4 * catalog.words * catalog.tile.lanes));
 }
 
 void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n) {

@@ -131,8 +131,8 @@ struct Pieces {
   static Pieces by_items(const Catalog& catalog, int64_t num_queries, int64_t block_panels);
   // The same, but the threads share the blocks, unless there are too few.
   static Pieces by_queries(const Catalog& catalog, int64_t num_queries, int64_t block_panels);
-  // How many panels stay in the L2 cache.
-  static int64_t panels_in_cache(const Catalog& catalog);
+  // How many panels a tile of items had better meet: those that stay in the L2 cache, or a few.
+  static int64_t panels_at_once(const Catalog& catalog);
 
   int64_t count() const { return num_blocks * num_ranges; }
   int64_t block_queries, num_blocks, range_rows, num_ranges;

@@ -96,7 +96,7 @@ Counts count_catalog(const Tensor& query, const Tensor& table, const Tensor& tar
 
   constexpr int64_t kRefinedPanels = 256;  // what is kept for them is some MiB a thread
   const Pieces pieces = Pieces::by_items(
-      catalog, queries.rows, refinement ? kRefinedPanels : Pieces::panels_in_cache(catalog));
+      catalog, queries.rows, refinement ? kRefinedPanels : Pieces::panels_at_once(catalog));
   for_each_piece(catalog, queries, pieces, [&](int64_t block, int64_t range, const Panels& panels) {
     const int64_t first = block * pieces.block_queries;
     const int64_t n = std::min(pieces.block_queries, queries.rows - first);

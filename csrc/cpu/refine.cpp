@@ -149,9 +149,9 @@ void Refinement::count_piece(const Exclusions& exclusions, const Panels& panels,
   std::vector<float> copy(padded_dim_);
   float scores[kMaxTileRows * kMaxLanes];
   uint32_t places[kMaxTileRows * kMaxLanes + kMaxLanes];
-  // A strip of items at a time: panels that stay in the L2 cache meet all of it, and each item in
-  // doubt is read once for all queries.
-  const int64_t panels_at_once = Pieces::panels_in_cache(quantized_);
+  // A strip of items at a time: a few panels meet all of it, and each item in doubt is read once
+  // for all queries.
+  const int64_t panels_at_once = Pieces::panels_at_once(quantized_);
   while (begin < end) {
     float norm = 0.0f, error = 0.0f;
     for (ItemTile& items : strip) {

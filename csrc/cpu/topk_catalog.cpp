@@ -151,7 +151,7 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
   constexpr int64_t kSelectionBytes = 16 << 20;
   const int64_t panels = std::max<int64_t>(1, kSelectionBytes / (36 * k * catalog.tile.lanes));
   const Pieces pieces =
-      Pieces::by_queries(catalog, queries.rows, std::min(panels, Pieces::panels_in_cache(catalog)));
+      Pieces::by_queries(catalog, queries.rows, std::min(panels, Pieces::panels_at_once(catalog)));
   std::vector<Best> ranges{result};
   std::vector<float> range_scores;
   std::vector<int64_t> range_ids;
