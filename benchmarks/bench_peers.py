@@ -210,7 +210,7 @@ SHAPE = {"queries": 512, "candidates": 100, "dimensions": 256, "items": 12_102}
 SIZES = {
     "queries": (32, 128, 512, 2048),
     "candidates": (10, 100, 1000),
-    "dimensions": (64, 256, 1024),
+    "dimensions": (64, 256, 1024, 4096),
     "items": (1_000, 10_000, 100_000),
 }
 

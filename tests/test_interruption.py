@@ -98,6 +98,25 @@ def test_building_an_index(tmp_path):
     assert (out / "toys.safetensors").read_bytes() == b"the old one"
 
 
+def test_evaluating(tmp_path):
+    (tmp_path / "toys").mkdir()
+    items = {i: {"title": f"soap number {i} {'of many ' * 4}"} for i in range(1, 300)}
+    (tmp_path / "toys" / "item_metadata.json").write_text(json.dumps(items))
+    histories = [[user, *range(user % 250 + 1, user % 250 + 20)] for user in range(1, 9000)]
+    lines = "\n".join(" ".join(map(str, line)) for line in histories)
+    (tmp_path / "toys" / "sequential_data.txt").write_text(lines)
+    out = tmp_path / "out"
+    code, said = interrupted(
+        [sys.executable, "-m", "rl4rec_kernels", "evaluate", "--data", str(tmp_path / "toys"),
+         "--out", str(out)],
+        "/141",  # batches of users' texts; those of items are fewer
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "RL4REC_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert code == 130
+    assert "Traceback" not in said
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("exclusions", [True, False])
 @pytest.mark.parametrize("rows", [None, 30], ids=["whole", "slices"])
 def test_blocks_of_queries_give_the_results_of_all(monkeypatch, rows, exclusions):
