@@ -109,7 +109,7 @@ def test_evaluating(tmp_path):
     code, said = interrupted(
         [sys.executable, "-m", "rl4rec_kernels", "evaluate", "--data", str(tmp_path / "toys"),
          "--out", str(out)],
-        "/141",  # batches of users' texts; those of items are fewer
+        "/282",  # batches of users' texts; those of items are fewer
         env={**os.environ, "PYTHONUNBUFFERED": "1", "RL4REC_CACHE": str(tmp_path / "cache")},
     )  # fmt: skip
     assert code == 130

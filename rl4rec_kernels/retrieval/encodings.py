@@ -3,30 +3,15 @@
 import asyncio
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from rl4rec_kernels.retrieval.coalescer import Coalescer
+from rl4rec_kernels.retrieval.threads import use_threads
 
 _ENTRY_BYTES = 400  # what a text and a tensor take beside their content, about
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use only the calling thread, for work of a millisecond or two on the loop.
-
-    A second thread saves half of it where a processor is free, but where trainers keep all of them
-    busy, waiting for that thread takes ten milliseconds.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Encodings:
@@ -105,7 +90,7 @@ class Encodings:
             # wait() leaves the futures alone if this call is cancelled: others may share them.
             await asyncio.wait(missing.values())
             vectors.update((text, future.result()) for text, future in missing.items())
-        with one_thread():
+        with use_threads(1):
             return torch.stack([vectors[text] for text in texts])
 
     def close(self) -> None:

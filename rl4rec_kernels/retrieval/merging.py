@@ -12,7 +12,7 @@ from torch import Tensor
 from rl4rec_kernels._checks import whole_number
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.retrieval.coalescer import Coalescer, Gate
-from rl4rec_kernels.retrieval.encodings import Encodings, one_thread
+from rl4rec_kernels.retrieval.encodings import Encodings
 from rl4rec_kernels.retrieval.requests import (
     Answer,
     Arguments,
@@ -23,10 +23,12 @@ from rl4rec_kernels.retrieval.requests import (
     make_request,
 )
 from rl4rec_kernels.retrieval.service import find_items
+from rl4rec_kernels.retrieval.threads import free_processors, use_threads
 
 _LATENCIES = 4096  # calls that percentiles are taken of
 _SHORT_WORK = 1 << 24  # multiplications: about a millisecond, in which the loop stands still
 _SHORT_CATALOG = 1 << 10  # rows
+_THREAD_WORK = 1 << 20  # multiplications that are worth a look at whether processors are free
 
 
 @dataclass(frozen=True)
@@ -207,20 +209,29 @@ class MergingService:
         Among negatives, merging saves next to nothing, for each query has its own. All items are
         read once for many queries, so these calls had better meet.
         """
+        for request, _ in calls:
+            items = self._items[request.dataset]
+            everything = request.candidates is None
+            if not items.is_local or (everything and items.num_rows > _SHORT_CATALOG):
+                return False
+        return self._work(calls) <= _SHORT_WORK
+
+    def _work(self, calls: list[tuple[Request, Tensor]]) -> int:
+        """Multiplications."""
         work = 0
         for request, query in calls:
-            items, candidates = self._items[request.dataset], request.candidates
-            if not items.is_local or (candidates is None and items.num_rows > _SHORT_CATALOG):
-                return False
-            pairs = len(query) * items.num_rows if candidates is None else len(candidates.values)
+            candidates = request.candidates
+            rows = self._items[request.dataset].num_rows
+            pairs = len(query) * rows if candidates is None else len(candidates.values)
             work += pairs * query.shape[1]
-        return work <= _SHORT_WORK
+        return work
 
     def _rank(self, calls: list[tuple[Request, Tensor]]) -> list[Answer]:
-        if not self._is_short(calls):
-            torch.set_num_threads(self._threads)
-            return self._rank_together(calls)
-        with one_thread():
+        threads = self._threads
+        if self._is_short(calls):
+            busy = self._work(calls) < _THREAD_WORK
+            threads = 1 if busy else min(threads, free_processors())
+        with use_threads(threads):
             return self._rank_together(calls)
 
     def _rank_together(self, calls: list[tuple[Request, Tensor]]) -> list[Answer]:

@@ -1,0 +1,35 @@
+"""How many threads short rankings take."""
+
+import os
+
+import pytest
+import torch
+
+from rl4rec_kernels.retrieval import threads
+
+
+def test_free_processors_of_this_machine():
+    assert 1 <= threads.free_processors() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(("running", "free"), [(1, 8), (3, 6), (8, 1), (9, 1), (500, 1)])
+def test_running_threads_take_a_processor_each(tmp_path, monkeypatch, running, free):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
+    monkeypatch.setattr(threads, "_LOAD", tmp_path / "loadavg")
+    (tmp_path / "loadavg").write_text(f"0.20 0.18 0.12 {running}/80 11206\n")
+    assert threads.free_processors() == free
+
+
+@pytest.mark.parametrize("text", [None, "", "0.20 0.18 0.12", "0.20 0.18 0.12 a/b 3"])
+def test_one_where_nothing_is_known(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(threads, "_LOAD", tmp_path / "loadavg")
+    if text is not None:
+        (tmp_path / "loadavg").write_text(text)
+    assert threads.free_processors() == 1
+
+
+def test_use_threads_restores_the_number():
+    before = torch.get_num_threads()
+    with threads.use_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
