@@ -1,0 +1,242 @@
+"""Things that remember, driven through any sequence of uses: a model says what must come out."""
+
+import asyncio
+import os
+import tempfile
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import rl4rec_kernels as rk
+from rl4rec_kernels.retrieval.coalescer import Gate
+from rl4rec_kernels.retrieval.encodings import Encodings
+
+TEXTS = ("", "soap", "nail polish", "perfume", "glitter " * 150, "broken one", "broken two")
+INDEXES = st.integers(0, 10**6)
+
+
+class OnALoop(RuleBasedStateMachine):
+    """A machine with an asyncio loop that runs between the rules only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.unheard: list[dict[str, Any]] = []  # errors that would only be logged
+        self.loop.set_exception_handler(lambda loop, context: self.unheard.append(context))
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        task = self.loop.create_task(work)
+        self.let_run()
+        return task
+
+    def let_run(self, turns: int = 20) -> None:
+        async def turn() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+        self.loop.run_until_complete(turn())
+
+    @invariant()
+    def nothing_went_wrong_unheard(self) -> None:
+        assert self.unheard == []
+
+    def teardown(self) -> None:
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.let_run()
+        self.loop.close()
+
+
+class GateMachine(OnALoop):
+    """Calls get in in order, as soon as there is room, and no further."""
+
+    @initialize(capacity=st.integers(1, 8))
+    def make(self, capacity: int) -> None:
+        self.gate = Gate(capacity, max_wait_s=1000.0)
+        self.line: list[tuple[asyncio.Task[Any], int]] = []
+        self.inside: list[int] = []
+
+    def admit(self) -> None:
+        """What must happen now."""
+        while self.line and sum(self.inside) + self.line[0][1] <= self.gate.capacity:
+            self.inside.append(self.line.pop(0)[1])
+
+    @rule(size=st.integers(1, 10))
+    def come(self, size: int) -> None:
+        self.line.append((self.start(self.gate.enter(size)), min(size, self.gate.capacity)))
+        self.admit()
+
+    @precondition(lambda self: self.inside)
+    @rule(which=INDEXES)
+    def leave(self, which: int) -> None:
+        self.gate.leave(self.inside.pop(which % len(self.inside)))
+        self.admit()
+        self.let_run()
+
+    @precondition(lambda self: self.line)
+    @rule(which=INDEXES)
+    def give_up(self, which: int) -> None:
+        task, _ = self.line.pop(which % len(self.line))
+        task.cancel()
+        self.let_run()
+        assert task.cancelled()
+        self.admit()
+
+    @invariant()
+    def holds_what_the_model_holds(self) -> None:
+        if hasattr(self, "gate"):
+            assert self.gate.used == sum(self.inside) <= self.gate.capacity
+            assert self.gate.waiting == len(self.line)
+            assert not any(task.done() for task, _ in self.line)
+
+
+class EncodingsMachine(OnALoop):
+    """Every call gets the encodings of its texts, or the error of one of them."""
+
+    @initialize(room=st.sampled_from([0, 1000, 2000, 1 << 20]), batch=st.integers(1, 4))
+    def make(self, room: int, batch: int) -> None:
+        self.room, self.batch = room, batch
+        self.encodings = Encodings(self.encode, max_batch=batch, max_wait_s=0.0, cache_bytes=room)
+        self.calls: list[tuple[list[str], asyncio.Task[Any]]] = []
+        self.waiting = threading.Event()  # until somebody waits, nothing gets ready
+
+    def encode(self, texts: Any) -> torch.Tensor:
+        assert self.waiting.wait(30)
+        assert 1 <= len(texts) <= self.batch
+        assert len(set(texts)) == len(texts)
+        if any("broken" in text for text in texts):
+            raise ValueError("broken")
+        return torch.tensor([self.code(text) for text in texts])
+
+    @staticmethod
+    def code(text: str) -> list[float]:
+        return [float(TEXTS.index(text)), 1.0]
+
+    @rule(texts=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=5))
+    def ask(self, texts: list[str]) -> None:
+        self.calls.append((texts, self.start(self.encodings.get(texts))))
+
+    @precondition(lambda self: self.calls)
+    @rule(which=INDEXES)
+    def give_up(self, which: int) -> None:
+        self.calls.pop(which % len(self.calls))[1].cancel()
+        self.let_run()
+
+    @precondition(lambda self: self.calls)
+    @rule()
+    def wait(self) -> None:
+        self.waiting.set()
+        tasks = [task for _, task in self.calls]
+        self.loop.run_until_complete(asyncio.wait(tasks, timeout=30))
+        for texts, task in self.calls:
+            if any("broken" in text for text in texts):
+                with pytest.raises(ValueError, match="broken"):
+                    task.result()
+            else:
+                assert task.result().tolist() == [self.code(text) for text in texts]
+        self.calls = []
+        self.waiting.clear()
+
+    @invariant()
+    def remembers_no_more_than_it_may(self) -> None:
+        if hasattr(self, "encodings"):
+            assert 0 <= self.encodings.kept_bytes <= self.room
+            assert self.encodings.found <= self.encodings.asked
+
+    def teardown(self) -> None:
+        if hasattr(self, "encodings"):
+            if self.calls:
+                self.wait()
+            self.waiting.set()
+            self.encodings.close()
+        super().teardown()
+
+
+class IndexFileMachine(RuleBasedStateMachine):
+    """An open index is what it was when opened, or an error, whatever becomes of its file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name) / "toys.safetensors"
+        self.version = 0
+        self.file: list[int] | None = None  # the version, and bytes that were cut off
+        self.open: list[tuple[rk.ItemIndex, list[int]]] = []
+
+    @rule(rows=st.integers(2, 3000))
+    def save(self, rows: int) -> None:
+        self.version += 1
+        rk.ItemIndex.from_embeddings(torch.full((rows, 4), float(self.version))).save(self.path)
+        self.file = [self.version, 0]
+
+    @precondition(lambda self: self.file is not None)
+    @rule()
+    def open_it(self) -> None:
+        assert self.file is not None
+        if self.file[1]:
+            with pytest.raises((ValueError, OSError), match=str(self.path)):
+                rk.ItemIndex.open(self.path)
+        else:
+            self.open.append((rk.ItemIndex.open(self.path), self.file))
+
+    @precondition(lambda self: self.file is None)
+    @rule()
+    def open_nothing(self) -> None:
+        with pytest.raises(FileNotFoundError, match=str(self.path)):
+            rk.ItemIndex.open(self.path)
+
+    @precondition(lambda self: self.file is not None and self.path.stat().st_size > 1)
+    @rule()
+    def cut(self) -> None:
+        assert self.file is not None
+        size = self.path.stat().st_size
+        os.truncate(self.path, size // 2)
+        self.file[1] += size - size // 2
+
+    @precondition(lambda self: self.file is not None)
+    @rule()
+    def delete(self) -> None:
+        self.path.unlink()
+        self.file = None
+
+    @precondition(lambda self: self.open)
+    @rule(which=INDEXES)
+    def close(self, which: int) -> None:
+        self.open.pop(which % len(self.open))
+
+    @precondition(lambda self: self.open)
+    @rule(which=INDEXES)
+    def use(self, which: int) -> None:
+        index, (version, cut) = self.open[which % len(self.open)]
+        query, ids = torch.ones(1, 4), torch.tensor([[1, 0]])
+        if cut:
+            with pytest.raises(OSError, match=str(self.path)):
+                rk.score_candidates(query, index.table, ids)
+        else:
+            scores = rk.score_candidates(query, index.table, ids)
+            assert scores.tolist() == [[4.0 * version] * 2]
+
+    def teardown(self) -> None:
+        self.open = []
+        self.folder.cleanup()
+
+
+@pytest.mark.parametrize("machine", [GateMachine, EncodingsMachine, IndexFileMachine])
+def test_any_sequence_of_uses(machine):
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=60, stateful_step_count=25, deadline=None)
+    )
