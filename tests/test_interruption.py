@@ -53,7 +53,13 @@ rk.sample_negatives(100_000, [[]] * 500_000, 2, weights=heavy, num_threads=1)
 def interrupted(command: list[str], started: str, **options) -> tuple[int, str]:
     """Run a command and press Ctrl-C soon after it has printed `started`."""
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Tests that run in the background of a shell, and their children, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
     )
     said = []
     assert process.stdout is not None
