@@ -103,8 +103,11 @@ docs: $(VENV)/installed
 BENCHES ?= $(filter-out %_gpu.py %_service.py,$(wildcard benchmarks/bench_*.py))
 
 # The page and the ratios that a run writes, or is compared with: benchmarks/results/$(PAGE).*
-PAGE   ?= cpu
-LATEST := benchmarks/latest.json
+PAGE  ?= cpu
+# How often all is measured. Of several runs a page's ratios are the lowest, a comparison's the highest.
+RUNS  ?= 1
+EVERY := $(shell seq $(RUNS))
+FILES := $(EVERY:%=benchmarks/run-%.json)
 
 # RecBole and RecTools pin old releases of what we need; their metrics work with today's all the same.
 $(VENV)/peers: $(VENV)/installed
@@ -119,13 +122,15 @@ test-peers: $(VENV)/peers $(ML100K)
 	$(RUN) $(BIN)/python -m pytest tests/peers
 
 bench-run: $(VENV)/peers $(ML100K)
-	$(RUN) $(BIN)/python -m pytest $(BENCHES) --benchmark-json=$(LATEST)
+	for run in $(EVERY); do \
+	  $(RUN) $(BIN)/python -m pytest $(BENCHES) --benchmark-json=benchmarks/run-$$run.json || exit 1; \
+	done
 
 bench: bench-run
-	$(RUN) $(BIN)/python -m benchmarks.report $(LATEST) benchmarks/results/$(PAGE).md
+	$(RUN) $(BIN)/python -m benchmarks.report benchmarks/results/$(PAGE).md $(FILES)
 
 bench-compare: bench-run
-	$(RUN) $(BIN)/python -m benchmarks.compare $(LATEST) benchmarks/results/$(PAGE).json
+	$(RUN) $(BIN)/python -m benchmarks.compare benchmarks/results/$(PAGE).json $(FILES)
 
 bench-service: $(VENV)/installed
 	$(RUN) $(BIN)/python benchmarks/bench_service.py

@@ -1,8 +1,8 @@
-"""Holds a run's ratios against committed ones: `compare.py RUN.json [RATIOS.json]`.
+"""Holds the ratios of runs against committed ones: `compare.py RATIOS.json RUN.json [...]`.
 
 A ratio is a peer's time (or memory) divided by ours. It falls when ours became slower; the exit
-status is 1 where one falls by more than `ALLOWED`. Peers that only one side has measured are named
-and decide nothing.
+status is 1 where one falls by more than `ALLOWED`, in every run. Peers that only one side has
+measured are named and decide nothing.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.report import busy, ratios_of
+from benchmarks.report import busy, combine, ratios_of
 
 ALLOWED = 0.15
 
@@ -39,11 +39,9 @@ def compare(now: Ratios, committed: Ratios, allowed: float = ALLOWED) -> Compari
 
 def main() -> int:
     """Print what fell; return the exit status."""
-    default = Path(__file__).parent / "results" / "cpu.json"
-    committed = Path(sys.argv[2]) if len(sys.argv) > 2 else default
-    run = json.loads(Path(sys.argv[1]).read_text())
-    result = compare(ratios_of(run), json.loads(committed.read_text()))
-    if note := busy(run):
+    committed, *runs = (json.loads(Path(path).read_text()) for path in sys.argv[1:])
+    result = compare(combine(map(ratios_of, runs), max), committed)
+    for note in filter(None, map(busy, runs)):
         print(note)
     for name in result.unmatched:
         print(f"not compared (measured on one side only): {name}")

@@ -1,9 +1,10 @@
-"""Turns the JSON of a benchmark run into a page of ratios: `report.py RUN.json [PAGE.md]`.
+"""Turns the JSON of benchmark runs into a page of ratios: `report.py PAGE.md RUN.json [...]`.
 
 Every row is a contestant of one run on one machine. The first of ours in each group is what the
 others are compared with, and the fastest limit is the limit; times are medians. Groups that are
-measured at several sizes become a plot. The ratios of the peers are written beside the page, as
-JSON that benchmarks/compare.py reads, unless the machine was busy.
+measured at several sizes become a plot. The page shows the first run. The ratios of the peers are
+written beside it, as JSON that benchmarks/compare.py reads, unless the machine was busy: the lowest
+of all runs, for some peers take half as long again on one run as on the next.
 """
 
 import json
@@ -11,6 +12,7 @@ import platform
 import re
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,19 @@ def ratios_of(run: dict[str, Any]) -> dict[str, dict[str, float]]:
                 ratio = c[measured] / max(ours[size], 1e-9)
                 ratios.setdefault(group, {})[name] = float(f"{ratio:.3g}")
     return ratios
+
+
+def combine(
+    ratios: Iterable[dict[str, dict[str, float]]], choose: Callable[[Iterable[float]], float]
+) -> dict[str, dict[str, float]]:
+    """Several runs' ratios as one: of each, what `choose`, min or max, takes."""
+    seen: dict[str, dict[str, list[float]]] = {}
+    for run in ratios:
+        for group, peers in run.items():
+            for peer, ratio in peers.items():
+                seen.setdefault(group, {}).setdefault(peer, []).append(ratio)
+    return {group: {peer: choose(found) for peer, found in peers.items()}
+            for group, peers in seen.items()}  # fmt: skip
 
 
 def busy(run: dict[str, Any]) -> str | None:
@@ -135,18 +150,18 @@ def page_of(run: dict[str, Any], folder: Path) -> str:
 
 
 def main() -> None:
-    """Write the page and its ratios next to the committed results, or to the path given."""
-    run = json.loads(Path(sys.argv[1]).read_text())
-    default = Path(__file__).parent / "results" / "cpu.md"
-    target = Path(sys.argv[2]) if len(sys.argv) > 2 else default
+    """Write the page and its ratios."""
+    target, *paths = map(Path, sys.argv[1:])
+    runs = [json.loads(path.read_text()) for path in paths]
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page_of(run, target.parent))
+    target.write_text(page_of(runs[0], target.parent))
     print(f"wrote {target}")
-    if note := busy(run):
-        print(f"wrote no ratios to compare with. {note}")
+    if notes := list(filter(None, map(busy, runs))):
+        print(f"wrote no ratios to compare with. {notes[0]}")
         return
     ratios = target.with_suffix(".json")
-    ratios.write_text(json.dumps(ratios_of(run), indent=2, ensure_ascii=False) + "\n")
+    lowest = combine(map(ratios_of, runs), min)
+    ratios.write_text(json.dumps(lowest, indent=2, ensure_ascii=False) + "\n")
     print(f"wrote {ratios}")
 
 

@@ -11,8 +11,9 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from benchmarks import compare as module
+from benchmarks import report
 from benchmarks.compare import compare
-from benchmarks.report import busy, page_of, ratios_of
+from benchmarks.report import busy, combine, page_of, ratios_of
 
 GROUP = "best 10 items"
 
@@ -83,12 +84,47 @@ def test_absent_peers_decide_nothing() -> None:
     assert result == ([], [f"{GROUP}: new", f"{GROUP}: old"])
 
 
-@pytest.mark.parametrize(("committed", "status"), [(2.5, 0), (3.0, 1)])
-def test_exit_status(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: float, status: int
+def test_several_runs_become_one() -> None:
+    runs = [{"a": {"x": 2.0, "y": 5.0}}, {"a": {"x": 3.0}, "b": {"z": 1.0}}]
+    assert combine(runs, min) == {"a": {"x": 2.0, "y": 5.0}, "b": {"z": 1.0}}
+    assert combine(runs, max) == {"a": {"x": 3.0, "y": 5.0}, "b": {"z": 1.0}}
+
+
+def write_runs(folder: Path, *peers: float) -> list[str]:
+    """Runs in which the peer takes that long, and ours 10 ms."""
+    paths = []
+    for i, median in enumerate(peers):
+        path = folder / f"run-{i}.json"
+        run = run_of(entry("ours", "ours", 0.010), entry("a peer", "peer", median))
+        path.write_text(json.dumps(run))
+        paths.append(str(path))
+    return paths
+
+
+def test_the_page_is_the_first_run_s_and_the_ratios_are_the_lowest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, ratios = tmp_path / "run.json", tmp_path / "ratios.json"
-    run.write_text(json.dumps(RUN))
+    page = tmp_path / "results" / "cpu.md"
+    runs = write_runs(tmp_path, 0.025, 0.021, 0.030)
+    monkeypatch.setattr(sys, "argv", ["report.py", str(page), *runs])
+    report.main()
+    assert "| a peer | 25.00 ms |" in page.read_text()
+    assert json.loads(page.with_suffix(".json").read_text()) == {GROUP: {"a peer": 2.1}}
+
+
+@pytest.mark.parametrize(
+    ("peers", "committed", "status"),
+    [((0.025,), 2.5, 0), ((0.025,), 3.0, 1), ((0.025, 0.029), 3.0, 0), ((0.025, 0.024), 3.0, 1)],
+)
+def test_exit_status(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    peers: tuple[float, ...],
+    committed: float,
+    status: int,
+) -> None:
+    ratios = tmp_path / "ratios.json"
     ratios.write_text(json.dumps({GROUP: {"a peer": committed}}))
-    monkeypatch.setattr(sys, "argv", ["compare.py", str(run), str(ratios)])
+    runs = write_runs(tmp_path, *peers)
+    monkeypatch.setattr(sys, "argv", ["compare.py", str(ratios), *runs])
     assert module.main() == status
