@@ -229,8 +229,8 @@ class MergingService:
     def _rank(self, calls: list[tuple[Request, Tensor]]) -> list[Answer]:
         threads = self._threads
         if self._is_short(calls):
-            busy = self._work(calls) < _THREAD_WORK
-            threads = 1 if busy else min(threads, free_processors())
+            tiny = self._work(calls) < _THREAD_WORK
+            threads = 1 if tiny else min(threads, free_processors())
         with use_threads(threads):
             return self._rank_together(calls)
 
