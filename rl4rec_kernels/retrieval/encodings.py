@@ -41,7 +41,7 @@ class Encodings:
         max_wait_s: float,
         cache_bytes: int,
     ) -> None:
-        self._encode = encode
+        self._encode, self._threads = encode, torch.get_num_threads()
         self._coalescer: Coalescer[str, Tensor] = Coalescer(
             self._work, max_size=max_batch, max_wait_s=max_wait_s, name="encode"
         )
@@ -112,6 +112,7 @@ class Encodings:
             self._free += _bytes(*self._kept.popitem(last=False))
 
     def _work(self, texts: list[str]) -> list[Tensor]:
+        torch.set_num_threads(self._threads)  # of this thread, which began with any number
         # Copies: a view of one row would keep the whole batch in memory.
         return [vector.clone() for vector in self._encode(texts)]
 

@@ -227,11 +227,11 @@ class MergingService:
         return work
 
     def _rank(self, calls: list[tuple[Request, Tensor]]) -> list[Answer]:
-        threads = self._threads
-        if self._is_short(calls):
-            tiny = self._work(calls) < _THREAD_WORK
-            threads = 1 if tiny else min(threads, free_processors())
-        with use_threads(threads):
+        if not self._is_short(calls):
+            torch.set_num_threads(self._threads)  # of this thread, which began with any number
+            return self._rank_together(calls)
+        tiny = self._work(calls) < _THREAD_WORK
+        with use_threads(1 if tiny else min(self._threads, free_processors())):
             return self._rank_together(calls)
 
     def _rank_together(self, calls: list[tuple[Request, Tensor]]) -> list[Answer]:

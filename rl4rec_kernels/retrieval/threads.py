@@ -12,7 +12,10 @@ _LOAD = Path("/proc/loadavg")
 
 @contextmanager
 def use_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads, the calling one included."""
+    """Let torch use so many threads, the calling one included.
+
+    Python threads that first use torch meanwhile begin with this number too.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

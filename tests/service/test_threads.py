@@ -1,11 +1,13 @@
 """How many threads short rankings take."""
 
+import asyncio
 import os
 
 import pytest
 import torch
 
 from rl4rec_kernels.retrieval import threads
+from rl4rec_kernels.retrieval.encodings import Encodings
 
 
 def test_free_processors_of_this_machine():
@@ -33,3 +35,21 @@ def test_use_threads_restores_the_number():
     with threads.use_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+def test_encoding_takes_the_threads_that_were_there_when_it_was_made():
+    seen = []
+
+    def encode(texts):
+        seen.append(torch.get_num_threads())
+        return torch.ones(len(texts), 2)
+
+    async def main():
+        with threads.use_threads(1):  # in which the thread that encodes begins
+            await encodings.get(["soap"])
+
+    with threads.use_threads(3):
+        encodings = Encodings(encode, max_batch=4, max_wait_s=0.0, cache_bytes=0)
+        asyncio.run(main())
+    encodings.close()
+    assert seen == [3]
