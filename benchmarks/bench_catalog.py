@@ -15,7 +15,8 @@ from torch import Tensor
 
 import rl4rec_kernels as rk
 from benchmarks.data import beauty, gaussian
-from benchmarks.memory import peak
+from benchmarks.peers import faiss_flat
+from tests.memory import peak_growth
 
 B, N, D = 1024, 12_102, 384
 DATA = ("Beauty", "Gaussian")
@@ -108,11 +109,8 @@ def test_rank_in_low_precision(contest: Callable[..., Any], source: str, name: s
 
 
 def faiss_search(problem: Problem, k: int) -> Callable[[], Any]:
-    faiss = pytest.importorskip("faiss")
-    index = faiss.IndexFlatIP(D)
-    index.add(problem.table.numpy())
-    query = problem.query.numpy()
-    return lambda: index.search(query, k)
+    pytest.importorskip("faiss")
+    return faiss_flat(problem.query, problem.table, k)
 
 
 def best(table: str, **options: Any) -> Callable[[Problem, int], Callable[[], Any]]:
@@ -166,5 +164,5 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_memory(contest: Callable[..., Any], name: str) -> None:
     group = "memory beside arguments and result, B=4,096, N=1,000,000, D=384"
-    setup = MEMORY.format(call=CALLS[name])
-    contest(group, name, "ours", lambda: peak(setup, "work(1_000_000)"), rounds=1, memory=True)
+    setup, work = MEMORY.format(call=CALLS[name]), "work(1_000_000)"
+    contest(group, name, "ours", lambda: peak_growth(setup, work), rounds=1, memory=True)

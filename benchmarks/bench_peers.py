@@ -16,7 +16,7 @@ from torch import Tensor
 import rl4rec_kernels as rk
 from benchmarks import peers
 from benchmarks.data import beauty, gaussian
-from benchmarks.memory import peak
+from tests.memory import peak_growth
 
 B, NUM_NEGS, K = 1024, 99, 10
 METRICS = ("ndcg@10", "hit@10", "mrr@10")
@@ -142,17 +142,24 @@ def test_in_catalog(contest: Callable[..., Any], name: str) -> None:
     contest(group, name, role, prepare(query, table, targets), rounds=5)
 
 
+def search(name: str, query: Tensor, table: Tensor) -> tuple[str, Callable[[], Any]]:
+    """The role of a contestant of exact search, and what it does."""
+    if name == "topk_catalog":
+        return "ours", lambda: rk.topk_catalog(query, table, K)
+    if name == "torch matmul and topk":
+        return "peer", lambda: (query @ table.T).topk(K)
+    need(peers.SEARCHERS[name], name)
+    return "peer", peers.SEARCHERS[name].run(query, table, K)
+
+
+ROUNDS = {"topk_catalog": 9, "torch matmul and topk": 5}  # others: 3
+
+
 @pytest.mark.parametrize("name", ["topk_catalog", "torch matmul and topk", *peers.SEARCHERS])
 def test_search(contest: Callable[..., Any], name: str) -> None:
     query, table, *_ = data()
     group = f"best {K} items by exact search, Beauty, B={B:,}"
-    if name == "topk_catalog":
-        contest(group, name, "ours", lambda: rk.topk_catalog(query, table, K), rounds=9)
-    elif name.startswith("torch"):
-        contest(group, name, "peer", lambda: (query @ table.T).topk(K), rounds=5)
-    else:
-        need(peers.SEARCHERS[name], name)
-        contest(group, name, "peer", peers.SEARCHERS[name].run(query, table, K), rounds=3)
+    contest(group, name, *search(name, query, table), rounds=ROUNDS.get(name, 3))
 
 
 SETUP = """
@@ -202,7 +209,7 @@ def test_memory(contest: Callable[..., Any], what: str, name: str) -> None:
     role, call = MEMORY[what][name]
     setup = SETUP.format(call=call)
     group = f"memory beside the embeddings, {what}, B={B:,}, N=12,102, D=384"
-    contest(group, name, role, lambda: peak(setup, "work(B)"), rounds=1, memory=True)
+    contest(group, name, role, lambda: peak_growth(setup, "work(B)"), rounds=1, memory=True)
 
 
 # How time grows with each size, the others as they stand here.
@@ -238,12 +245,5 @@ def test_growth_among_candidates(
 def test_growth_in_catalog(contest: Callable[..., Any], name: str, axis: str, size: int) -> None:
     shape = {**SHAPE, axis: size}
     query, table, _ = gaussian(shape["queries"], shape["items"], shape["dimensions"])
-    if name == "topk_catalog":
-        work, role = lambda: rk.topk_catalog(query, table, K), "ours"
-    elif name.startswith("torch"):
-        work, role = lambda: (query @ table.T).topk(K), "peer"
-    else:
-        need(peers.SEARCHERS[name], name)
-        work, role = peers.SEARCHERS[name].run(query, table, K), "peer"
     group = f"growth with {axis}, best {K} items"
-    contest(group, name, role, work, rounds=3, x=size, axis=axis)
+    contest(group, name, *search(name, query, table), rounds=3, x=size, axis=axis)

@@ -10,11 +10,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.report import busy, combine, ratios_of
+from benchmarks.report import Ratios, busy, combine, ratios_of
 
 ALLOWED = 0.15
-
-Ratios = dict[str, dict[str, float]]
 
 
 class Comparison(NamedTuple):

@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 
 import rl4rec_kernels as rk
 
+Ratios = dict[str, dict[str, float]]  # by group, then by peer
+
 
 def groups_of(run: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Contestants by group, in the order in which they ran."""
@@ -30,9 +32,9 @@ def groups_of(run: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return dict(groups)
 
 
-def ratios_of(run: dict[str, Any]) -> dict[str, dict[str, float]]:
+def ratios_of(run: dict[str, Any]) -> Ratios:
     """How many times as long as ours each peer takes (or how much memory), by group."""
-    ratios: dict[str, dict[str, float]] = {}
+    ratios: Ratios = {}
     for group, contestants in groups_of(run).items():
         measured = "mebibytes" if "mebibytes" in contestants[0] else "median"
         ours: dict[int | None, float] = {}
@@ -48,9 +50,7 @@ def ratios_of(run: dict[str, Any]) -> dict[str, dict[str, float]]:
     return ratios
 
 
-def combine(
-    ratios: Iterable[dict[str, dict[str, float]]], choose: Callable[[Iterable[float]], float]
-) -> dict[str, dict[str, float]]:
+def combine(ratios: Iterable[Ratios], choose: Callable[[Iterable[float]], float]) -> Ratios:
     """Several runs' ratios as one: of each, what `choose`, min or max, takes."""
     seen: dict[str, dict[str, list[float]]] = {}
     for run in ratios:

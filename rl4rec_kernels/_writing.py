@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -29,6 +30,13 @@ def replacing(path: Path) -> Iterator[str]:
         os.fsync(directory)  # else a power cut may bring the old file back
     finally:
         os.close(directory)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure, in the format that the name says; directories are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        figure.savefig(part, format=path.suffix[1:] or "png", dpi=150)
 
 
 def _umask() -> int:

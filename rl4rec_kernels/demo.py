@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from rl4rec_kernels._imports import require
-from rl4rec_kernels._writing import replacing
+from rl4rec_kernels._writing import save_figure
 from rl4rec_kernels.data import PromptGenerator, RecommendationDataset, load_item_metadata
 from rl4rec_kernels.data.recent import choose_rows, recent_titles
 from rl4rec_kernels.metrics import RankCounts, metrics_from_counts
@@ -203,6 +203,4 @@ def draw_ranks(contests: Sequence[Contest], path: Path) -> None:
         axes.set_xlim(0, 1)
     figure.axes[0].set_ylabel("share of users")
     figure.axes[0].legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        figure.savefig(part, format=path.suffix[1:] or "png", dpi=150)
+    save_figure(figure, path)

@@ -78,11 +78,11 @@ struct Chunk {
   // of whatever query, are fetched from memory meanwhile.
   void score(const Embeddings& table, const float* query, const Candidates& candidates,
              int64_t next) {
-    for (int64_t i = 0; i < kLookahead; ++i) {
+    const bool fetch = table.rows * table.row_bytes > kCacheBytes;
+    for (int64_t i = 0; fetch && i < kLookahead; ++i) {
       const int64_t id = next + i < candidates.count ? candidates.id(next + i) : -1;
       rows[size + i] = 0 <= id && id < table.rows ? table.row(id) : rows[size - 1];
     }
-    const bool fetch = table.rows * table.row_bytes > kCacheBytes;
     simd().dot_rows[table.storage](query, rows, size, table.dim, fetch, scores);
   }
 };

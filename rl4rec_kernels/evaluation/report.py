@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl4rec_kernels._imports import require
-from rl4rec_kernels._writing import replacing
+from rl4rec_kernels._writing import save_figure
 from rl4rec_kernels.evaluation.result import Estimate, Evaluation, Results
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ def draw(evaluation: Evaluation, path: Path, title: str) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"{title}: {_subject(evaluation)}" if title else _subject(evaluation), size=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        figure.savefig(part, format=path.suffix[1:] or "png", dpi=150)
+    save_figure(figure, path)
 
 
 def _draw_cutoffs(axes: Any, evaluation: Evaluation, family: str) -> None:

@@ -209,29 +209,25 @@ class MergingService:
         Among negatives, merging saves next to nothing, for each query has its own. All items are
         read once for many queries, so these calls had better meet.
         """
-        for request, _ in calls:
-            items = self._items[request.dataset]
-            everything = request.candidates is None
-            if not items.is_local or (everything and items.num_rows > _SHORT_CATALOG):
-                return False
-        return self._work(calls) <= _SHORT_WORK
+        return self._short_work(calls) is not None
 
-    def _work(self, calls: list[tuple[Request, Tensor]]) -> int:
-        """Multiplications."""
+    def _short_work(self, calls: list[tuple[Request, Tensor]]) -> int | None:
+        """Multiplications of short calls, see `_is_short`; None if they are not short."""
         work = 0
         for request, query in calls:
-            candidates = request.candidates
-            rows = self._items[request.dataset].num_rows
-            pairs = len(query) * rows if candidates is None else len(candidates.values)
+            items, candidates = self._items[request.dataset], request.candidates
+            if not items.is_local or (candidates is None and items.num_rows > _SHORT_CATALOG):
+                return None
+            pairs = len(query) * items.num_rows if candidates is None else len(candidates.values)
             work += pairs * query.shape[1]
-        return work
+        return work if work <= _SHORT_WORK else None
 
     def _rank(self, calls: list[tuple[Request, Tensor]]) -> list[Answer]:
-        if not self._is_short(calls):
+        work = self._short_work(calls)
+        if work is None:
             torch.set_num_threads(self._threads)  # of this thread, which began with any number
             return self._rank_together(calls)
-        tiny = self._work(calls) < _THREAD_WORK
-        with use_threads(1 if tiny else min(self._threads, free_processors())):
+        with use_threads(1 if work < _THREAD_WORK else min(self._threads, free_processors())):
             return self._rank_together(calls)
 
     def _rank_together(self, calls: list[tuple[Request, Tensor]]) -> list[Answer]:
