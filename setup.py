@@ -73,7 +73,12 @@ class CMakeBuild(build_ext):
             ) from error
         build = Path(self.build_temp).resolve()
         self._cmake(
-            "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+            "-S",
+            str(ROOT),
+            "-B",
+            str(build),
+            "-G",
+            "Ninja",
             f"-DCMAKE_BUILD_TYPE={os.environ.get('RL4REC_BUILD_TYPE', 'Release')}",
             f"-DRL4REC_SANITIZE={os.environ.get('RL4REC_SANITIZE', '')}",
             f"-DPython_EXECUTABLE={sys.executable}",
@@ -82,7 +87,7 @@ class CMakeBuild(build_ext):
             f"-DTORCH_LIBRARY_DIR={library_paths()[0]}",
             f"-DTORCH_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
             *([f"-DCMAKE_CUDA_COMPILER={NVCC}"] if NVCC else ["-UCMAKE_CUDA_COMPILER"]),
-        )  # fmt: skip
+        )
         self._cmake("--build", str(build))
         for extension in self.extensions:
             target = Path(self.get_ext_fullpath(extension.name))

@@ -37,7 +37,7 @@ if not ON_GPU:
 import triton  # noqa: E402
 
 import rl4rec_kernels as rk  # noqa: E402
-from rl4rec_kernels.ops import _library  # noqa: E402
+from rl4rec_kernels.ops import _backends  # noqa: E402
 
 DEVICE = "cuda" if ON_GPU else "cpu"
 SIZES = {"B": 4096, "N": (1_000_000, 10_000_000), "C": (100, 1000), "D": (384, 1024, 4096)}
@@ -114,8 +114,10 @@ def table(
             continue
         seconds, peak = row
         memory = "" if peak is None else f"{peak:,.1f}"
-        lines.append(f"| {label} | {seconds * 1e3:.3f} ms | {seconds / first[0]:.2f} "
-                     f"| {limit / seconds:.0%} | {memory} |")  # fmt: skip
+        lines.append(
+            f"| {label} | {seconds * 1e3:.3f} ms | {seconds / first[0]:.2f} "
+            f"| {limit / seconds:.0%} | {memory} |"
+        )
     return [*lines, ""]
 
 
@@ -143,11 +145,11 @@ def candidates(limits: Limits) -> list[str]:
                     "gather + einsum": lambda q=query, t=items, i=ids: gather_and_rank(q, t, i),
                     "torch.compile of it": lambda q=query, t=items, i=ids: compiled(q, t, i),
                 }
-                if _library.has_cuda_library():
+                if _backends.has_cuda_library():
                     contestants["rl4rec, CUDA"] = lambda q=query, t=items, i=ids: (
                         rk.rank_candidates(q, t, i, backend="cuda")
                     )
-                best = "rl4rec, CUDA" if _library.has_cuda_library() else "rl4rec, Triton"
+                best = "rl4rec, CUDA" if _backends.has_cuda_library() else "rl4rec, Triton"
                 name = f"B={B:,}, C={columns:,}, D={dim:,}, N={num_items:,}, {dtype}"
                 lines += table(name, limits.seconds(read), contestants, best)
             del query, items
@@ -191,27 +193,39 @@ def catalog(limits: Limits) -> list[str]:
             def count(scores: Tensor, rows: slice, targets: Tensor = targets) -> Tensor:
                 return (scores > scores.gather(1, targets[rows, None])).sum(1)
 
-            lines += table(f"rank_catalog, {where}", limit, {
-                "rl4rec, Triton": lambda q=query, t=items, g=targets: rk.rank_catalog(q, t, g),
-                "torch.matmul alone": lambda q=query, t=items: by_blocks(q, t, lambda s, r: None),
-                "matmul + count": lambda q=query, t=items, c=count: by_blocks(q, t, c),
-            }, "rl4rec, Triton")  # fmt: skip
+            lines += table(
+                f"rank_catalog, {where}",
+                limit,
+                {
+                    "rl4rec, Triton": lambda q=query, t=items, g=targets: rk.rank_catalog(q, t, g),
+                    "torch.matmul alone": lambda q=query, t=items: by_blocks(
+                        q, t, lambda s, r: None
+                    ),
+                    "matmul + count": lambda q=query, t=items, c=count: by_blocks(q, t, c),
+                },
+                "rl4rec, Triton",
+            )
             for k in (10, 100, 1000):
                 if k > num_items:
                     continue
-                lines += table(f"topk_catalog, k={k:,}, {where}", limit, {
-                    "rl4rec, Triton": lambda q=query, t=items, k=k: rk.topk_catalog(q, t, k),
-                    "matmul + torch.topk": lambda q=query, t=items, k=k: by_blocks(
-                        q, t, lambda s, r: s.topk(k)
-                    ),
-                    "FAISS": faiss_search(query, items, k),
-                }, "rl4rec, Triton")  # fmt: skip
+                lines += table(
+                    f"topk_catalog, k={k:,}, {where}",
+                    limit,
+                    {
+                        "rl4rec, Triton": lambda q=query, t=items, k=k: rk.topk_catalog(q, t, k),
+                        "matmul + torch.topk": lambda q=query, t=items, k=k: by_blocks(
+                            q, t, lambda s, r: s.topk(k)
+                        ),
+                        "FAISS": faiss_search(query, items, k),
+                    },
+                    "rl4rec, Triton",
+                )
     return ["## The whole catalog", "", *lines]
 
 
 def main() -> None:
     if not ON_GPU:  # so that operators without backend= are those of the GPU
-        _library.resolve_backend = lambda backend, query, cuda=True: "triton"
+        _backends.resolve_backend = lambda backend, query, cuda=True: "triton"
     device = torch.cuda.get_device_name() if ON_GPU else platform.processor() or "CPU"
     limits = measure_limits()
     page = [
@@ -219,7 +233,7 @@ def main() -> None:
         "",
         f"{datetime.date.today()}, torch {torch.__version__}, Triton {triton.__version__}, CUDA "
         f"{torch.version.cuda}, rl4rec-kernels {rk.__version__}; CUDA kernels "
-        f"{'built' if _library.has_cuda_library() else 'not built'}.",
+        f"{'built' if _backends.has_cuda_library() else 'not built'}.",
         "",
         f"A copy moves {limits.bandwidth / 1e12:.2f} TB/s (read and written); a bfloat16 product "
         f"of 8,192 x 8,192 runs at {limits.operations / 1e12:.0f} TFLOP/s. The roofline counts "

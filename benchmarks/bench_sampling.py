@@ -69,9 +69,11 @@ def test_ours_weighted(contest, histories):
     seen = RaggedIds.from_lists(histories)
     weights = np.bincount(seen.values, minlength=NUM_ITEMS) ** 0.75
     contest(
-        GROUP, "sample_negatives, popularity^0.75", "ours",
+        GROUP,
+        "sample_negatives, popularity^0.75",
+        "ours",
         lambda: sample_negatives(NUM_ITEMS, seen, NUM_NEGS, weights=weights),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("peer", [rejection_loop, choice, random_keys], ids=lambda f: f.__name__)

@@ -20,9 +20,9 @@ import torch
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.data.recent import recent_titles
-from rl4rec_kernels.retrieval.cache import cache_dir, cached_index
-from rl4rec_kernels.retrieval.requests import check_arguments, make_request
-from rl4rec_kernels.retrieval.wire import pack_call, unpack_counts
+from rl4rec_kernels.index.cache import cache_dir, cached_index
+from rl4rec_kernels.service.requests import check_arguments, make_request
+from rl4rec_kernels.service.wire import pack_call, unpack_counts
 
 ROUNDS = 3
 CALLERS = 64
@@ -74,12 +74,18 @@ def compare_backends(encoder: rk.Encoder, index: rk.ItemIndex, texts: Sequence[s
     query, other = encoder.encode_queries(texts), fast.encode_queries(texts)
     best, same = (rk.topk_catalog(q, index.table, 10, valid=index.valid)[1] for q in (query, other))
     cosine = torch.nn.functional.cosine_similarity(query, other).min()
-    print(f"- smallest cosine {cosine:.7f}; best 10 of Beauty equal for "
-          f"{(best == same).all(1).float().mean():.1%} of {len(texts)} texts")  # fmt: skip
+    print(
+        f"- smallest cosine {cosine:.7f}; best 10 of Beauty equal for "
+        f"{(best == same).all(1).float().mean():.1%} of {len(texts)} texts"
+    )
     for name, count in (("a text alone", 1), ("64 texts", 64)):
         rounds = alternate([partial(encode_in, e, texts, count) for e in (plain, encoder, fast)])
-        report(f"{name}, plain torch (batches of 64) / torch by default", rounds[0], rounds[1],
-               "ms a text")  # fmt: skip
+        report(
+            f"{name}, plain torch (batches of 64) / torch by default",
+            rounds[0],
+            rounds[1],
+            "ms a text",
+        )
         report(f"{name}, plain torch / OpenVINO", rounds[0], rounds[2], "ms a text")
 
 
@@ -102,15 +108,18 @@ def compare_callers(
     merged = start(name="merged", limits={"cache_mib": 0})
     alone = {"max_batch": 1, "max_rows": 1, "max_wait_ms": 0, "cache_mib": 0}
     single = start(name="single", limits=alone)
-    samples = [([text], "beauty", [test[i]["target"]], [test[i]["neg_items"]])
-               for i, text in enumerate(texts)]  # fmt: skip
+    samples = [
+        ([text], "beauty", [test[i]["target"]], [test[i]["neg_items"]])
+        for i, text in enumerate(texts)
+    ]
 
     def batches() -> float:
         start = time.perf_counter()
         for first in range(0, len(samples), CALLERS):
             parts = list(zip(*samples[first : first + CALLERS], strict=True))
-            query, targets, negatives = ([row for part in parts[i] for row in part]
-                                         for i in (0, 2, 3))  # fmt: skip
+            query, targets, negatives = (
+                [row for part in parts[i] for row in part] for i in (0, 2, 3)
+            )
             local.rank(query, "beauty", targets, negatives)
         return len(samples) / (time.perf_counter() - start)
 
@@ -144,34 +153,51 @@ def compare_calls(client: Any, local: Any, test: Any, texts: Sequence[str]) -> N
     as they are, which is what a call costs without the client.
     """
     echo = Echo.remote()
-    cases = (("1 sample, 99 negatives", 1, True),
-             ("256 samples, 99 negatives", 256, True),
-             ("256 samples, whole catalog", 256, False))  # fmt: skip
+    cases = (
+        ("1 sample, 99 negatives", 1, True),
+        ("256 samples, 99 negatives", 256, True),
+        ("256 samples, whole catalog", 256, False),
+    )
     for name, rows, sampled in cases:
         samples = [test[i] for i in range(rows)]
         negatives = [s["neg_items"] for s in samples] if sampled else None
         histories = None if sampled else [s["history"] for s in samples]
-        arguments = (list(texts[:rows]), "beauty", [s["target"] for s in samples], negatives,
-                     histories)  # fmt: skip
+        arguments = (
+            list(texts[:rows]),
+            "beauty",
+            [s["target"] for s in samples],
+            negatives,
+            histories,
+        )
         client.rank(*arguments)  # encodings are remembered from here on
         query = local._encoder.encode_queries(arguments[0])
         checked = check_arguments(arguments[0], *arguments[2:], False)
         request = make_request(local.items["beauty"], "beauty", checked)
-        rounds = alternate([
-            partial(times, partial(call_echo, echo, arguments)),
-            partial(times, partial(client.rank, *arguments)),
-            partial(times, partial(echo_and_rank, echo, arguments, local, request, query)),
-            partial(times, lambda: ray.get(echo.answer.remote(24 * rows, arguments))),  # noqa: B023
-        ])  # fmt: skip
+        rounds = alternate(
+            [
+                partial(times, partial(call_echo, echo, arguments)),
+                partial(times, partial(client.rank, *arguments)),
+                partial(times, partial(echo_and_rank, echo, arguments, local, request, query)),
+                partial(times, lambda: ray.get(echo.answer.remote(24 * rows, arguments))),  # noqa: B023
+            ]
+        )
         for quantile in (0.5, 0.99):
             bare, ours, ranked, lists = (
                 [float(np.quantile(t, quantile)) for t in rounds_of] for rounds_of in rounds
             )
             report(f"{name}, p{100 * quantile:.0f}: time of a call / echo", ours, bare, "ms")
-            report(f"{name}, p{100 * quantile:.0f}: time of a call / echo, then ranking by itself",
-                   ours, ranked, "ms")  # fmt: skip
-            report(f"{name}, p{100 * quantile:.0f}: time of a call / echo of plain lists",
-                   ours, lists, "ms")  # fmt: skip
+            report(
+                f"{name}, p{100 * quantile:.0f}: time of a call / echo, then ranking by itself",
+                ours,
+                ranked,
+                "ms",
+            )
+            report(
+                f"{name}, p{100 * quantile:.0f}: time of a call / echo of plain lists",
+                ours,
+                lists,
+                "ms",
+            )
 
 
 def compare_handles() -> None:
@@ -182,10 +208,12 @@ def compare_handles() -> None:
     served = serve.deployment(name="echo", ray_actor_options={"num_cpus": 0})(BareEcho)
     handle = serve.run(served.bind(), name="echo", route_prefix=None)
     echo = Echo.remote()
-    rounds = alternate([
-        partial(times, lambda: ray.get(echo.answer.remote(24, b""))),
-        partial(times, lambda: handle.answer.remote(24, b"").result()),
-    ])  # fmt: skip
+    rounds = alternate(
+        [
+            partial(times, lambda: ray.get(echo.answer.remote(24, b""))),
+            partial(times, lambda: handle.answer.remote(24, b"").result()),
+        ]
+    )
     medians = [[float(np.median(t)) for t in part] for part in rounds]
     report("a call by Ray Serve's handle / of an actor", medians[1], medians[0], "ms")
     serve.shutdown()
@@ -225,9 +253,11 @@ def alternate(contestants: Sequence[Callable[[], Any]]) -> list[list[Any]]:
 def report(title: str, ours: Sequence[float], others: Sequence[float], unit: str) -> None:
     """Print a ratio with its range over the rounds."""
     ratios = sorted(a / b for a, b in zip(ours, others, strict=True))
-    print(f"- {title}: **{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f}); "
-          f"{statistics.median(ours):.2f} and {statistics.median(others):.2f} {unit}",
-          flush=True)  # fmt: skip
+    print(
+        f"- {title}: **{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f}); "
+        f"{statistics.median(ours):.2f} and {statistics.median(others):.2f} {unit}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.data.recent import choose_rows, recent_titles
-from rl4rec_kernels.retrieval.cache import cached_index
+from rl4rec_kernels.index.cache import cached_index
 
 
 def gaussian(batch: int, num_items: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:

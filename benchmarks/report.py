@@ -57,8 +57,10 @@ def combine(ratios: Iterable[Ratios], choose: Callable[[Iterable[float]], float]
         for group, peers in run.items():
             for peer, ratio in peers.items():
                 seen.setdefault(group, {}).setdefault(peer, []).append(ratio)
-    return {group: {peer: choose(found) for peer, found in peers.items()}
-            for group, peers in seen.items()}  # fmt: skip
+    return {
+        group: {peer: choose(found) for peer, found in peers.items()}
+        for group, peers in seen.items()
+    }
 
 
 def busy(run: dict[str, Any]) -> str | None:

@@ -25,18 +25,18 @@ STABLE_TORCH_LIBRARY(rl4rec, m) {
       "int[] cutoffs, int ties) -> Tensor");
   m.def(
       "rank_catalog(Tensor query, Tensor table, Tensor targets, Tensor? exclude, "
-      "Tensor? exclude_offsets, Tensor? valid, Tensor? row_info, Tensor? source, "
+      "Tensor? exclude_offsets, Tensor? valid, Tensor? row_stats, Tensor? source, "
       "Tensor? target_scores) -> (Tensor above, Tensor tied, Tensor total)");
   m.def(
-      "score_catalog_targets(Tensor query, Tensor table, Tensor targets, Tensor? row_info) -> "
+      "score_catalog_targets(Tensor query, Tensor table, Tensor targets, Tensor? row_stats) -> "
       "Tensor");
   m.def(
       "reward_catalog(Tensor query, Tensor table, Tensor targets, Tensor? exclude, "
-      "Tensor? exclude_offsets, Tensor? valid, Tensor? row_info, Tensor? source, int[] kinds, "
+      "Tensor? exclude_offsets, Tensor? valid, Tensor? row_stats, Tensor? source, int[] kinds, "
       "int[] cutoffs, int ties) -> Tensor");
   m.def(
       "topk_catalog(Tensor query, Tensor table, int k, Tensor? exclude, Tensor? exclude_offsets, "
-      "Tensor? valid, Tensor? row_info, Tensor? source) -> (Tensor scores, Tensor ids)");
+      "Tensor? valid, Tensor? row_stats, Tensor? source) -> (Tensor scores, Tensor ids)");
   m.def("cpu_level(str name) -> str");
   m.def("cpu_levels() -> str[]");
 }

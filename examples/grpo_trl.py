@@ -31,7 +31,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.adapters.trl import TRLReward
-from rl4rec_kernels.retrieval.cache import cache_dir, cached_index
+from rl4rec_kernels.index.cache import cache_dir, cached_index
 
 logger = logging.getLogger("grpo_trl")
 
@@ -86,12 +86,17 @@ class Task:
         )
         self.splits = {
             split: rk.RecommendationDataset(
-                self.name, self.items, self.prompts, split,
-                num_negs=settings.num_negs, num_items=max(self.items) + 1,
-                seed=SEED_OF_NEGATIVES, data_dir=directory.parent,
+                self.name,
+                self.items,
+                self.prompts,
+                split,
+                num_negs=settings.num_negs,
+                num_items=max(self.items) + 1,
+                seed=SEED_OF_NEGATIVES,
+                data_dir=directory.parent,
             )
             for split in ("train", "valid", "test")
-        }  # fmt: skip
+        }
         self.held_out_share = settings.held_out
 
     def held_out(self, seed: int) -> set[int]:
@@ -140,22 +145,31 @@ def make_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
         texts, trainers.WordLevelTrainer(vocab_size=20_000, special_tokens=special)
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="</s>",
+        tokenizer_object=words,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="</s>",
         padding_side="left",
-    )  # fmt: skip
+    )
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A Llama of two layers with random weights."""
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512,
-            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
-            max_position_embeddings=256, tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=512,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
         )
-    )  # fmt: skip
+    )
 
 
 def warm_up(
@@ -175,9 +189,12 @@ def warm_up(
     for _ in range(steps):
         chosen = [texts[row] + "</s>" for row in rng.integers(0, len(texts), batch_size)]
         inputs = tokenizer(
-            chosen, return_tensors="pt", padding=True, padding_side="right",
+            chosen,
+            return_tensors="pt",
+            padding=True,
+            padding_side="right",
             return_token_type_ids=False,
-        )  # fmt: skip
+        )
         labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
         loss = model(**inputs, labels=labels).loss
         loss.backward()
@@ -233,24 +250,37 @@ def run_seed(task: Task, reward: rk.RecReward, settings: Settings, seed: int) ->
     before = mean_rewards(model, tokenizer, reward, samples, settings)
     with TemporaryDirectory() as folder:
         config = GRPOConfig(
-            output_dir=folder, use_cpu=True, bf16=False, seed=seed, report_to="none",
-            save_strategy="no", logging_steps=1, disable_tqdm=True,
-            max_steps=settings.grpo_steps, learning_rate=settings.learning_rate,
-            lr_scheduler_type="constant_with_warmup", warmup_steps=5,
+            output_dir=folder,
+            use_cpu=True,
+            bf16=False,
+            seed=seed,
+            report_to="none",
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+            max_steps=settings.grpo_steps,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=5,
             per_device_train_batch_size=settings.prompts * settings.generations,
-            num_generations=settings.generations, max_completion_length=settings.new_tokens,
+            num_generations=settings.generations,
+            max_completion_length=settings.new_tokens,
             num_iterations=settings.updates_per_batch,
-        )  # fmt: skip
+        )
         trainer = GRPOTrainer(
-            model, TRLReward(reward), args=config, processing_class=tokenizer,
+            model,
+            TRLReward(reward),
+            args=config,
+            processing_class=tokenizer,
             train_dataset=task.training_rows(held_out),
-        )  # fmt: skip
+        )
         trainer.train()
     training = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
     after = mean_rewards(model, tokenizer, reward, samples, settings)
     seconds = time.monotonic() - start
-    logger.info("seed %d: %.4f before, %.4f after, %.0f s", seed, np.mean(before), np.mean(after),
-                seconds)  # fmt: skip
+    logger.info(
+        "seed %d: %.4f before, %.4f after, %.0f s", seed, np.mean(before), np.mean(after), seconds
+    )
     return Run(seed, training, before, after, seconds)
 
 
@@ -284,12 +314,17 @@ def draw(runs: Sequence[Run], reward_type: str, path: Path) -> None:
         means = [np.mean(run.before), np.mean(run.after)]
         errors = [interval(run.before), interval(run.after)]
         right.errorbar([0, 1], means, errors, marker="o", capsize=4, label=f"seed {run.seed}")
-    left.set(xlabel="batch of texts", ylabel=f"{reward_type}, mean of 10 batches",
-             title="Training users")  # fmt: skip
+    left.set(
+        xlabel="batch of texts", ylabel=f"{reward_type}, mean of 10 batches", title="Training users"
+    )
     rise = np.concatenate([np.subtract(run.after, run.before) for run in runs])
-    right.set(xticks=[0, 1], xticklabels=["before GRPO", "after"], xlim=(-0.3, 1.3),
-              ylabel=f"{reward_type}, mean and 95 % interval",
-              title=f"Held-out users: {rise.mean():+.3f} ± {interval(rise):.3f}")  # fmt: skip
+    right.set(
+        xticks=[0, 1],
+        xticklabels=["before GRPO", "after"],
+        xlim=(-0.3, 1.3),
+        ylabel=f"{reward_type}, mean and 95 % interval",
+        title=f"Held-out users: {rise.mean():+.3f} ± {interval(rise):.3f}",
+    )
     right.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
@@ -301,10 +336,15 @@ def main(arguments: Sequence[str] | None = None) -> list[Run]:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path(".cache/ml-100k"), help="a directory")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
-    parser.add_argument("--service", choices=["ray", "local"], default="ray",
-                        help="who ranks: an actor on Ray, or this process")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=1,
-                        help="of torch; such small matrices gain little from more")  # fmt: skip
+    parser.add_argument(
+        "--service",
+        choices=["ray", "local"],
+        default="ray",
+        help="who ranks: an actor on Ray, or this process",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch; such small matrices gain little from more"
+    )
     parser.add_argument("--out", type=Path, default=Path("grpo_out"), help="a directory")
     for name, value in asdict(Settings()).items():
         option = "--" + name.replace("_", "-")
@@ -327,9 +367,11 @@ def main(arguments: Sequence[str] | None = None) -> list[Run]:
     draw(runs, settings.reward_type, options.out / "grpo.png")
     for run in runs:
         rise = np.subtract(run.after, run.before)
-        print(f"seed {run.seed}: held-out {settings.reward_type} {np.mean(run.before):.4f} -> "
-              f"{np.mean(run.after):.4f}, rise {np.mean(rise):+.4f} ± {interval(rise):.4f}, "
-              f"{len(rise)} users, {run.seconds:.0f} s")  # fmt: skip
+        print(
+            f"seed {run.seed}: held-out {settings.reward_type} {np.mean(run.before):.4f} -> "
+            f"{np.mean(run.after):.4f}, rise {np.mean(rise):+.4f} ± {interval(rise):.4f}, "
+            f"{len(rise)} users, {run.seconds:.0f} s"
+        )
     return runs
 
 

@@ -4,7 +4,6 @@ Importing the package registers the operators ``torch.ops.rl4rec.*``. Optional d
 (sentence-transformers and others) are imported when they are first needed.
 """
 
-from rl4rec_kernels.correction import bias_variance_estimator, corrected_metrics, unbiased_rank
 from rl4rec_kernels.data import (
     PromptGenerator,
     RecommendationDataset,
@@ -14,8 +13,16 @@ from rl4rec_kernels.data import (
     load_item_metadata,
 )
 from rl4rec_kernels.evaluation import Evaluation, evaluate
+from rl4rec_kernels.evaluation.correction import (
+    bias_variance_estimator,
+    corrected_metrics,
+    unbiased_rank,
+)
+from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.index import Encoder, ItemIndex
 from rl4rec_kernels.metrics import RankCounts, metrics_from_counts
-from rl4rec_kernels.mining import mine_hard_negatives
+from rl4rec_kernels.negatives.mining import mine_hard_negatives
+from rl4rec_kernels.negatives.sampling import sample_negatives
 from rl4rec_kernels.ops import (
     cpu_level,
     rank_candidates,
@@ -25,11 +32,10 @@ from rl4rec_kernels.ops import (
     score_candidates,
     topk_catalog,
 )
-from rl4rec_kernels.quantize import QuantizedTable, quantize_table
-from rl4rec_kernels.ragged import RaggedIds
-from rl4rec_kernels.retrieval import (
-    Encoder,
-    ItemIndex,
+from rl4rec_kernels.ops.quantize import QuantizedTable, quantize_table
+from rl4rec_kernels.ops.sharded import ShardedTable
+from rl4rec_kernels.rewards.reward import RecReward, RecRewardFrunction
+from rl4rec_kernels.service import (
     LocalRetrievalService,
     RetrievalClient,
     RetrievalService,
@@ -37,9 +43,6 @@ from rl4rec_kernels.retrieval import (
     start_service,
     stop_service,
 )
-from rl4rec_kernels.reward import RecReward, RecRewardFrunction
-from rl4rec_kernels.sampling import sample_negatives
-from rl4rec_kernels.sharded import ShardedTable
 
 __version__ = "0.1.0"
 

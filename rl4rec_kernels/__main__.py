@@ -1,21 +1,6 @@
-"""The command ``rl4rec``, also as ``python -m rl4rec_kernels``."""
+"""``python -m rl4rec_kernels`` is the command ``rl4rec``."""
 
-import sys
-
-
-def main() -> None:
-    """Run the command line, or say in one line which extra it needs; `doctor` needs none."""
-    if sys.argv[1:] == ["doctor"]:
-        from rl4rec_kernels import doctor
-
-        sys.exit(doctor.main())
-    try:
-        from rl4rec_kernels.cli import main as run
-    except ImportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    run()
-
+from rl4rec_kernels.cli import main
 
 if __name__ == "__main__":
     main()

@@ -86,8 +86,9 @@ def parse_metric(name: str) -> Metric:
 def parse_metrics(names: Sequence[str]) -> list[Metric]:
     """Read a list of metric names; a single string is refused, for it is a common slip."""
     if isinstance(names, str):
-        raise TypeError(f"metrics must be a sequence of names, got the string {names!r}; "
-                        f"write ({names!r},)")  # fmt: skip
+        raise TypeError(
+            f"metrics must be a sequence of names, got the string {names!r}; write ({names!r},)"
+        )
     return [parse_metric(name) for name in names]
 
 
@@ -116,8 +117,10 @@ def check_counts(counts: RankCounts) -> None:
         if count.dtype != torch.int64:
             raise TypeError(f"counts.{name} must be int64, got {count.dtype}")
         if count.shape != counts[0].shape or count.dim() != 1:
-            raise ValueError(f"counts must be three tensors of one shape [B], but counts.{name} "
-                             f"is {tuple(count.shape)}")  # fmt: skip
+            raise ValueError(
+                f"counts must be three tensors of one shape [B], but counts.{name} "
+                f"is {tuple(count.shape)}"
+            )
 
 
 def metrics_from_counts(

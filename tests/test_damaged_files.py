@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 import rl4rec_kernels as rk
 from rl4rec_kernels import ItemIndex
-from rl4rec_kernels.cli import read_requests
+from rl4rec_kernels.adapters.http import read_rows
+from rl4rec_kernels.cli.app import read_requests
+from rl4rec_kernels.cli.evaluation_job import read_texts
 from rl4rec_kernels.data import load_interactions, load_item_metadata
 from rl4rec_kernels.data.labels import read_label
-from rl4rec_kernels.evaluation.job import read_texts
-from rl4rec_kernels.retrieval.http import read_rows
 from tests.data.cases import INTER, ITEM, ITEMS, SEQUENCES
 
 QUICK = settings(
@@ -26,10 +26,31 @@ QUICK = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 STRANGE = [
-    b"", b"\0", b"\xff\xfe", b"NaN", b"-1", b"-Infinity", b"1e999", b"9" * 30, b"9" * 5000, b"null",
-    b"[" * 2000, b'{"', b'"', b"\t", b"\r", b"\n", b"\\ud800", b"\xe2\x80\xa8", b"../../etc/passwd",
-    b"\x80\x04cposix\nsystem\n", b"true", b"2.5", b"\x1f\x8b\x08", b":token_seq",
-]  # fmt: skip
+    b"",
+    b"\0",
+    b"\xff\xfe",
+    b"NaN",
+    b"-1",
+    b"-Infinity",
+    b"1e999",
+    b"9" * 30,
+    b"9" * 5000,
+    b"null",
+    b"[" * 2000,
+    b'{"',
+    b'"',
+    b"\t",
+    b"\r",
+    b"\n",
+    b"\\ud800",
+    b"\xe2\x80\xa8",
+    b"../../etc/passwd",
+    b"\x80\x04cposix\nsystem\n",
+    b"true",
+    b"2.5",
+    b"\x1f\x8b\x08",
+    b":token_seq",
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
@@ -70,9 +91,11 @@ def read_or_refused(path: Path, read) -> bool:
 @given(st.data())
 def test_data_sets(tmp_path, data):
     files = {
-        "item_metadata.json": json.dumps(ITEMS).encode(), "sequential_data.txt": SEQUENCES.encode(),
-        "tiny.inter": INTER.encode(), "tiny.item": ITEM.encode(),
-    }  # fmt: skip
+        "item_metadata.json": json.dumps(ITEMS).encode(),
+        "sequential_data.txt": SEQUENCES.encode(),
+        "tiny.inter": INTER.encode(),
+        "tiny.item": ITEM.encode(),
+    }
     bad = data.draw(st.sampled_from(list(files)), "file")
     content = data.draw(damaged(files[bad]), "content")
     atomic = bad.startswith("tiny")

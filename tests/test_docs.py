@@ -20,8 +20,8 @@ import torch
 import typer
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.cli import app
-from rl4rec_kernels.retrieval import service
+from rl4rec_kernels.cli.app import app
+from rl4rec_kernels.service import local
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -97,17 +97,21 @@ def embeddings() -> dict[str, Any]:
     targets = torch.arange(1, 9)
     negatives = torch.randint(100, 600, (8, 20), generator=generator)
     return {
-        "torch": torch, "query": table[targets] + 0.1, "table": table, "targets": targets,
-        "candidates": torch.cat([targets[:, None], negatives], dim=1), "negatives": negatives,
+        "torch": torch,
+        "query": table[targets] + 0.1,
+        "table": table,
+        "targets": targets,
+        "candidates": torch.cat([targets[:, None], negatives], dim=1),
+        "negatives": negatives,
         "histories": rk.RaggedIds.from_lists([[10, 11]] * 8),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.name)
 def test_examples_run(page, data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("RL4REC_DATA", str(data_dir))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(service, "_registry", {})
+    monkeypatch.setattr(local, "_registry", {})
     torch.manual_seed(0)
     names: dict[str, Any] = embeddings() if page.name == "README.md" else {}
     for block in blocks_of(page):
@@ -128,10 +132,11 @@ def prepare(block: Block, names: dict[str, Any]) -> None:
         history, *targets = list(names["items"])[:51]
         seen = [[history, target] for target in targets]
         names |= {
-            "targets": torch.tensor(targets), "query": names["index"].table[targets],
+            "targets": torch.tensor(targets),
+            "query": names["index"].table[targets],
             "histories": [[history]] * 50,
             "negatives": rk.sample_negatives(names["index"].num_rows, seen, 99),
-        }  # fmt: skip
+        }
 
 
 @pytest.mark.parametrize("block", ELSEWHERE, ids=lambda block: block.place)

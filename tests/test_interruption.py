@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.ops import slices
+from rl4rec_kernels.ops import _blocks
 from tests.ops.catalog_cases import assert_counts, make_catalog_case
 
 SOON_S = 20  # of work that would take minutes; the machine may be busy
@@ -35,8 +35,8 @@ go()
 rk.topk_catalog(query, table, 10)
 """,
     "slices": """
-from rl4rec_kernels.ops import slices
-slices.SLICE_BYTES = 30 << 20
+from rl4rec_kernels.ops import _blocks
+_blocks.SLICE_BYTES = 30 << 20
 query, table = torch.randn(400_000, 64), torch.randn(200_000, 64)
 go()
 rk.rank_catalog(query, table, torch.zeros(400_000, dtype=torch.int64))
@@ -94,10 +94,21 @@ def test_building_an_index(tmp_path):
     out.mkdir()
     (out / "toys.safetensors").write_bytes(b"the old one")
     code, said = interrupted(
-        [sys.executable, "-m", "rl4rec_kernels", "index", "build", "toys", "--out",
-         str(out / "toys.safetensors"), "--data-dir", str(tmp_path)],
-        "Batches", env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "rl4rec_kernels",
+            "index",
+            "build",
+            "toys",
+            "--out",
+            str(out / "toys.safetensors"),
+            "--data-dir",
+            str(tmp_path),
+        ],
+        "Batches",
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
     assert code == 130  # as the shell calls it
     assert "Traceback" not in said
     assert os.listdir(out) == ["toys.safetensors"]
@@ -113,11 +124,19 @@ def test_evaluating(tmp_path):
     (tmp_path / "toys" / "sequential_data.txt").write_text(lines)
     out = tmp_path / "out"
     code, said = interrupted(
-        [sys.executable, "-m", "rl4rec_kernels", "evaluate", "--data", str(tmp_path / "toys"),
-         "--out", str(out)],
+        [
+            sys.executable,
+            "-m",
+            "rl4rec_kernels",
+            "evaluate",
+            "--data",
+            str(tmp_path / "toys"),
+            "--out",
+            str(out),
+        ],
         "/282",  # batches of users' texts; those of items are fewer
         env={**os.environ, "PYTHONUNBUFFERED": "1", "RL4REC_CACHE": str(tmp_path / "cache")},
-    )  # fmt: skip
+    )
     assert code == 130
     assert "Traceback" not in said
     assert not out.exists()
@@ -139,11 +158,11 @@ def test_blocks_of_queries_give_the_results_of_all(monkeypatch, rows, exclusions
 
     want = list(results())
     calls = []
-    real = slices._ids_of
-    monkeypatch.setattr(slices, "_ids_of", lambda *a: calls.append(a[2:]) or real(*a))
-    monkeypatch.setattr(slices, "_CALL_WORK", 1)
+    real = _blocks._ids_of
+    monkeypatch.setattr(_blocks, "_ids_of", lambda *a: calls.append(a[2:]) or real(*a))
+    monkeypatch.setattr(_blocks, "_CALL_WORK", 1)
     if rows:
-        monkeypatch.setattr(slices, "SLICE_BYTES", rows * shape[2] * 4)
+        monkeypatch.setattr(_blocks, "SLICE_BYTES", rows * shape[2] * 4)
     got = list(results())
     assert {(0, 256), (256, 512), (512, 700)} == set(calls)
     for new, old in zip(got, want, strict=True):
@@ -160,7 +179,7 @@ def test_a_bad_id_of_a_later_block_is_named_by_its_query(monkeypatch):
     targets[600] = 9
     with pytest.raises(IndexError) as whole:
         rk.rank_catalog(query, table, targets)
-    monkeypatch.setattr(slices, "_CALL_WORK", 1)
+    monkeypatch.setattr(_blocks, "_CALL_WORK", 1)
     for call in (rk.rank_catalog, rk.reward_catalog):
         with pytest.raises(IndexError) as blocks:
             call(query, table, targets)

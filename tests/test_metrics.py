@@ -13,9 +13,18 @@ from rl4rec_kernels.ops import reference
 
 TIES = ("expected", "optimistic", "pessimistic", "average")
 METRICS = (
-    "ndcg@1", "ndcg@10", "ndcg@100", "hit@1", "hit@7", "mrr@1", "mrr@20", "mrr", "auc", "logrank",
+    "ndcg@1",
+    "ndcg@10",
+    "ndcg@100",
+    "hit@1",
+    "hit@7",
+    "mrr@1",
+    "mrr@20",
+    "mrr",
+    "auc",
+    "logrank",
     "rank",
-)  # fmt: skip
+)
 
 
 def counts_of(*rows: tuple[int, int, int]) -> RankCounts:

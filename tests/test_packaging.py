@@ -20,8 +20,12 @@ pytestmark = pytest.mark.skipif(NO_SOURCES, reason="needs the source tree")
 def run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *arguments],
-        cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, **variables},
-    )  # fmt: skip
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **variables},
+    )
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ IDS = st.integers(-(2**63), 2**63 - 1)
 @st.composite
 def tables(draw, max_queries: int = 6, max_items: int = 60):
     """Queries, a table of few different values (so that scores tie), and targets."""
-    rows, items, dim = draw(st.tuples(
-        st.integers(1, max_queries), st.integers(2, max_items), st.integers(1, 20)
-    ))  # fmt: skip
+    rows, items, dim = draw(
+        st.tuples(st.integers(1, max_queries), st.integers(2, max_items), st.integers(1, 20))
+    )
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     query = torch.randint(-2, 3, (rows, dim), generator=generator).float()
     table = torch.randint(-2, 3, (items, dim), generator=generator).float()
@@ -146,9 +146,13 @@ def test_a_user_s_negatives_depend_on_the_user_only(seed, num_items, users, weig
         assert len(set(row.tolist()) - seen[user] - {0}) == count
     order = data.draw(st.permutations(range(users)))
     again = rk.sample_negatives(
-        num_items, [lists[u][::-1] for u in order], count, user_ids=[names[u] for u in order],
-        num_threads=3, **options,
-    )  # fmt: skip
+        num_items,
+        [lists[u][::-1] for u in order],
+        count,
+        user_ids=[names[u] for u in order],
+        num_threads=3,
+        **options,
+    )
     assert np.array_equal(again, rows[order])
     with pytest.raises(ValueError, match="items left"):
         rk.sample_negatives(num_items, lists, min(left) + 1, user_ids=names, **options)

@@ -22,8 +22,8 @@ from hypothesis.stateful import (
 )
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.retrieval.coalescer import Gate
-from rl4rec_kernels.retrieval.encodings import Encodings
+from rl4rec_kernels.service.batcher import AdmissionQueue
+from rl4rec_kernels.service.encoding_cache import EncodingCache
 
 TEXTS = ("", "soap", "nail polish", "perfume", "glitter " * 150, "broken one", "broken two")
 INDEXES = st.integers(0, 10**6)
@@ -66,7 +66,7 @@ class GateMachine(OnALoop):
 
     @initialize(capacity=st.integers(1, 8))
     def make(self, capacity: int) -> None:
-        self.gate = Gate(capacity, max_wait_s=1000.0)
+        self.gate = AdmissionQueue(capacity, max_wait_s=1000.0)
         self.line: list[tuple[asyncio.Task[Any], int]] = []
         self.inside: list[int] = []
 
@@ -110,7 +110,9 @@ class EncodingsMachine(OnALoop):
     @initialize(room=st.sampled_from([0, 1000, 2000, 1 << 20]), batch=st.integers(1, 4))
     def make(self, room: int, batch: int) -> None:
         self.room, self.batch = room, batch
-        self.encodings = Encodings(self.encode, max_batch=batch, max_wait_s=0.0, cache_bytes=room)
+        self.encodings = EncodingCache(
+            self.encode, max_batch=batch, max_wait_s=0.0, cache_bytes=room
+        )
         self.calls: list[tuple[list[str], asyncio.Task[Any]]] = []
         self.waiting = threading.Event()  # until somebody waits, nothing gets ready
 

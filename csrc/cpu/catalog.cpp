@@ -50,23 +50,23 @@ const void* optional_data(const std::optional<Tensor>& given, std::optional<Tens
 
 }  // namespace
 
-Catalog::Catalog(const Tensor& table, const std::optional<Tensor>& row_info,
+Catalog::Catalog(const Tensor& table, const std::optional<Tensor>& row_stats,
                  const std::optional<Tensor>& valid, const Embeddings& queries)
-    : items(table, "table", row_info.has_value()),
-      query_storage(row_info && items.storage != kFloat32 ? items.storage : queries.storage),
+    : items(table, "table", row_stats.has_value()),
+      query_storage(row_stats && items.storage != kFloat32 ? items.storage : queries.storage),
       tile(tile_for(*simd().tiles, queries.rows)) {
   check_same_dim(queries, items);
   check(items.rows < (int64_t{1} << 31), "table has ", items.rows, " rows, but at most 2^31 - 1 ",
         "are served at once; cut it into slices");
-  if (row_info)
-    check(row_info->is_cpu() && row_info->scalar_type() == ScalarType::Float &&
-              row_info->dim() == 2 && row_info->size(0) == items.rows && row_info->size(1) == 3,
-          "row_info must be float32 [", items.rows, ", 3] on the CPU");
+  if (row_stats)
+    check(row_stats->is_cpu() && row_stats->scalar_type() == ScalarType::Float &&
+              row_stats->dim() == 2 && row_stats->size(0) == items.rows && row_stats->size(1) == 3,
+          "row_stats must be float32 [", items.rows, ", 3] on the CPU");
   if (valid)
     check(valid->is_cpu() && valid->scalar_type() == ScalarType::Bool && valid->dim() == 1 &&
               valid->size(0) == items.rows,
           "valid must be bool [", items.rows, "] on the CPU");
-  this->row_info = static_cast<const float*>(optional_data(row_info, row_info_owner_));
+  this->row_stats = static_cast<const float*>(optional_data(row_stats, row_stats_owner_));
   this->valid = static_cast<const bool*>(optional_data(valid, valid_owner_));
   arithmetic = choose(items.storage, query_storage, tile);
   words = words_of(arithmetic, items.dim);

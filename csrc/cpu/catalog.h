@@ -18,18 +18,18 @@ enum class Arithmetic { kFloat, kBFloat16, kInt8 };
 
 // The items of a call.
 struct Catalog {
-  // `row_info` [N, 3] float32 holds scale, norm and error of every row of a quantized table (see
-  // rl4rec_kernels/quantize.py), `valid` bool [N] says which rows may compete; default all.
-  Catalog(const Tensor& table, const std::optional<Tensor>& row_info,
+  // `row_stats` [N, 3] float32 holds scale, norm and error of every row of a quantized table (see
+  // rl4rec_kernels/ops/quantize.py), `valid` bool [N] says which rows may compete; default all.
+  Catalog(const Tensor& table, const std::optional<Tensor>& row_stats,
           const std::optional<Tensor>& valid, const Embeddings& queries);
 
   bool is_valid(int64_t id) const { return !valid || valid[id]; }
-  float scale(int64_t id) const { return row_info ? row_info[3 * id] : 1.0f; }
-  float norm(int64_t id) const { return row_info[3 * id + 1]; }
-  float error(int64_t id) const { return row_info[3 * id + 2]; }
+  float scale(int64_t id) const { return row_stats ? row_stats[3 * id] : 1.0f; }
+  float norm(int64_t id) const { return row_stats[3 * id + 1]; }
+  float error(int64_t id) const { return row_stats[3 * id + 2]; }
 
   Embeddings items;
-  const float* row_info = nullptr;
+  const float* row_stats = nullptr;
   const bool* valid = nullptr;
   Storage query_storage;  // what queries are rounded to before they are scored
   Arithmetic arithmetic;
@@ -37,7 +37,7 @@ struct Catalog {
   int64_t words;  // of an item
 
  private:
-  std::optional<Tensor> row_info_owner_, valid_owner_;
+  std::optional<Tensor> row_stats_owner_, valid_owner_;
 };
 
 // Rows of queries, rounded and turned into panels.

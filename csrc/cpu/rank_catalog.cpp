@@ -77,11 +77,11 @@ void count_piece(const Catalog& catalog, const Exclusions& exclusions, const Pan
 Counts count_catalog(const Tensor& query, const Tensor& table, const Tensor& target_ids,
                      const std::optional<Tensor>& exclude,
                      const std::optional<Tensor>& exclude_offsets,
-                     const std::optional<Tensor>& valid, const std::optional<Tensor>& row_info,
+                     const std::optional<Tensor>& valid, const std::optional<Tensor>& row_stats,
                      const std::optional<Tensor>& source,
                      const std::optional<Tensor>& given_target_scores) {
   const Embeddings queries(query, "query");
-  const Catalog catalog(table, row_info, valid, queries);
+  const Catalog catalog(table, row_stats, valid, queries);
   const std::vector<int64_t> targets =
       read_targets(target_ids, queries.rows, catalog, given_target_scores.has_value());
   const Exclusions exclusions(catalog, queries.rows, targets.data(), exclude, exclude_offsets);
@@ -124,17 +124,17 @@ Counts count_catalog(const Tensor& query, const Tensor& table, const Tensor& tar
 std::tuple<Tensor, Tensor, Tensor> rank_catalog(
     const Tensor& query, const Tensor& table, const Tensor& targets,
     const std::optional<Tensor>& exclude, const std::optional<Tensor>& exclude_offsets,
-    const std::optional<Tensor>& valid, const std::optional<Tensor>& row_info,
+    const std::optional<Tensor>& valid, const std::optional<Tensor>& row_stats,
     const std::optional<Tensor>& source, const std::optional<Tensor>& target_scores) {
-  return to_tensors(count_catalog(query, table, targets, exclude, exclude_offsets, valid, row_info,
+  return to_tensors(count_catalog(query, table, targets, exclude, exclude_offsets, valid, row_stats,
                                   source, target_scores),
                     query);
 }
 
 Tensor score_catalog_targets(const Tensor& query, const Tensor& table, const Tensor& targets,
-                             const std::optional<Tensor>& row_info) {
+                             const std::optional<Tensor>& row_stats) {
   const Embeddings queries(query, "query");
-  const Catalog catalog(table, row_info, std::nullopt, queries);
+  const Catalog catalog(table, row_stats, std::nullopt, queries);
   const std::vector<float> scores =
       score_targets(catalog, queries, read_targets(targets, queries.rows, catalog, true).data());
   const Tensor result = torch::stable::new_empty(query, {queries.rows}, ScalarType::Float);
@@ -145,11 +145,11 @@ Tensor score_catalog_targets(const Tensor& query, const Tensor& table, const Ten
 Tensor reward_catalog(const Tensor& query, const Tensor& table, const Tensor& targets,
                       const std::optional<Tensor>& exclude,
                       const std::optional<Tensor>& exclude_offsets,
-                      const std::optional<Tensor>& valid, const std::optional<Tensor>& row_info,
+                      const std::optional<Tensor>& valid, const std::optional<Tensor>& row_stats,
                       const std::optional<Tensor>& source, const std::vector<int64_t>& kinds,
                       const std::vector<int64_t>& cutoffs, int64_t ties) {
   const Metrics metrics(kinds, cutoffs, ties);
-  return metrics(count_catalog(query, table, targets, exclude, exclude_offsets, valid, row_info,
+  return metrics(count_catalog(query, table, targets, exclude, exclude_offsets, valid, row_stats,
                                source, std::nullopt),
                  query.size(0), query);
 }

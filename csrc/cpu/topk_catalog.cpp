@@ -128,14 +128,14 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
                                         const std::optional<Tensor>& exclude,
                                         const std::optional<Tensor>& exclude_offsets,
                                         const std::optional<Tensor>& valid,
-                                        const std::optional<Tensor>& row_info,
+                                        const std::optional<Tensor>& row_stats,
                                         const std::optional<Tensor>& source) {
   // With many items to score again it is faster to score them all; the result is the same.
   if (source && 32 * k > source->size(0))
     return topk_catalog(query, *source, k, exclude, exclude_offsets, valid, std::nullopt,
                         std::nullopt);
   const Embeddings queries(query, "query");
-  const Catalog catalog(table, row_info, valid, queries);
+  const Catalog catalog(table, row_stats, valid, queries);
   check(1 <= k && k <= catalog.items.rows, "k must be from 1 to ", catalog.items.rows,
         ", the rows of the table, got ", k);
   const Exclusions exclusions(catalog, queries.rows, nullptr, exclude, exclude_offsets);

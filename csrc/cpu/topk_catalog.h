@@ -14,7 +14,7 @@ std::tuple<torch::stable::Tensor, torch::stable::Tensor> topk_catalog(
     const std::optional<torch::stable::Tensor>& exclude,
     const std::optional<torch::stable::Tensor>& exclude_offsets,
     const std::optional<torch::stable::Tensor>& valid,
-    const std::optional<torch::stable::Tensor>& row_info,
+    const std::optional<torch::stable::Tensor>& row_stats,
     const std::optional<torch::stable::Tensor>& source);
 
 }  // namespace rl4rec

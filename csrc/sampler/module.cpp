@@ -1,4 +1,4 @@
-// The pybind11 module rl4rec_kernels._sampler; rl4rec_kernels/sampling.py
+// The pybind11 module rl4rec_kernels._sampler; rl4rec_kernels/negatives/sampling.py
 // checks the arguments.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from rl4rec_kernels.completions import completion_text, strip_special_tokens
 from rl4rec_kernels.data.labels import Label
 from rl4rec_kernels.metrics import metrics_from_counts
-from rl4rec_kernels.reward import RecReward, Scored
+from rl4rec_kernels.rewards.completions import completion_text, strip_special_tokens
+from rl4rec_kernels.rewards.reward import RecReward, Scored
 
 VARIABLE = "RL4REC_REWARD"
 
@@ -28,8 +28,10 @@ def reward_from_environment() -> RecReward:
     """
     text = os.environ.get(VARIABLE)
     if not text:
-        raise ValueError(f"{VARIABLE} is not set; set it to the options of RecReward as JSON, for "
-                         'example {"dataset_name": "beauty", "reward_type": "ndcg"}')  # fmt: skip
+        raise ValueError(
+            f"{VARIABLE} is not set; set it to the options of RecReward as JSON, for "
+            'example {"dataset_name": "beauty", "reward_type": "ndcg"}'
+        )
     return _cached(text)
 
 
@@ -61,9 +63,11 @@ def _cached(text: str) -> RecReward:
     except TypeError as error:
         raise TypeError(f"options of the reward {options}: {error}") from None
     if reward.normalize:
-        raise ValueError("normalize=True scales the rewards of one call, but this trainer may send "
-                         "a single text a call, which would always earn 0; leave it off, trainers "
-                         "normalise in groups")  # fmt: skip
+        raise ValueError(
+            "normalize=True scales the rewards of one call, but this trainer may send "
+            "a single text a call, which would always earn 0; leave it off, trainers "
+            "normalise in groups"
+        )
     return reward
 
 

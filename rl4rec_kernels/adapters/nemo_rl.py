@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._imports import require
+from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.adapters._scoring import reward_by, score
 from rl4rec_kernels.data.labels import read_label
 
@@ -46,8 +46,10 @@ class RecEnvironment:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         if "reward" not in config:
-            raise ValueError("the environment's config has no reward; give it the options of "
-                             "RecReward: {reward: {dataset_name: …, reward_type: …}}")  # fmt: skip
+            raise ValueError(
+                "the environment's config has no reward; give it the options of "
+                "RecReward: {reward: {dataset_name: …, reward_type: …}}"
+            )
         self.reward = reward_by(config["reward"])
 
     def step(

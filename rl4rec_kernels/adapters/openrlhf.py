@@ -85,6 +85,8 @@ def response(query: str, prompt: str) -> str:
     tail = prompt[-_TAIL:]
     place = query.find(tail) if tail else -1
     if place < 0:
-        raise ValueError(f"the query does not contain the end of its prompt, {tail!r}; it starts "
-                         f"with {query[:60]!r}. Allow longer prompts (--data.max_len)")  # fmt: skip
+        raise ValueError(
+            f"the query does not contain the end of its prompt, {tail!r}; it starts "
+            f"with {query[:60]!r}. Allow longer prompts (--data.max_len)"
+        )
     return query[place + len(tail) :]

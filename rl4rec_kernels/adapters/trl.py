@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any
 
 from rl4rec_kernels.adapters._scoring import ranks_and_hits
-from rl4rec_kernels.reward import RecReward, Scored
+from rl4rec_kernels.rewards.reward import RecReward, Scored
 
 LogMetric = Callable[[str, float], None]
 
@@ -146,8 +146,10 @@ def _arguments(
 ) -> tuple[list[int], tuple[Any, ...]]:
     """The rows that have a target, and their arguments for `RecReward.score`."""
     if target is None:
-        raise ValueError("the dataset has no column target; train on dataset.to_hf(), with "
-                         "remove_unused_columns=False")  # fmt: skip
+        raise ValueError(
+            "the dataset has no column target; train on dataset.to_hf(), with "
+            "remove_unused_columns=False"
+        )
     for name, column in (("target", target), ("history", history), ("neg_items", neg_items)):
         if column is not None and len(column) != len(completions):
             raise ValueError(f"{name} has {len(column)} rows for {len(completions)} completions")

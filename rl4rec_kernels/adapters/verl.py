@@ -15,7 +15,7 @@ from typing import Any
 
 from rl4rec_kernels.adapters._scoring import reward_by, score, score_async
 from rl4rec_kernels.data.labels import Label, read_label
-from rl4rec_kernels.reward import RecReward
+from rl4rec_kernels.rewards.reward import RecReward
 
 
 async def compute_score(
@@ -74,8 +74,10 @@ def _read(
         label = read_label(ground_truth)
     else:
         if extra_info is None or "history" not in extra_info:
-            raise ValueError("extra_info has no history; write the data with "
-                             "export_dataset(dataset, 'verl', path)")  # fmt: skip
+            raise ValueError(
+                "extra_info has no history; write the data with "
+                "export_dataset(dataset, 'verl', path)"
+            )
         # verl may have made a text of the number
         item = int(ground_truth) if str(ground_truth).isdecimal() else ground_truth
         label = read_label({**extra_info, "target": item})

@@ -12,9 +12,8 @@ from rl4rec_kernels.data.loaders import (
     create_dataloaders,
 )
 from rl4rec_kernels.data.metadata import load_item_metadata
-from rl4rec_kernels.data.negatives import split_seed
 from rl4rec_kernels.data.prompts import PromptGenerator
-from rl4rec_kernels.data.splits import SPLITS, DatasetReport
+from rl4rec_kernels.data.splits import SPLITS, DatasetReport, split_seed
 
 __all__ = [
     "SPLITS",

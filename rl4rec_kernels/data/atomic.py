@@ -15,7 +15,7 @@ import numpy as np
 
 from rl4rec_kernels.data.files import first_file, numbered_lines, read_text, with_gz
 from rl4rec_kernels.data.item_fields import canonical_name
-from rl4rec_kernels.ragged import RaggedIds
+from rl4rec_kernels.ids import RaggedIds
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,10 @@ def read_atomic(path: Path, required: Iterable[str]) -> AtomicTable:
     """
     lines = numbered_lines(read_text(path))
     if not lines:
-        raise ValueError(f"{path} is empty; its first line must name and type the columns, "
-                         "as user_id:token<tab>item_id:token<tab>timestamp:float")  # fmt: skip
+        raise ValueError(
+            f"{path} is empty; its first line must name and type the columns, "
+            "as user_id:token<tab>item_id:token<tab>timestamp:float"
+        )
     number, header = lines[0]
     heads = [head.strip().partition(":") for head in header.split("\t")]
     types = {name: kind for name, _, kind in heads}
@@ -73,8 +75,10 @@ def read_atomic(path: Path, required: Iterable[str]) -> AtomicTable:
     for number, line in lines[1:]:
         found = line.count("\t") + 1
         if found != len(heads):
-            raise ValueError(f"{path}, line {number}: {found} cells, but the header has "
-                             f"{len(heads)} columns; separate them with single tabs")  # fmt: skip
+            raise ValueError(
+                f"{path}, line {number}: {found} cells, but the header has "
+                f"{len(heads)} columns; separate them with single tabs"
+            )
     if not lines[1:]:
         raise ValueError(f"{path} has a header but no rows")
     # One list of all cells, cut by columns: a list for every row is several times slower.
@@ -86,8 +90,9 @@ def read_atomic(path: Path, required: Iterable[str]) -> AtomicTable:
     for name in required:
         if "" in columns[name]:
             row = columns[name].index("")
-            raise ValueError(f"{path}, line {table.lines[row]}: {name} is empty; fill it or "
-                             "remove the line")  # fmt: skip
+            raise ValueError(
+                f"{path}, line {table.lines[row]}: {name} is empty; fill it or remove the line"
+            )
     return table
 
 
@@ -152,8 +157,10 @@ def read_atomic_metadata(directory: Path, name: str) -> dict[int, dict[str, Any]
     lists = {n for n in cells if canonical_name(n) == "category" and item.types[n] == "token_seq"}
     for row, token in enumerate(item.columns["item_id"]):
         if item_of[token] in metadata:
-            raise ValueError(f"{item.path}, line {item.lines[row]}: item {token!r} already has a "
-                             "line; remove one of them")  # fmt: skip
+            raise ValueError(
+                f"{item.path}, line {item.lines[row]}: item {token!r} already has a "
+                "line; remove one of them"
+            )
         fields = {
             n: column[row].split() if n in lists else column[row] for n, column in cells.items()
         }
@@ -181,8 +188,10 @@ def _times(table: AtomicTable) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(times))
     if bad.size:
         cell = table.columns["timestamp"][bad[0]]
-        raise ValueError(f"{table.path}, line {table.lines[bad[0]]}: timestamp {cell!r} is no "
-                         "number; write seconds, or leave the whole column out")  # fmt: skip
+        raise ValueError(
+            f"{table.path}, line {table.lines[bad[0]]}: timestamp {cell!r} is no "
+            "number; write seconds, or leave the whole column out"
+        )
     return times
 
 

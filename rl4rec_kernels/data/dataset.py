@@ -11,22 +11,21 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from rl4rec_kernels._checks import whole_number
+from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels.data.export import to_hf
 from rl4rec_kernels.data.interactions import Interactions, load_interactions
-from rl4rec_kernels.data.negatives import (
+from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
+from rl4rec_kernels.data.splits import leave_one_out, split_index, split_seed
+from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.negatives.checks import (
     check_alpha,
     check_given,
     draw_negatives,
     put_beside,
     sampling_weights,
-    split_seed,
     verify_negatives,
 )
-from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
-from rl4rec_kernels.data.splits import leave_one_out, split_index
-from rl4rec_kernels.ragged import RaggedIds
-from rl4rec_kernels.sampling import MOST_ITEMS
+from rl4rec_kernels.negatives.sampling import MOST_ITEMS
 
 logger = logging.getLogger("rl4rec_kernels.data")
 
@@ -65,7 +64,7 @@ class RecommendationDataset(Dataset[Sample]):
         Rows of the item table, padding included: ``max(item_metadata) + 1``. Needed for negatives.
     seed : int
         Seed of the negatives, not negative. A user's negatives depend on it, on the split (see
-        `rl4rec_kernels.data.negatives.split_seed`) and on the user's id, and on no other user.
+        `rl4rec_kernels.data.split_seed`) and on the user's id, and on no other user.
     data_dir : path, optional
         The directory that contains the dataset's directory; default: ``RL4REC_DATA`` or ``./data``.
     neg_alpha : float
@@ -114,15 +113,19 @@ class RecommendationDataset(Dataset[Sample]):
         split_index(split)
         check_metadata(item_metadata)
         if not callable(prompt_generator):
-            raise TypeError("prompt_generator must be a PromptGenerator(item_metadata=…), "
-                            f"got {prompt_generator!r}")  # fmt: skip
+            raise TypeError(
+                "prompt_generator must be a PromptGenerator(item_metadata=…), "
+                f"got {prompt_generator!r}"
+            )
         num_negs = whole_number("num_negs", num_negs, 0)
         seed = whole_number("seed", seed, 0)
         if num_items is not None:
             num_items = whole_number("num_items", num_items, 2, MOST_ITEMS)
         elif num_negs:
-            raise ValueError(f"num_negs={num_negs} needs num_items, the number of rows of the item "
-                             "table; pass num_items=max(item_metadata.keys()) + 1")  # fmt: skip
+            raise ValueError(
+                f"num_negs={num_negs} needs num_items, the number of rows of the item "
+                "table; pass num_items=max(item_metadata.keys()) + 1"
+            )
         check_alpha(neg_alpha)
         if interactions is None:
             interactions = load_interactions(data_name, data_dir)
@@ -272,8 +275,10 @@ def _check_range(num_items: int, known: np.ndarray, interactions: Interactions) 
     """Check that every item of the metadata and of the interactions has a row in the table."""
     remedy = "pass num_items=max(item_metadata.keys()) + 1, and check that both are of one dataset"
     if known.max() >= num_items:
-        raise ValueError(f"item_metadata has item {known.max()}, but num_items is {num_items}, so "
-                         f"items end at {num_items - 1}; {remedy}")  # fmt: skip
+        raise ValueError(
+            f"item_metadata has item {known.max()}, but num_items is {num_items}, so "
+            f"items end at {num_items - 1}; {remedy}"
+        )
     values, offsets = interactions.sequences
     outside = np.flatnonzero(values >= num_items)
     if outside.size:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl4rec_kernels._imports import require
-from rl4rec_kernels._writing import replacing
+from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.data.labels import write_label
 
 if TYPE_CHECKING:
@@ -76,13 +76,16 @@ def export_dataset(
         conversational = choices[0]
     if conversational not in choices:
         kind = "messages" if choices[0] else "texts"
-        raise ValueError(f"conversational must be {choices[0]} for {trainer}, which reads prompts "
-                         f"that are {kind}")  # fmt: skip
+        raise ValueError(
+            f"conversational must be {choices[0]} for {trainer}, which reads prompts "
+            f"that are {kind}"
+        )
     if path is not None:
         endings = (".parquet",) if trainer == "verl" else (".parquet", ".jsonl", ".json")
         if Path(path).suffix not in endings:
-            raise ValueError(f"path {os.fspath(path)!r} must end in {' or '.join(endings)} for "
-                             f"{trainer}")  # fmt: skip
+            raise ValueError(
+                f"path {os.fspath(path)!r} must end in {' or '.join(endings)} for {trainer}"
+            )
     exported = _build(layout(dataset, conversational))
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -30,8 +30,10 @@ def dataset_dir(name: str, data_dir: str | os.PathLike[str] | None = None) -> Pa
     if not isinstance(name, str):
         raise TypeError(f"the dataset's name must be a string, got {name!r}")
     if not name or name in (".", "..") or Path(name).name != name:
-        raise ValueError(f"the dataset's name must be the plain name of a directory, got {name!r}; "
-                         "pass where it is as data_dir")  # fmt: skip
+        raise ValueError(
+            f"the dataset's name must be the plain name of a directory, got {name!r}; "
+            "pass where it is as data_dir"
+        )
     root = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "data")
     if (root / name).is_dir():
         return root / name

@@ -9,7 +9,7 @@ import numpy as np
 
 from rl4rec_kernels.data.atomic import atomic_file, read_atomic_interactions
 from rl4rec_kernels.data.files import dataset_dir, first_file, numbered_lines, read_text, with_gz
-from rl4rec_kernels.ragged import RaggedIds
+from rl4rec_kernels.ids import RaggedIds
 
 SEQUENCE_FILES = with_gz("sequential_data.txt")
 
@@ -80,13 +80,17 @@ def read_sequences(path: Path) -> Interactions:
         where = f"{path}, line {number}"
         user, *items = _ids(line.split(), where)
         if user in line_of:
-            raise ValueError(f"{where}: user {user} already stands in line {line_of[user]}; "
-                             "join the two lines in time order")  # fmt: skip
+            raise ValueError(
+                f"{where}: user {user} already stands in line {line_of[user]}; "
+                "join the two lines in time order"
+            )
         if not items:
             raise ValueError(f"{where}: user {user} has no items; remove the line")
         if 0 in items:
-            raise ValueError(f"{where}: item id 0 is kept for padding; items start at 1, so add 1 "
-                             "to every item id here and in the metadata")  # fmt: skip
+            raise ValueError(
+                f"{where}: item id 0 is kept for padding; items start at 1, so add 1 "
+                "to every item id here and in the metadata"
+            )
         line_of[user] = number
         users.append(user)
         values.extend(items)

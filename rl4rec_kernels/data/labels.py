@@ -54,8 +54,9 @@ def read_label(label: Any) -> Label:
     if not isinstance(label, Mapping):
         raise TypeError(f"label must be JSON text or a mapping, got {label!r}; {_REMEDY}")
     if label.get("target") is None:
-        raise ValueError(f"label has no target, only {', '.join(map(str, label)) or 'nothing'}; "
-                         f"{_REMEDY}")  # fmt: skip
+        raise ValueError(
+            f"label has no target, only {', '.join(map(str, label)) or 'nothing'}; {_REMEDY}"
+        )
     target = label["target"]
     if isinstance(target, bool) or not isinstance(target, Integral):
         raise TypeError(f"label: target must be an item id, got {target!r}")

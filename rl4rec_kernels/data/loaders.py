@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from rl4rec_kernels._checks import whole_number
+from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels.data.dataset import RecommendationDataset, Sample
 from rl4rec_kernels.data.interactions import load_interactions
 from rl4rec_kernels.data.metadata import load_item_metadata

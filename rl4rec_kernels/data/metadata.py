@@ -53,8 +53,10 @@ def load_item_metadata(
     directory = dataset_dir(name, data_dir)
     if not first_file(directory, SEQUENCE_FILES) and atomic_file(directory, name, "inter"):
         if not (path := atomic_file(directory, name, "item")):
-            raise FileNotFoundError(f"{directory} has {name}.inter but no {name}.item, which "
-                                    "must hold the items' titles")  # fmt: skip
+            raise FileNotFoundError(
+                f"{directory} has {name}.inter but no {name}.item, which "
+                "must hold the items' titles"
+            )
         items: dict[int, dict[str, Any]] = read_atomic_metadata(directory, name)
     else:
         path = _metadata_file(directory)
@@ -80,8 +82,10 @@ def _metadata_file(directory: Path) -> Path:
         return found[0]
     if found:
         names = ", ".join(path.name for path in found)
-        raise ValueError(f"{directory} has several metadata files ({names}); name the right one "
-                         "item_metadata.json")  # fmt: skip
+        raise ValueError(
+            f"{directory} has several metadata files ({names}); name the right one "
+            "item_metadata.json"
+        )
     pickles = sorted(p for p in directory.glob("*meta*") if ".pkl" in p.name or ".pickle" in p.name)
     if pickles:
         raise ValueError(
@@ -89,8 +93,10 @@ def _metadata_file(directory: Path) -> Path:
             "Convert it to JSON where you trust it: json.dump({int(i): dict(m) for i, m in "
             'metadata.items()}, open("item_metadata.json", "w"))'
         )
-    raise FileNotFoundError(f"{directory} has no item metadata: put there item_metadata.json or "
-                            "another meta*.json, plain or with .gz")  # fmt: skip
+    raise FileNotFoundError(
+        f"{directory} has no item metadata: put there item_metadata.json or "
+        "another meta*.json, plain or with .gz"
+    )
 
 
 def read_json_metadata(path: Path) -> dict[int, dict[str, Any]]:
@@ -163,8 +169,10 @@ def _by_id(path: Path, entries: Iterable[tuple[str, Any, Any]]) -> dict[int, dic
             )
         digits = "" if isinstance(key, bool) else str(key)
         if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
-            raise ValueError(f"{path}: the id of {what} is {key!r}; it must be the whole number "
-                             f"used in the interactions, as item_id or id; {_FORMS}")  # fmt: skip
+            raise ValueError(
+                f"{path}: the id of {what} is {key!r}; it must be the whole number "
+                f"used in the interactions, as item_id or id; {_FORMS}"
+            )
         if int(key) in items:
             raise ValueError(f"{path}: {what} has id {int(key)}, which another item already has")
         items[int(key)] = fields

@@ -4,7 +4,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rl4rec_kernels._checks import whole_number
+from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels.data.item_fields import as_text
 
 DEFAULT_TEMPLATE = """\
@@ -72,8 +72,10 @@ class PromptGenerator:
             raise ValueError("template must contain {history}, else every user has the same prompt")
         if item_template is not None:
             if fields is not None:
-                raise ValueError("pass fields or item_template, not both: fields belongs to the "
-                                 "default line of an item")  # fmt: skip
+                raise ValueError(
+                    "pass fields or item_template, not both: fields belongs to the "
+                    "default line of an item"
+                )
             names = ["position", "item_id", *there]
             _template_fields("item_template", item_template, dict.fromkeys(names, ""))
         for name, text in (("missing", missing), ("system_prompt", system_prompt or "")):
@@ -83,11 +85,14 @@ class PromptGenerator:
             raise TypeError(f"fields must be a list of names, got the string {fields!r}")
         unknown = [name for name in fields or () if name not in there]
         if unknown:
-            raise ValueError(f"fields names {unknown[0]!r}, which no item has; the items have "
-                             f"{', '.join(there)}")  # fmt: skip
+            raise ValueError(
+                f"fields names {unknown[0]!r}, which no item has; the items have {', '.join(there)}"
+            )
         if tokenizer is not None and not getattr(tokenizer, "chat_template", None):
-            raise ValueError("tokenizer has no chat_template; pass the tokenizer of an instruction-"
-                             "tuned model, or set tokenizer.chat_template")  # fmt: skip
+            raise ValueError(
+                "tokenizer has no chat_template; pass the tokenizer of an instruction-"
+                "tuned model, or set tokenizer.chat_template"
+            )
         if max_history is not None:
             max_history = whole_number("max_history", max_history, 1)
         self.item_metadata = item_metadata
@@ -173,8 +178,10 @@ def check_metadata(item_metadata: Any) -> None:
         If it is empty or has an id below 1.
     """
     if not isinstance(item_metadata, Mapping):
-        raise TypeError(f"item_metadata must be a dict, got {type(item_metadata).__name__}; "
-                        "pass load_item_metadata(name)")  # fmt: skip
+        raise TypeError(
+            f"item_metadata must be a dict, got {type(item_metadata).__name__}; "
+            "pass load_item_metadata(name)"
+        )
     if not item_metadata:
         raise ValueError("item_metadata is empty; pass load_item_metadata(name)")
     for item, fields in item_metadata.items():
@@ -193,19 +200,23 @@ def _template_fields(what: str, template: Any, known: dict[str, Any]) -> set[str
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
-        raise ValueError(f"{what} is malformed ({error}); double braces that are text: "
-                         "{{ and }}") from error  # fmt: skip
+        raise ValueError(
+            f"{what} is malformed ({error}); double braces that are text: {{{{ and }}}}"
+        ) from error
     # Values are strings; a nested field ({title:{width}}) or an attribute ({title.upper}) is none
     # of the known names and so refused here, not when the first prompt is made.
     used = {name for _, name, _, _ in parsed if name is not None}
     used |= {spec for _, _, spec, _ in parsed if spec and "{" in spec}
     unknown = sorted(used - set(known))
     if unknown:
-        raise ValueError(f"{what} names the field {{{unknown[0]}}}, which does not exist; "
-                         f"known are {', '.join(f'{{{name}}}' for name in known)}")  # fmt: skip
+        raise ValueError(
+            f"{what} names the field {{{unknown[0]}}}, which does not exist; "
+            f"known are {', '.join(f'{{{name}}}' for name in known)}"
+        )
     try:
         template.format_map(known)
     except ValueError as error:
-        raise ValueError(f"{what} cannot be filled in ({error}); every field but count is "
-                         "text") from error  # fmt: skip
+        raise ValueError(
+            f"{what} cannot be filled in ({error}); every field but count is text"
+        ) from error
     return used

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from rl4rec_kernels.ragged import RaggedIds
+from rl4rec_kernels.ids import RaggedIds, rows_of, select
 
 SPLITS = ("train", "valid", "test")
 """The target is a user's last item but two (train), last but one (valid) or last (test)."""
@@ -81,16 +81,16 @@ def split_index(split: str) -> int:
     return SPLITS.index(split)
 
 
-def rows_of(ragged: RaggedIds) -> np.ndarray:
-    """Return the row of every value, int64 [nnz]."""
-    lengths = np.diff(ragged.offsets)
-    return np.repeat(np.arange(lengths.size, dtype=np.int64), lengths)
+def split_seed(seed: int, split: str) -> int:
+    """Return the seed of a split's negatives, a number below 2^63.
 
-
-def select(ragged: RaggedIds, keep: np.ndarray) -> RaggedIds:
-    """Keep the values where the mask `keep` [nnz] is set; rows stay, though some may be empty."""
-    ends = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
-    return RaggedIds(ragged.values[keep], ends[ragged.offsets])
+    What a user has seen is the same in every split, so one seed would give a user the same
+    negatives in training and in the test. NumPy's ``SeedSequence([seed, i])``, i being the
+    split's position in train, valid, test, makes a seed for each that shares nothing with the
+    others, and stays the same from one NumPy version to the next.
+    """
+    state = np.random.SeedSequence([seed, split_index(split)]).generate_state(1, np.uint64)
+    return int(state[0]) >> 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._progress import progress
+from rl4rec_kernels._utils.progress import progress
 
 _BLOCK_BYTES = 32 << 20  # of the users' weights in a block of replicates
 _LONG_WORK = 200_000_000  # draws from which on a progress bar is shown

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rl4rec_kernels.retrieval.ids import as_ragged, check_targets
+from rl4rec_kernels.ids import as_ragged
 
 NUM_BINS = 5
 
@@ -20,29 +20,6 @@ def history_lengths(histories: Any) -> np.ndarray:
     """
     rows = len(histories.offsets) - 1 if hasattr(histories, "offsets") else len(histories)
     return np.diff(as_ragged("histories", histories, rows).offsets)
-
-
-def target_popularity(targets: Any, item_counts: Any) -> np.ndarray:
-    """How often each user's target was taken, int64 [B], to group users by.
-
-    Parameters
-    ----------
-    targets : B item ids
-        The targets.
-    item_counts : int, shape [N]
-        How often each item was taken, for example `RecommendationDataset.item_counts`.
-
-    Raises
-    ------
-    IndexError
-        If a target has no count.
-    """
-    counts = np.asarray(item_counts)
-    items = check_targets(targets, len(targets))
-    if items.size and not 0 <= items.min() <= items.max() < len(counts):
-        raise IndexError(f"targets go from {items.min()} to {items.max()}, but item_counts has "
-                         f"{len(counts)} items; check that both are of one data set")  # fmt: skip
-    return counts[items]
 
 
 def group_rows(
@@ -70,14 +47,18 @@ def group_rows(
         If a grouping does not fit; the message names it.
     """
     if not isinstance(groups, Mapping):
-        raise TypeError("groups must be a dict of a name to one label or number for each user, "
-                        f"got {type(groups).__name__}")  # fmt: skip
+        raise TypeError(
+            "groups must be a dict of a name to one label or number for each user, "
+            f"got {type(groups).__name__}"
+        )
     rows = {}
     for name, labels in groups.items():
         values = np.asarray(labels)
         if values.shape != (num_users,):
-            raise ValueError(f"groups[{name!r}] must have one label or number for each of the "
-                             f"{num_users} users, got shape {values.shape}")  # fmt: skip
+            raise ValueError(
+                f"groups[{name!r}] must have one label or number for each of the "
+                f"{num_users} users, got shape {values.shape}"
+            )
         if values.dtype.kind in "iuf":
             rows[name] = _ranges(name, values, num_bins)
         elif values.dtype.kind in "USOb":

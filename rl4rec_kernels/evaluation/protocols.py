@@ -8,27 +8,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._checks import whole_number
-from rl4rec_kernels.correction import DEFAULT_GAMMA, METHODS, check_gamma, corrected_metrics
-from rl4rec_kernels.data.splits import rows_of
+from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.evaluation.bootstrap import bootstrap_intervals
+from rl4rec_kernels.evaluation.correction import (
+    DEFAULT_GAMMA,
+    METHODS,
+    check_gamma,
+    corrected_metrics,
+)
 from rl4rec_kernels.evaluation.groups import NUM_BINS, group_rows
 from rl4rec_kernels.evaluation.result import Estimate, Evaluation, Results, Settings
-from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, metrics_from_counts, parse_ties
-from rl4rec_kernels.ops import rank_candidates, rank_catalog
-from rl4rec_kernels.ops._arguments import check_embeddings
-from rl4rec_kernels.ragged import RaggedIds
-from rl4rec_kernels.retrieval.ids import (
+from rl4rec_kernels.ids import (
+    RaggedIds,
     as_pairs,
     as_ragged,
     check_inside,
     check_targets,
     check_valid_items,
     count_items,
+    rows_of,
     valid_rows,
     with_targets,
 )
-from rl4rec_kernels.retrieval.item_index import check_finite
+from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, metrics_from_counts, parse_ties
+from rl4rec_kernels.ops import rank_candidates, rank_catalog
+from rl4rec_kernels.ops._arguments import check_embeddings
 
 SAMPLED = "sampled"
 CATALOG = "whole catalog"
@@ -219,14 +224,18 @@ def _check_negatives(
     def refuse(bad: np.ndarray, why: str) -> None:
         if bad.any():
             place = int(np.flatnonzero(bad)[0])
-            raise ValueError(f"negatives: item {negatives.values[place]} of row {rows[place]} "
-                             f"{why}; draw them by sample_negatives(…, seen=exclude)")  # fmt: skip
+            raise ValueError(
+                f"negatives: item {negatives.values[place]} of row {rows[place]} "
+                f"{why}; draw them by sample_negatives(…, seen=exclude)"
+            )
 
     check_valid_items("negatives", negatives.values, valid)
     empty = np.flatnonzero(np.diff(negatives.offsets) == 0)
     if empty.size:
-        raise ValueError(f"negatives: row {empty[0]} has none, so its target would always rank "
-                         "first; give it some, or leave the row out")  # fmt: skip
+        raise ValueError(
+            f"negatives: row {empty[0]} has none, so its target would always rank "
+            "first; give it some, or leave the row out"
+        )
     rows = rows_of(negatives)
     refuse(negatives.values == items[rows], "is the row's target")
     pairs = as_pairs(rows, negatives.values, len(valid))
@@ -260,8 +269,10 @@ def _check_confidence(confidence: Any) -> None:
 
 def _check_corrections(corrections: Any) -> None:
     if isinstance(corrections, str):
-        raise TypeError(f"corrections must be a sequence of names, got the string "
-                        f"{corrections!r}; write ({corrections!r},)")  # fmt: skip
+        raise TypeError(
+            f"corrections must be a sequence of names, got the string "
+            f"{corrections!r}; write ({corrections!r},)"
+        )
     for method in corrections:
         if method not in METHODS:
             raise ValueError(f"unknown correction {method!r}; known are {', '.join(METHODS)}")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl4rec_kernels._imports import require
-from rl4rec_kernels._writing import save_figure
+from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels._utils.writing import save_figure
 from rl4rec_kernels.evaluation.result import Estimate, Evaluation, Results
 
 if TYPE_CHECKING:
@@ -116,8 +116,9 @@ def _draw_groups(axes: Any, evaluation: Evaluation, name: str) -> None:
             [end - m for m, end in zip(mean, high, strict=True)],
         ]
         places = [group + 0.16 * (i - (len(protocols) - 1) / 2) for group in range(len(groups))]
-        axes.errorbar(places, mean, spread, linestyle="", capsize=3, markersize=5,
-                      **_STYLES[protocol])  # fmt: skip
+        axes.errorbar(
+            places, mean, spread, linestyle="", capsize=3, markersize=5, **_STYLES[protocol]
+        )
     labels = [f"{label}\n{results.users:,} users" for label, results in groups.items()]
     axes.set_xticks(range(len(groups)), labels=labels, fontsize="small")
     axes.set(title=f"{metric.upper()} by {name}", xlabel=name)

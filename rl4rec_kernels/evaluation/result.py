@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from rl4rec_kernels._writing import replacing
+from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.metrics import RankCounts
 
 if TYPE_CHECKING:
@@ -160,8 +160,10 @@ class Evaluation:
         """
         unknown = [metric for metric in metrics if metric not in self.metrics]
         if unknown:
-            raise ValueError(f"metric {unknown[0]!r} was not computed; there are "
-                             f"{', '.join(self.metrics)}; others come with ks=")  # fmt: skip
+            raise ValueError(
+                f"metric {unknown[0]!r} was not computed; there are "
+                f"{', '.join(self.metrics)}; others come with ks="
+            )
         return tuple(metrics)
 
     def __repr__(self) -> str:

@@ -1,7 +1,6 @@
 """Tensor operators: one file an operator, `reference` defines them all."""
 
-from rl4rec_kernels.ops._gpu import unchecked_ids
-from rl4rec_kernels.ops._library import cpu_level, cpu_levels, use_cpu_level
+from rl4rec_kernels.ops._backends import cpu_level, cpu_levels, unchecked_ids, use_cpu_level
 from rl4rec_kernels.ops.rank_candidates import rank_candidates
 from rl4rec_kernels.ops.rank_catalog import rank_catalog
 from rl4rec_kernels.ops.reward_candidates import reward_candidates

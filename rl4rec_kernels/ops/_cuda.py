@@ -50,9 +50,15 @@ def reward_candidates(
     """See `ops.reward_candidates`."""
     parts = [
         _raw.reward_candidates(
-            query, table, ids, offsets, kinds[m : m + _MAX_METRICS], cutoffs[m : m + _MAX_METRICS],
-            ties, bad,
+            query,
+            table,
+            ids,
+            offsets,
+            kinds[m : m + _MAX_METRICS],
+            cutoffs[m : m + _MAX_METRICS],
+            ties,
+            bad,
         )
         for m in range(0, max(1, len(kinds)), _MAX_METRICS)
-    ]  # fmt: skip
+    ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

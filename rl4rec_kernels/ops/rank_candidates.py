@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ops import _backends, reference
 from rl4rec_kernels.ops._arguments import check_embeddings, split_ids, widen_query
-from rl4rec_kernels.ragged import RaggedIds
 
 
 def rank_candidates(
@@ -47,10 +47,10 @@ def rank_candidates(
     query = widen_query(query, table)
     check_embeddings(query, table)
     ids, offsets = split_ids("candidates", candidates, query)
-    backend = _library.resolve_backend(backend, query)
+    backend = _backends.resolve_backend(backend, query)
     if backend == "reference":
         return reference.rank_candidates(query, table, ids, offsets)
-    return RankCounts(*_library.operators(backend).rank_candidates(query, table, ids, offsets))
+    return RankCounts(*_backends.operators(backend).rank_candidates(query, table, ids, offsets))
 
 
 def _empty_counts(
@@ -60,4 +60,4 @@ def _empty_counts(
     return above, tied, total
 
 
-_gpu.register("rank_candidates", _empty_counts)
+_backends.register("rank_candidates", _empty_counts)

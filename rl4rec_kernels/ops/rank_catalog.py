@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
+from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ops import _backends, reference
 from rl4rec_kernels.ops._arguments import check_column, split_catalog, widen_query
-from rl4rec_kernels.ops.slices import in_blocks, is_streamed, rank_slices
-from rl4rec_kernels.quantize import QuantizedTable
-from rl4rec_kernels.ragged import RaggedIds
+from rl4rec_kernels.ops._blocks import in_blocks, is_streamed, rank_slices
+from rl4rec_kernels.ops.quantize import QuantizedTable
 
 
 def rank_catalog(
@@ -83,13 +83,13 @@ def rank_catalog(
     query = widen_query(query, table)
     catalog, ids, offsets = split_catalog(query, table, exclude, valid, refine)
     check_column("targets", targets, query)
-    backend = _library.resolve_backend(backend, query, cuda=False)
+    backend = _backends.resolve_backend(backend, query, cuda=False)
     if backend == "reference":
         exact = reference.exact_table(*catalog[:3])
         return reference.rank_catalog(query, exact, targets, ids, offsets, valid)
     if is_streamed(query, catalog):
         return rank_slices(query, catalog, targets, ids, offsets)
-    operator = _library.operators(backend).rank_catalog
+    operator = _backends.operators(backend).rank_catalog
     return RankCounts(*in_blocks(operator, query, catalog, targets, ids, offsets, None))
 
 
@@ -100,7 +100,7 @@ def _empty_counts(
     exclude: Tensor | None,
     exclude_offsets: Tensor | None,
     valid: Tensor | None,
-    row_info: Tensor | None,
+    row_stats: Tensor | None,
     source: Tensor | None,
     target_scores: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -108,9 +108,11 @@ def _empty_counts(
     return above, tied, total
 
 
-def _empty_scores(query: Tensor, table: Tensor, targets: Tensor, row_info: Tensor | None) -> Tensor:
+def _empty_scores(
+    query: Tensor, table: Tensor, targets: Tensor, row_stats: Tensor | None
+) -> Tensor:
     return query.new_empty(query.shape[0], dtype=torch.float32)
 
 
-_gpu.register("rank_catalog", _empty_counts, cuda=False)
-_gpu.register("score_catalog_targets", _empty_scores, cuda=False)
+_backends.register("rank_catalog", _empty_counts, cuda=False)
+_backends.register("score_catalog_targets", _empty_scores, cuda=False)

@@ -123,11 +123,11 @@ def topk_catalog(
     return best, ids.masked_fill(best == -math.inf, -1)
 
 
-def exact_table(values: Tensor, row_info: Tensor | None, source: Tensor | None) -> Tensor:
+def exact_table(values: Tensor, row_stats: Tensor | None, source: Tensor | None) -> Tensor:
     """The embeddings that results are about: `source` for refined ones, else what `values` mean."""
-    if source is not None or row_info is None:
+    if source is not None or row_stats is None:
         return values if source is None else source
-    return values.double() * row_info[:, :1].double()
+    return values.double() * row_stats[:, :1].double()
 
 
 def metric_at_rank(metric: Metric, rank: float, total: int) -> float:

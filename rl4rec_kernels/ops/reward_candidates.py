@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
-from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ops import _backends, reference
 from rl4rec_kernels.ops._arguments import check_embeddings, split_ids, widen_query
-from rl4rec_kernels.ragged import RaggedIds
 
 
 def reward_candidates(
@@ -49,11 +49,11 @@ def reward_candidates(
     query = widen_query(query, table)
     check_embeddings(query, table)
     ids, offsets = split_ids("candidates", candidates, query)
-    backend = _library.resolve_backend(backend, query)
+    backend = _backends.resolve_backend(backend, query)
     if backend == "reference":
         return reference.reward_candidates(query, table, ids, offsets, parsed, rule).float()
     kinds, cutoffs = [int(m.kind) for m in parsed], [m.cutoff for m in parsed]
-    return _library.operators(backend).reward_candidates(
+    return _backends.operators(backend).reward_candidates(
         query.detach(), table.detach(), ids, offsets, kinds, cutoffs, int(rule)
     )
 
@@ -70,4 +70,4 @@ def _empty_rewards(
     return query.new_empty((query.shape[0], len(kinds)), dtype=torch.float32)
 
 
-_gpu.register("reward_candidates", _empty_rewards)
+_backends.register("reward_candidates", _empty_rewards)

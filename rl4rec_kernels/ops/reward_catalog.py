@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.metrics import metrics_from_counts, parse_metrics, parse_ties
-from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ops import _backends, reference
 from rl4rec_kernels.ops._arguments import check_column, split_catalog, widen_query
-from rl4rec_kernels.ops.slices import in_blocks, is_streamed, rank_slices
-from rl4rec_kernels.quantize import QuantizedTable
-from rl4rec_kernels.ragged import RaggedIds
+from rl4rec_kernels.ops._blocks import in_blocks, is_streamed, rank_slices
+from rl4rec_kernels.ops.quantize import QuantizedTable
 
 
 def reward_catalog(
@@ -53,7 +53,7 @@ def reward_catalog(
     query = widen_query(query, table)
     catalog, ids, offsets = split_catalog(query, table, exclude, valid, refine)
     check_column("targets", targets, query)
-    backend = _library.resolve_backend(backend, query, cuda=False)
+    backend = _backends.resolve_backend(backend, query, cuda=False)
     if backend == "reference":
         exact = reference.exact_table(*catalog[:3])
         counts = reference.rank_catalog(query, exact, targets, ids, offsets, valid)
@@ -63,7 +63,7 @@ def reward_catalog(
         return metrics_from_counts(counts, metrics, ties)
     kinds, cutoffs = [int(m.kind) for m in parsed], [m.cutoff for m in parsed]
     with torch.no_grad():
-        operator = _library.operators(backend).reward_catalog
+        operator = _backends.operators(backend).reward_catalog
         return in_blocks(operator, query, catalog, targets, ids, offsets, kinds, cutoffs, int(rule))
 
 
@@ -74,7 +74,7 @@ def _empty_rewards(
     exclude: Tensor | None,
     exclude_offsets: Tensor | None,
     valid: Tensor | None,
-    row_info: Tensor | None,
+    row_stats: Tensor | None,
     source: Tensor | None,
     kinds: list[int],
     cutoffs: list[int],
@@ -83,4 +83,4 @@ def _empty_rewards(
     return query.new_empty((query.shape[0], len(kinds)), dtype=torch.float32)
 
 
-_gpu.register("reward_catalog", _empty_rewards, cuda=False)
+_backends.register("reward_catalog", _empty_rewards, cuda=False)

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.ops import _backends, reference
 from rl4rec_kernels.ops._arguments import check_embeddings, split_ids, widen_query
-from rl4rec_kernels.ragged import RaggedIds
 
 
 def score_candidates(
@@ -47,10 +47,10 @@ def score_candidates(
     query = widen_query(query, table)
     check_embeddings(query, table)
     ids, offsets = split_ids("candidates", candidates, query)
-    backend = _library.resolve_backend(backend, query)
+    backend = _backends.resolve_backend(backend, query)
     if backend == "reference":
         return reference.score_candidates(query, table, ids, offsets).float()
-    return _library.operators(backend).score_candidates(query, table, ids, offsets)
+    return _backends.operators(backend).score_candidates(query, table, ids, offsets)
 
 
 def _empty_scores(query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None) -> Tensor:
@@ -95,8 +95,8 @@ def _differentiable_once(ops: Any) -> Callable[..., Any]:
     return backward
 
 
-_gpu.register(
+_backends.register(
     "score_candidates", _empty_scores, backward=_backward_by, setup_context=_setup_context
 )
-_gpu.register("score_candidates_grad_query", _like_query, backward=_differentiable_once)
-_gpu.register("score_candidates_grad_table", _like_table, backward=_differentiable_once)
+_backends.register("score_candidates_grad_query", _like_query, backward=_differentiable_once)
+_backends.register("score_candidates_grad_table", _like_table, backward=_differentiable_once)

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._checks import whole_number
-from rl4rec_kernels.ops import _gpu, _library, reference
+from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.ops import _backends, reference
 from rl4rec_kernels.ops._arguments import split_catalog, widen_query
-from rl4rec_kernels.ops.slices import best_of_slices, check_ids, in_blocks, is_streamed
-from rl4rec_kernels.quantize import QuantizedTable
-from rl4rec_kernels.ragged import RaggedIds
+from rl4rec_kernels.ops._blocks import best_of_slices, check_ids, in_blocks, is_streamed
+from rl4rec_kernels.ops.quantize import QuantizedTable
 
 
 def topk_catalog(
@@ -59,7 +59,7 @@ def topk_catalog(
     num_rows = catalog.values.shape[0]
     if k > num_rows:
         raise ValueError(f"k is {k} but the table has only {num_rows} rows; ask for fewer")
-    backend = _library.resolve_backend(backend, query, cuda=False)
+    backend = _backends.resolve_backend(backend, query, cuda=False)
     if backend == "reference":
         exact = reference.exact_table(*catalog[:3])
         scores, best = reference.topk_catalog(query, exact, k, ids, offsets, valid)
@@ -68,7 +68,7 @@ def topk_catalog(
         check_ids(num_rows, None, ids, offsets)
         return best_of_slices(query, catalog, k, ids, offsets)
     with torch.no_grad():
-        operator = _library.operators(backend).topk_catalog
+        operator = _backends.operators(backend).topk_catalog
         return in_blocks(operator, query, catalog, k, ids, offsets)
 
 
@@ -79,7 +79,7 @@ def _empty_best(
     exclude: Tensor | None,
     exclude_offsets: Tensor | None,
     valid: Tensor | None,
-    row_info: Tensor | None,
+    row_stats: Tensor | None,
     source: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     shape = (query.shape[0], k)
@@ -87,4 +87,4 @@ def _empty_best(
     return scores, ids
 
 
-_gpu.register("topk_catalog", _empty_best, cuda=False)
+_backends.register("topk_catalog", _empty_best, cuda=False)

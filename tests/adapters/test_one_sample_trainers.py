@@ -26,7 +26,7 @@ from rl4rec_kernels.adapters import areal, nemo_rl, openrlhf, verl
 from rl4rec_kernels.adapters._scoring import RewardLost
 from rl4rec_kernels.adapters.trl import AsyncTRLReward
 from rl4rec_kernels.data import write_label
-from rl4rec_kernels.retrieval.service import LocalRetrievalService
+from rl4rec_kernels.service.local import LocalRetrievalService
 from tests.adapters.conftest import HISTORIES, NEGATIVES, OPTIONS, TARGETS, TEXTS
 from tests.data.cases import dataset, write_tiny
 

@@ -38,16 +38,30 @@ def make_trainer(functions, conversational: bool, tmp_path):
     )
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(vocabulary), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-            num_attention_heads=2, num_key_value_heads=2, pad_token_id=0, eos_token_id=1,
+            vocab_size=len(vocabulary),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            pad_token_id=0,
+            eos_token_id=1,
         )
-    )  # fmt: skip
+    )
     prompts = [chat("user", text) for text in PROMPTS] if conversational else PROMPTS
     config = trl.GRPOConfig(
-        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", max_steps=1,
-        per_device_train_batch_size=4, num_generations=2, max_completion_length=4,
-        logging_steps=1, save_strategy="no", disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        max_steps=1,
+        per_device_train_batch_size=4,
+        num_generations=2,
+        max_completion_length=4,
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
     rows = datasets.Dataset.from_dict({"prompt": prompts, **COLUMNS})
     return trl.GRPOTrainer(
         model, functions, args=config, train_dataset=rows, processing_class=tokenizer

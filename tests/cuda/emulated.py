@@ -40,11 +40,21 @@ def build(folder: Path) -> Path:
     compiler = shutil.which("g++") or shutil.which("c++")
     assert compiler, "building the emulated kernels needs g++"
     flags = [
-        "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror",
-        "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", "-DTORCH_TARGET_VERSION=0x020a000000000000",
+        "-std=c++17",
+        "-O1",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+        "-U_FORTIFY_SOURCE",
+        "-DTORCH_TARGET_VERSION=0x020a000000000000",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
-        f"-I{HERE}", f"-I{ROOT / 'csrc'}", *(f"-isystem{path}" for path in include_paths()),
-    ]  # fmt: skip
+        f"-I{HERE}",
+        f"-I{ROOT / 'csrc'}",
+        *(f"-isystem{path}" for path in include_paths()),
+    ]
     sources = [*sorted((ROOT / "csrc/cuda").glob("*.cu")), HERE / "order.cpp"]
 
     def compile_one(source: Path) -> str:

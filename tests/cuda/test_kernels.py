@@ -267,14 +267,18 @@ def test_the_order_of_threads_and_blocks_does_not_matter(emulated, order):
         results = []
         for name in ("forward", order):
             with emulated.order(name):
-                results.append([
-                    emulated.raw.score_candidates(*case, bad),
-                    *emulated.raw.rank_candidates(*case, bad),
-                    emulated.raw.reward_candidates(*case, *metric_arguments(METRICS, TIES[0]), bad),
-                    emulated.raw.weighted_segment_sum(
-                        weights, case.table, index, None, segments, case.query
-                    ),
-                ])  # fmt: skip
+                results.append(
+                    [
+                        emulated.raw.score_candidates(*case, bad),
+                        *emulated.raw.rank_candidates(*case, bad),
+                        emulated.raw.reward_candidates(
+                            *case, *metric_arguments(METRICS, TIES[0]), bad
+                        ),
+                        emulated.raw.weighted_segment_sum(
+                            weights, case.table, index, None, segments, case.query
+                        ),
+                    ]
+                )
         for first, second in zip(*results, strict=True):
             assert torch.equal(first, second)
 
@@ -358,9 +362,13 @@ def test_the_raw_operators_check_their_arguments(kernels):
 
 def test_weighted_sums_check_their_arguments(kernels):
     good = {
-        "weights": torch.ones(3), "rows": torch.ones(5, 8), "index": torch.tensor([0, -1, 7]),
-        "order": None, "offsets": torch.tensor([-4, 2, 1 << 40]), "like": torch.ones(2, 8),
-    }  # fmt: skip
+        "weights": torch.ones(3),
+        "rows": torch.ones(5, 8),
+        "index": torch.tensor([0, -1, 7]),
+        "order": None,
+        "offsets": torch.tensor([-4, 2, 1 << 40]),
+        "like": torch.ones(2, 8),
+    }
 
     def run(**changes):
         tensors = (good | changes).values()

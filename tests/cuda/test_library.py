@@ -70,8 +70,11 @@ def test_rows_are_read_in_words_of_128_bits(library, cuobjdump):
     code = by_kernel(run(cuobjdump, "--dump-sass", str(library)), "Function : ")
     for kernel in KERNELS:
         for architecture in ARCHITECTURES:
-            texts = [text for (arch, name), text in code.items()
-                     if arch == architecture and kernel in name]  # fmt: skip
+            texts = [
+                text
+                for (arch, name), text in code.items()
+                if arch == architecture and kernel in name
+            ]
             assert len(texts) == 3, kernel
             for text in texts:  # four rows at a time
                 assert text.count("LDG.E.128") >= 4, f"{kernel} on {architecture}"
@@ -102,8 +105,11 @@ def test_it_needs_nothing_of_torch_but_the_stable_interface(library):
 def test_the_build_says_what_is_wrong(tmp_path, value, words):
     done = subprocess.run(
         [sys.executable, "setup.py", "--version"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
         env={"PATH": str(tmp_path), "RL4REC_CUDA": value, "CUDACXX": "no-such-nvcc"},
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert words in done.stderr

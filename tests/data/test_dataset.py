@@ -15,7 +15,7 @@ from rl4rec_kernels.data import (
     load_item_metadata,
     split_seed,
 )
-from rl4rec_kernels.data.negatives import verify_negatives
+from rl4rec_kernels.negatives.checks import verify_negatives
 from tests.data.cases import INTER, ITEM, ITEMS, SEQUENCES, dataset, write, write_tiny
 
 ITEM_COUNT = 10  # rows for the tiny dataset's items 1…9 and padding

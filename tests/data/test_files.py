@@ -257,8 +257,11 @@ def test_atomic_files(tmp_path, packed):
     # By time; equal times keep the order of the file.
     assert names == [["y", "z", "x", "w"], ["x", "y", "z"]]
     assert metadata[3] == {
-        "token": "x", "title": "X Men", "release_year": "2000", "category": "Action, Drama",
-    }  # fmt: skip
+        "token": "x",
+        "title": "X Men",
+        "release_year": "2000",
+        "category": "Action, Drama",
+    }
     assert metadata[5] == {"token": "z", "title": "Zulu"}  # no year, no class
 
 

@@ -75,10 +75,8 @@ def test_templates():
         missing="-",
     )
     assert generator([1, 2, 4]) == (
-        "{json} 3: 1|1|Soap {m|'Acme'|-\n"
-        "2|2|100% %s|'-'|a, b\n"
-        "3|4|-|'-'|-"
-    )  # fmt: skip
+        "{json} 3: 1|1|Soap {m|'Acme'|-\n2|2|100% %s|'-'|a, b\n3|4|-|'-'|-"
+    )
 
 
 @pytest.mark.parametrize(

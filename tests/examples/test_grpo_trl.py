@@ -19,9 +19,15 @@ pytest.importorskip("trl")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "grpo_trl.py"
 WORDS = ["Star", "Red", "Blue", "Night", "Dog", "River", "Moon", "War", "Love", "City"]
 SIZES = {
-    "seeds": 0, "warm-up-steps": 2, "grpo-steps": 4, "prompts": 2, "generations": 2,
-    "new-tokens": 4, "texts-per-user": 2, "num-negs": 5,
-}  # fmt: skip
+    "seeds": 0,
+    "warm-up-steps": 2,
+    "grpo-steps": 4,
+    "prompts": 2,
+    "generations": 2,
+    "new-tokens": 4,
+    "texts-per-user": 2,
+    "num-negs": 5,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -96,8 +102,15 @@ def test_held_out_users_are_in_neither_stage(films):
 def test_grpo_raises_what_is_rewarded(films, encoder: Encoder, monkeypatch):
     """Twenty steps on a reward for one title, whoever the user is."""
     example = load_example()
-    settings = example.Settings(num_negs=5, prompts=4, generations=8, new_tokens=3, grpo_steps=20,
-                                warm_up_steps=20, learning_rate=3e-3)  # fmt: skip
+    settings = example.Settings(
+        num_negs=5,
+        prompts=4,
+        generations=8,
+        new_tokens=3,
+        grpo_steps=20,
+        warm_up_steps=20,
+        learning_rate=3e-3,
+    )
     items = load_item_metadata("films", films.parent)
     index = ItemIndex.build(items, encoder)
     service = example.rk.LocalRetrievalService({"films": index}, encoder)

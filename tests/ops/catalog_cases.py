@@ -90,11 +90,11 @@ def catalog_label(case: dict) -> str:
     return name.replace("-ragged", "-excluding").replace("-dense", "")
 
 
-def every_score(query: Tensor, table: Tensor, row_info: Tensor | None = None) -> Tensor:
+def every_score(query: Tensor, table: Tensor, row_stats: Tensor | None = None) -> Tensor:
     """The score of every pair, as the one of a target: float32 [B, N]."""
     score = torch.ops.rl4rec.score_catalog_targets
     columns = [
-        score(query, table, torch.full((len(query),), i), row_info) for i in range(len(table))
+        score(query, table, torch.full((len(query),), i), row_stats) for i in range(len(table))
     ]
     return torch.stack(columns, 1)
 

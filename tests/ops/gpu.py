@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.ops import _library
+from rl4rec_kernels.ops import _backends
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -40,14 +40,14 @@ class Backend(NamedTuple):
     @property
     def ops(self) -> Any:
         """The registered operators."""
-        return _library.operators(self.name)
+        return _backends.operators(self.name)
 
-    def every_score(self, query: Tensor, table: Tensor, row_info: Tensor | None = None) -> Tensor:
+    def every_score(self, query: Tensor, table: Tensor, row_stats: Tensor | None = None) -> Tensor:
         """The score of every pair, as the one of a target: float32 [B, N]."""
-        query, table, row_info = (moved(t, DEVICE) for t in (query, table, row_info))
+        query, table, row_stats = (moved(t, DEVICE) for t in (query, table, row_stats))
         rows, items = len(query), len(table)
         pairs = torch.arange(rows * items, device=DEVICE)
         scores = self.ops.score_catalog_targets(
-            query.repeat_interleave(items, 0), table, pairs % items, row_info
+            query.repeat_interleave(items, 0), table, pairs % items, row_stats
         )
         return scores.view(rows, items).cpu()

@@ -40,9 +40,9 @@ INVALID = torch.tensor([True, False] + [True] * 7)
             "query: row 0 holds NaN",
         ),
         (
-            {"table": QUANTIZED._replace(row_info=torch.ones(9))},
+            {"table": QUANTIZED._replace(row_stats=torch.ones(9))},
             ValueError,
-            r"row_info torch.float32 \(9,\)",
+            r"row_stats torch.float32 \(9,\)",
         ),
         ({"backend": "gpu"}, ValueError, "backend must be one of"),
     ],
@@ -50,8 +50,10 @@ INVALID = torch.tensor([True, False] + [True] * 7)
 @pytest.mark.parametrize("operator", [rk.rank_catalog, rk.reward_catalog])
 def test_bad_arguments_are_named(operator, changes, error, words):
     arguments = {
-        "query": torch.ones(2, 4), "table": torch.ones(9, 4), "targets": torch.tensor([1, 2]),
-    } | changes  # fmt: skip
+        "query": torch.ones(2, 4),
+        "table": torch.ones(9, 4),
+        "targets": torch.tensor([1, 2]),
+    } | changes
     with pytest.raises(error, match=words):
         operator(**arguments)
 
@@ -75,14 +77,14 @@ def test_bad_tables_are_not_quantized(table, changes, error, words):
 
 def test_quantized_values():
     table = torch.tensor([[0.5, -1.0], [0.0, 0.0], [3.0, 1e-3]])
-    values, row_info, source = rk.quantize_table(table)
+    values, row_stats, source = rk.quantize_table(table)
     assert values.tolist() == [[64, -127], [0, 0], [127, 0]]
     assert source is not None
     assert source.data_ptr() == table.data_ptr()
-    errors = (table - values * row_info[:, :1]).norm(dim=1)
-    torch.testing.assert_close(row_info[:, 2], errors)
-    torch.testing.assert_close(row_info[:, 1], (values * row_info[:, :1]).norm(dim=1))
+    errors = (table - values * row_stats[:, :1]).norm(dim=1)
+    torch.testing.assert_close(row_stats[:, 2], errors)
+    torch.testing.assert_close(row_stats[:, 1], (values * row_stats[:, :1]).norm(dim=1))
     half = rk.quantize_table(table, torch.bfloat16, keep_source=False)
     assert torch.equal(half.values, table.bfloat16())
     assert half.source is None
-    assert half.row_info[:, 0].tolist() == [1, 1, 1]
+    assert half.row_stats[:, 0].tolist() == [1, 1, 1]

@@ -72,18 +72,18 @@ CASES = {
 def test_opcheck(case: CatalogCase, kind):
     table, refine = tables(case)[kind]
     quantized = isinstance(table, rk.QuantizedTable)
-    values, row_info, source = table if quantized else (table, None, None)
+    values, row_stats, source = table if quantized else (table, None, None)
     source = source if refine else None
     query, targets, exclusions = case.query, case.targets, (case.exclude, case.offsets, case.valid)
     ops, check = torch.ops.rl4rec, torch.library.opcheck
-    scores = ops.score_catalog_targets(query, values, targets, row_info)
-    check(ops.score_catalog_targets.default, (query, values, targets, row_info))
+    scores = ops.score_catalog_targets(query, values, targets, row_stats)
+    check(ops.score_catalog_targets.default, (query, values, targets, row_stats))
     for own in (None, scores) if not refine else (None,):
-        arguments = (query, values, targets, *exclusions, row_info, source, own)
+        arguments = (query, values, targets, *exclusions, row_stats, source, own)
         check(ops.rank_catalog.default, arguments)
-    arguments = (query, values, targets, *exclusions, row_info, source, [0, 3], [10, 1], 3)
+    arguments = (query, values, targets, *exclusions, row_stats, source, [0, 3], [10, 1], 3)
     check(ops.reward_catalog.default, arguments)
-    check(ops.topk_catalog.default, (query, values, 7, *exclusions, row_info, source))
+    check(ops.topk_catalog.default, (query, values, 7, *exclusions, row_stats, source))
 
 
 @pytest.mark.parametrize("kind", ["plain", "int8", "int8-refined", "bf16-refined"])
@@ -126,9 +126,9 @@ def test_fake_tensors_have_the_right_shapes(refine):
         assert (answers.rewards.shape, answers.rewards.dtype) == ((3, 2), torch.float32)
         assert (answers.scores.shape, answers.scores.dtype) == ((3, 4), torch.float32)
         assert (answers.ids.shape, answers.ids.dtype) == ((3, 4), torch.int64)
-        values, row_info = (table.values, table.row_info) if refine else (table, None)
+        values, row_stats = (table.values, table.row_stats) if refine else (table, None)
         scores = torch.ops.rl4rec.score_catalog_targets(
-            torch.randn(3, 8), values, targets, row_info
+            torch.randn(3, 8), values, targets, row_stats
         )
         assert (scores.shape, scores.dtype) == ((3,), torch.float32)
 
@@ -186,8 +186,9 @@ def test_worker_processes(context):
         dataset, batch_size=None, num_workers=2, multiprocessing_context=context, timeout=120
     )
     for got, expected in zip(loader, want, strict=True):
-        torch.testing.assert_close(Answers(rk.RankCounts(*got[0]), *got[1:]), expected,
-                                   rtol=0, atol=0)  # fmt: skip
+        torch.testing.assert_close(
+            Answers(rk.RankCounts(*got[0]), *got[1:]), expected, rtol=0, atol=0
+        )
 
 
 @pytest.mark.parametrize("refine", [False, True])

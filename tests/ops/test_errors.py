@@ -40,7 +40,7 @@ def ragged_with(*offsets: int) -> rk.RaggedIds:
         ({"candidates": torch.tensor([[2**40, 0]] * 2)}, IndexError, f"id {2**40}"),
         ({"backend": "gpu"}, ValueError, "backend must be one of auto, cpu, cuda"),
     ],
-)  # fmt: skip
+)
 def test_the_argument_is_named(op, changes, error, words):
     arguments = {"query": QUERY, "table": TABLE, "candidates": IDS} | changes
     with pytest.raises(error, match=words):

@@ -7,7 +7,7 @@ import torch
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
-from rl4rec_kernels.ops import _library, reference
+from rl4rec_kernels.ops import _backends, reference
 from tests.ops.cases import ALL, DTYPES, huge_table, label, make_case
 from tests.ops.catalog_cases import assert_counts
 from tests.ops.gpu import DEVICE, Backend, moved
@@ -20,8 +20,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Each GPU backend; CUDA's kernels are compiled for the CPU where there is no GPU."""
     if request.param == "cuda" and DEVICE == "cpu":
         emulated = request.getfixturevalue("emulated")
-        monkeypatch.setattr(_library, "EMULATES_CUDA", True)
-        monkeypatch.setattr(_library, "has_cuda_library", lambda: True)
+        monkeypatch.setattr(_backends, "EMULATES_CUDA", True)
+        monkeypatch.setattr(_backends, "has_cuda_library", lambda: True)
         monkeypatch.setattr("rl4rec_kernels.ops._cuda._raw", emulated.raw)
     return Backend(request.param)
 
@@ -125,8 +125,9 @@ def test_gradients(backend, dtypes, ragged):
         return torch.autograd.grad(loss, (query, table))
 
     found = gradients(*(moved(t, DEVICE) for t in (*case[:2], case.candidates)), backend.name)
-    want = gradients(case.query.detach().float(), case.table.detach().float(), case.candidates,
-                     "reference")  # fmt: skip
+    want = gradients(
+        case.query.detach().float(), case.table.detach().float(), case.candidates, "reference"
+    )
     for grad, exact, dtype in zip(found, want, dtypes, strict=True):
         assert grad.dtype == dtype
         tolerance = 2 * torch.finfo(dtype).eps

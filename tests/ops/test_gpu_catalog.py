@@ -139,7 +139,7 @@ def test_the_best_of_many_items_in_any_order(order, k):
 @pytest.mark.parametrize("excluding", [False, True])
 def test_queries_are_searched_again_where_too_many_reach_the_bound(monkeypatch, order, excluding):
     """There is room for so few that the bound of a quarter of the items lets in too many."""
-    module = __import__("rl4rec_kernels.triton_kernels.topk_catalog", fromlist=["_ROOM"])
+    module = __import__("rl4rec_kernels.ops.triton.topk_catalog", fromlist=["_ROOM"])
     monkeypatch.setattr(module, "_ROOM", 1)
     monkeypatch.setattr(module, "_SPARE", 200)
     num_items = 3_011
@@ -154,7 +154,7 @@ def test_quantized_tables(copy):
     """Rounded embeddings rank; with refine=True the source's do."""
     case = make_catalog_case((9, 150, 33), (F32, F32), exact=False)
     quantized = rk.quantize_table(case.table, copy)
-    scores = TRITON.every_score(case.query, quantized.values, quantized.row_info)
+    scores = TRITON.every_score(case.query, quantized.values, quantized.row_stats)
     if copy is torch.int8:
         scale = case.query.abs().amax(1, keepdim=True) / 127
         query = (case.query / scale).round() * scale
@@ -237,8 +237,10 @@ def test_empty_dimensions(rows, num_items, dim):
 )
 def test_bad_ids_raise_what_the_cpu_raises(changes, error, words):
     arguments = {
-        "query": torch.ones(2, 4), "table": torch.ones(9, 4), "targets": torch.tensor([1, 2]),
-    } | changes  # fmt: skip
+        "query": torch.ones(2, 4),
+        "table": torch.ones(9, 4),
+        "targets": torch.tensor([1, 2]),
+    } | changes
     for operator in ("rank_catalog", "reward_catalog"):
         with pytest.raises(error, match=words):
             getattr(TRITON, operator)(**arguments)
@@ -261,15 +263,23 @@ def test_unchecked_bad_targets_do_not_look_good():
 @pytest.mark.parametrize("case", [CASES["ragged"], CASES["int32"]], ids=["ragged", "int32"])
 def test_opcheck(case, kind):
     table, refine = tables(case)[kind]
-    values, row_info, source = (
+    values, row_stats, source = (
         table if isinstance(table, rk.QuantizedTable) else (table, None, None)
     )
     source = source if refine else None
     query, values, targets, *rest = (
         moved(t, DEVICE)
-        for t in (case.query, values, case.targets, case.exclude, case.offsets, case.valid,
-                  row_info, source)
-    )  # fmt: skip
+        for t in (
+            case.query,
+            values,
+            case.targets,
+            case.exclude,
+            case.offsets,
+            case.valid,
+            row_stats,
+            source,
+        )
+    )
     ops, check = TRITON.ops, torch.library.opcheck
     check(ops.score_catalog_targets.default, (query, values, targets, rest[3]))
     check(ops.rank_catalog.default, (query, values, targets, *rest, None))

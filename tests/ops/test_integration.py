@@ -123,8 +123,11 @@ def test_rewards_carry_no_gradient():
 def test_the_environment_forces_a_level(level):
     run = subprocess.run(
         [sys.executable, "-c", "import rl4rec_kernels as rk; print(rk.cpu_level())"],
-        env={**os.environ, "RL4REC_CPU_LEVEL": level}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, "RL4REC_CPU_LEVEL": level},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if level == "mmx":
         assert "RL4REC_CPU_LEVEL='mmx' is not a level of this machine" in run.stderr
     else:
@@ -140,6 +143,7 @@ ids = torch.randint(0, 5000, (4096, 4000), dtype=torch.int32)
 rk.rank_candidates(query[:8], table, ids[:8])
 rk.reward_candidates(query[:8], table, ids[:8])
 """
-    mib = peak_growth(setup, "rk.rank_candidates(query, table, ids); "
-                             "rk.reward_candidates(query, table, ids)")  # fmt: skip
+    mib = peak_growth(
+        setup, "rk.rank_candidates(query, table, ids); rk.reward_candidates(query, table, ids)"
+    )
     assert mib < 4, f"{mib:.1f} MiB; a [B, C] matrix of scores alone would be 62"

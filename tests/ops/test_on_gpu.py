@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.ops import _library, reference
+from rl4rec_kernels.ops import _backends, reference
 from tests.ops.cases import BF16, F16, F32
 from tests.ops.catalog_cases import CatalogCase, make_catalog_case
 from tests.ops.gpu import Backend, moved
@@ -115,8 +115,12 @@ def test_cpu_and_gpu_agree_on_candidates(backend, dtypes):
     case = make_catalog_case((300, 5_003, 384), dtypes, exact=False)
     ids = candidates_of(case)
     scores = reference.score_candidates(case.query, case.table, ids)
-    assert_near(Backend(backend).rank_candidates(case.query, case.table, ids),
-                rk.rank_candidates(case.query, case.table, ids), scores, scores[:, 0])  # fmt: skip
+    assert_near(
+        Backend(backend).rank_candidates(case.query, case.table, ids),
+        rk.rank_candidates(case.query, case.table, ids),
+        scores,
+        scores[:, 0],
+    )
 
 
 @pytest.mark.parametrize("dtypes", [(F32, F32), (F32, F16), (F16, F16), (BF16, BF16)], ids=str)
@@ -144,8 +148,8 @@ def test_targets_and_items_are_scored_alike(kind, rows):
     query, targets = CASE.query[:rows], CASE.targets[:rows]
     triton = Backend("triton")
     plain = table if kind == "plain" else table.source if refine else table.values
-    row_info = None if kind == "plain" or refine else table.row_info
-    scores = triton.every_score(query, plain, row_info)
+    row_stats = None if kind == "plain" or refine else table.row_stats
+    scores = triton.every_score(query, plain, row_stats)
     counts = triton.rank_catalog(query, table, targets, refine=refine)
     want = reference.rank_catalog(query, CASE.table, targets, scores=scores)
     for a, b in zip(counts, want, strict=True):
@@ -190,9 +194,9 @@ def test_memory_does_not_grow_with_the_scores():
 
 def test_what_auto_means_on_a_gpu():
     query = torch.ones(1, 1, device="cuda")
-    best = "cuda" if _library.has_cuda_library() else "triton"
-    assert _library.resolve_backend("auto", query) == best
-    assert _library.resolve_backend("auto", query, cuda=False) == "triton"
+    best = "cuda" if _backends.has_cuda_library() else "triton"
+    assert _backends.resolve_backend("auto", query) == best
+    assert _backends.resolve_backend("auto", query, cuda=False) == "triton"
     with torch.autocast("cuda", dtype=BF16):
         projected = torch.nn.functional.linear(query, query)
         assert rk.rank_candidates(projected, query, torch.zeros(1, 1).long().cuda()).total == 1

@@ -169,7 +169,7 @@ def test_outliers_and_tiny_values_are_refined_too(level, copy):
 def test_without_refinement_the_rounded_embeddings_rank(level, copy):
     case = make_catalog_case((9, 150, 33), (F32, F32), exact=False)
     quantized = rk.quantize_table(case.table, copy)
-    scores = every_score(case.query, quantized.values, quantized.row_info)
+    scores = every_score(case.query, quantized.values, quantized.row_stats)
     if copy is BF16:
         query = case.query.bfloat16()
     else:
@@ -188,7 +188,7 @@ def test_most_comparisons_are_decided_by_the_quantized_scores():
     scores = query @ table.T
     for copy, share in ((BF16, 0.1), (torch.int8, 0.6)):
         quantized = rk.quantize_table(table, copy)
-        scale, norm, error = quantized.row_info.unbind(1)
+        scale, norm, error = quantized.row_stats.unbind(1)
         if copy is torch.int8:
             torch.testing.assert_close(scale, table.abs().amax(1) / 127)
         assert (error / norm).max() < (0.0025 if copy is BF16 else 0.015)

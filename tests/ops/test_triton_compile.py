@@ -11,10 +11,18 @@ import pytest
 pytest.importorskip("triton")
 
 KERNELS = {
-    "_collect", "_count_candidates", "_count_catalog", "_count_excluded", "_finish",
-    "_sample_groups", "_score_all", "_score_candidates", "_score_targets", "_search_again",
+    "_collect",
+    "_count_candidates",
+    "_count_catalog",
+    "_count_excluded",
+    "_finish",
+    "_sample_groups",
+    "_score_all",
+    "_score_candidates",
+    "_score_targets",
+    "_search_again",
     "_weighted_segment_sum",
-}  # fmt: skip
+}
 SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes that a block may have
 # Bytes: where few dimensions are multiplied without tensor cores, and on the older card.
 MAY_SPILL = {80: {"ones": 32, "float32": 128, "quantized int8": 288}, 90: {"ones": 32}}
@@ -28,8 +36,11 @@ def compiled(request) -> tuple[int, list[dict]]:
     environment["PYTHONPATH"] = str(script.parents[2])
     run = subprocess.run(
         [sys.executable, str(script), str(request.param)],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     kernels = [json.loads(line) for line in run.stdout.splitlines()]
     for kernel in kernels:

@@ -20,7 +20,7 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 import rl4rec_kernels as rk
-from rl4rec_kernels import triton_kernels
+from rl4rec_kernels.ops import triton as triton_kernels
 
 BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 
@@ -113,8 +113,8 @@ def main(capability: int) -> None:
     query, table = torch.zeros(rows, dim), torch.zeros(items, dim)
     for dtype in (torch.bfloat16, torch.int8, torch.float8_e4m3fn):
         case = f"quantized {str(dtype).removeprefix('torch.')}"
-        values, row_info, _ = rk.quantize_table(table, dtype)
-        rest = (None, None, None, row_info, None)
+        values, row_stats, _ = rk.quantize_table(table, dtype)
+        rest = (None, None, None, row_stats, None)
         triton_kernels.rank_catalog(query, values, ids[:, 0], *rest, None, bad)
         triton_kernels.topk_catalog(query, values, 10, *rest, bad)
 

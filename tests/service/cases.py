@@ -9,8 +9,20 @@ from rl4rec_kernels import RankCounts
 
 COLOURS = ("red", "blue", "green", "pink", "black", "white")
 KINDS = ("glitter", "matte", "organic", "travel size", "kids'", "classic", "gift")
-THINGS = ("nail polish", "shampoo", "perfume", "lipstick", "hand cream", "hair brush", "soap",
-          "eyeliner", "face mask", "bath salt", "hair dye", "sunscreen")  # fmt: skip
+THINGS = (
+    "nail polish",
+    "shampoo",
+    "perfume",
+    "lipstick",
+    "hand cream",
+    "hair brush",
+    "soap",
+    "eyeliner",
+    "face mask",
+    "bath salt",
+    "hair dye",
+    "sunscreen",
+)
 
 METADATA = {
     i: {"title": f"{colour} {kind} {thing}"}

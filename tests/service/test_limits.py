@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rl4rec_kernels.retrieval import RetrievalClient, ServiceUnavailableError
+from rl4rec_kernels.service import RetrievalClient, ServiceUnavailableError
 from tests.service.cases import is_same
 
 START = """
@@ -16,7 +16,7 @@ import sys
 import rl4rec_kernels as rk
 index = rk.ItemIndex.open(sys.argv[1])
 rk.start_service({"toys": index}, name="Narrow", namespace="tests",
-                 limits={"capacity": 1, "max_line_s": 0.02})
+                 limits={"capacity": 1, "queue_timeout_s": 0.02})
 """
 
 

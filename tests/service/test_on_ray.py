@@ -10,7 +10,7 @@ import time
 import pytest
 
 from rl4rec_kernels import RecReward, RecRewardFrunction, RetrievalService, find_service
-from rl4rec_kernels.retrieval import RetrievalClient, ServiceUnavailableError, start_service
+from rl4rec_kernels.service import RetrievalClient, ServiceUnavailableError, start_service
 from tests.service.cases import is_same, make_calls
 from tests.test_guide import REWARD
 

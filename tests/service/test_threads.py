@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
-from rl4rec_kernels.retrieval import threads
-from rl4rec_kernels.retrieval.encodings import Encodings
+from rl4rec_kernels.service import threads
+from rl4rec_kernels.service.encoding_cache import EncodingCache
 
 
 def test_free_processors_of_this_machine():
@@ -49,7 +49,7 @@ def test_encoding_takes_the_threads_that_were_there_when_it_was_made():
             await encodings.get(["soap"])
 
     with threads.use_threads(3):
-        encodings = Encodings(encode, max_batch=4, max_wait_s=0.0, cache_bytes=0)
+        encodings = EncodingCache(encode, max_batch=4, max_wait_s=0.0, cache_bytes=0)
         asyncio.run(main())
     encodings.close()
     assert seen == [3]

@@ -1,0 +1,1 @@
+"""What every layer uses: checks of arguments, lazy imports, progress bars, files."""

@@ -1,0 +1,236 @@
+"""Rewards over HTTP, as OpenRLHF and slime ask for them: a Ray Serve endpoint of the service."""
+
+import asyncio
+import hmac
+import ipaddress
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels.adapters.openrlhf import response
+from rl4rec_kernels.data.labels import read_label
+from rl4rec_kernels.rewards.completions import strip_special_tokens
+from rl4rec_kernels.rewards.reward import RecReward
+from rl4rec_kernels.rewards.rows import reward_rows
+from rl4rec_kernels.service.batcher import ServiceOverloadedError
+from rl4rec_kernels.service.client import ServiceUnavailableError, connected_ray
+from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
+
+ROUTE = "/reward"
+
+_MAX_BYTES = 32 << 20  # of a request
+_THREADS = 64  # that wait for the service: so many requests are answered together
+
+
+class RewardEndpoint:
+    """Answers ``POST {"query": […], "prompts": […], "labels": […]}`` with ``{"rewards": […]}``.
+
+    This is OpenRLHF's form; ``prompts``, if given, are cut off the queries. slime's ``{"prompt",
+    "response", "label"}`` is answered with a number. Special tokens are removed from both. A label
+    is what `export_dataset` writes: ``{"target": …, "history": […], "neg_items": […]}``, as JSON
+    text or as an object, or the target's item id alone.
+
+    Parameters
+    ----------
+    reward : mapping
+        Arguments of `RecReward`.
+    token : str, optional
+        What requests must carry, as ``Authorization: Bearer …``, or as ``?token=…``, because
+        OpenRLHF sends no headers of one's own.
+    """
+
+    def __init__(self, reward: Mapping[str, Any], token: str | None = None) -> None:
+        self._reward = RecReward(**reward)
+        self._token = None if token is None else token.encode()
+        self._threads = ThreadPoolExecutor(_THREADS)
+
+    async def __call__(self, request: Any) -> Any:
+        """Answer a request (of starlette)."""
+        status, answer = await self._answer(request)
+        headers = {"Retry-After": "1"} if status == 503 else None
+        responses = require("starlette.responses", "serve")
+        return responses.JSONResponse(answer, status_code=status, headers=headers)
+
+    async def _answer(self, request: Any) -> tuple[int, Any]:
+        if not self._may_pass(request):
+            return 401, {
+                "error": "the token is missing or wrong; send it as 'Authorization: "
+                "Bearer TOKEN' or '?token=TOKEN'"
+            }
+        if request.method != "POST":
+            return 405, {"error": "send a POST request"}
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > _MAX_BYTES:
+                return 413, {
+                    "error": f"the request is larger than {_MAX_BYTES >> 20} MiB; send "
+                    "fewer texts at once"
+                }
+        try:
+            rows, is_single = read_rows(bytes(body))
+            loop = asyncio.get_running_loop()
+            rewards = await loop.run_in_executor(self._threads, reward_rows, self._reward, rows)
+        except (ServiceOverloadedError, ServiceUnavailableError, TimeoutError) as error:
+            return 503, {"error": str(error)}
+        except (LookupError, TypeError, ValueError) as error:
+            return 400, {"error": str(error)}
+        if is_single:
+            return 200, rewards[0]
+        return 200, {"rewards": rewards, "scores": rewards, "extra_logs": {}}
+
+    def _may_pass(self, request: Any) -> bool:
+        if self._token is None:
+            return True
+        given = request.headers.get("authorization", "")
+        given = given.removeprefix("Bearer ") or request.query_params.get("token", "")
+        # In constant time: how long it takes tells nothing of how much of it is right.
+        return hmac.compare_digest(given.encode(errors="replace"), self._token)
+
+
+def read_rows(body: bytes) -> tuple[list[dict[str, Any]], bool]:
+    """Parse a request: rows for `reward_rows`, and whether it is slime's single one.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is no request of these forms; the message says what is wrong.
+    """
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the request is not JSON in UTF-8: {error}") from None
+    if not isinstance(request, dict):
+        raise TypeError("the request must be a JSON object with query and labels")
+    if "response" in request:
+        row = _row(request["response"], None, request.get("label"), "response", "label")
+        return [row], True
+    queries, labels = _list(request, "query"), _list(request, "labels")
+    prompts = _list(request, "prompts") if request.get("prompts") else [None] * len(queries)
+    if not len(queries) == len(labels) == len(prompts):
+        raise ValueError(
+            f"query, prompts and labels must be of one length, got {len(queries)}, "
+            f"{len(prompts)} and {len(labels)}"
+        )
+    return [
+        _row(query, prompt, label, f"query[{i}]", f"labels[{i}]")
+        for i, (query, prompt, label) in enumerate(zip(queries, prompts, labels, strict=True))
+    ], False
+
+
+def start_http(
+    dataset_name: str,
+    *,
+    name: str = DEFAULT_NAME,
+    namespace: str = DEFAULT_NAMESPACE,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    **reward: Any,
+) -> str:
+    """Start the endpoint of a service on Ray Serve.
+
+    Parameters
+    ----------
+    dataset_name, name, namespace
+        The data set, and the service that has it.
+    host, port
+        Where it listens. Others than this machine are let in with a token only.
+    token : str, optional
+        See `RewardEndpoint`.
+    **reward
+        Further arguments of `RecReward`: ``reward_type``, ``k``, ``ties``.
+
+    Returns
+    -------
+    str
+        Its address.
+
+    Raises
+    ------
+    ValueError
+        If it would be open to other machines without a token, or the token is empty.
+    LookupError
+        If there is no Ray cluster.
+    """
+    port = whole_number("port", port, 1, 65535)
+    if token is not None and (not isinstance(token, str) or not token):
+        raise ValueError("token is empty; pass a secret, or none at all")
+    if token is None and not _is_loopback(host):
+        raise ValueError(
+            f"host {host!r} lets other machines in: set a token, or listen at 127.0.0.1"
+        )
+    arguments = {
+        "retrieval_service_name": name,
+        "namespace": namespace,
+        "dataset_name": dataset_name,
+        **reward,
+    }
+    RecReward(**arguments)  # raises here what is wrong with them
+    connected_ray()
+    serve = require("ray.serve", "serve")
+    serve.start(http_options={"host": host, "port": port})
+    # A Serve that runs already keeps its own options, with which it may be open to everybody.
+    used = require("ray.serve.context", "serve")._get_global_client().http_config
+    if (used.host, used.port) != (host, port):
+        raise ValueError(
+            f"Ray Serve of this cluster listens at {used.host}:{used.port} already: "
+            "pass these as host and port, or end it by `serve shutdown`"
+        )
+    deployment = serve.deployment(
+        name="RewardEndpoint", max_ongoing_requests=4 * _THREADS, ray_actor_options={"num_cpus": 0}
+    )(RewardEndpoint)
+    serve.run(deployment.bind(arguments, token), name=_app(name, namespace), route_prefix=ROUTE)
+    return f"http://{host}:{port}{ROUTE}"
+
+
+def stop_http(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> None:
+    """Stop the endpoint of a service, if there is one; other applications go on."""
+    try:
+        serve = require("ray.serve", "serve")
+    except ImportError:
+        return
+    if _app(name, namespace) in serve.status().applications:
+        serve.delete(_app(name, namespace))
+
+
+def _app(name: str, namespace: str) -> str:
+    return f"rl4rec-{namespace}-{name}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _list(request: Mapping[str, Any], name: str) -> list[Any]:
+    value = request.get(name)
+    if isinstance(value, str | int | dict):
+        value = [value]
+    if not isinstance(value, list) or not value:
+        raise TypeError(f"{name} must be a list of at least one, got {value!r:.40}")
+    return value
+
+
+def _row(text: Any, prompt: Any, label: Any, text_name: str, label_name: str) -> dict[str, Any]:
+    if not isinstance(text, str):
+        raise TypeError(f"{text_name} must be a string, got {type(text).__name__}")
+    try:
+        target, history, neg_items = read_label(label)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{label_name}: {error}") from None
+    try:
+        text = response(text, prompt) if isinstance(prompt, str) else text
+    except ValueError as error:
+        raise ValueError(f"{text_name}: {error}") from None
+    return {
+        "text": strip_special_tokens(text),
+        "target": target,
+        "history": history,
+        "neg_items": neg_items,
+    }

@@ -1,0 +1,362 @@
+"""The embeddings of a data set's items, with what they were made from."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels._utils.mapped import check_finite, row_blocks
+from rl4rec_kernels._utils.writing import replacing
+from rl4rec_kernels.ids import check_inside
+from rl4rec_kernels.index.encoder import Encoder, check_encoder
+from rl4rec_kernels.index.files import (
+    FORMAT,
+    TABLE_DTYPES,
+    check_destination,
+    existing,
+    fields_of,
+    named_safetensors,
+    read_embeddings,
+    read_index,
+)
+from rl4rec_kernels.index.texts import DEFAULT_FIELDS, item_texts, texts_fingerprint
+
+
+class ItemIndex:
+    """A table of item embeddings whose row is the item's id.
+
+    Make one with `build`, `open`, `from_embeddings` or `import_file`.
+
+    Attributes
+    ----------
+    table : Tensor, shape [N, D]
+        float32, float16 or bfloat16.
+    valid : Tensor, bool [N]
+        Which rows are items. Row 0 of Beauty, for example, is not; such rows never rank.
+    origin : dict of str to str
+        What it was made from: ``encoder`` and ``metadata`` (fingerprints) and ``fields``; empty for
+        an index that was made elsewhere.
+    """
+
+    def __init__(self, table: Tensor, valid: Tensor, origin: Mapping[str, str]) -> None:
+        self.table = table
+        self.valid = valid
+        self.origin = dict(origin)
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+        return int(self.valid.sum())
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the table, those that are no items included."""
+        return self.table.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of an embedding."""
+        return self.table.shape[1]
+
+    @classmethod
+    def build(
+        cls,
+        item_metadata: Mapping[int, Mapping[str, Any]],
+        encoder: Encoder,
+        *,
+        fields: Sequence[str] = DEFAULT_FIELDS,
+        dtype: torch.dtype = torch.float32,
+        show_progress: bool | None = None,
+    ) -> "ItemIndex":
+        """Encode the items of a data set.
+
+        Parameters
+        ----------
+        item_metadata : mapping of int to mapping
+            Item id to its fields, from `load_item_metadata`.
+        encoder : Encoder
+            Encodes the items, and later the queries.
+        fields : sequence of str
+            What of an item is encoded, in this order; fields that an item lacks are left out.
+        dtype : torch.dtype
+            float32, float16 or bfloat16.
+        show_progress : bool, optional
+            See `Encoder.encode_items`.
+
+        Raises
+        ------
+        TypeError
+            If `fields` is a single string, or `encoder` no Encoder.
+        ValueError
+            If there are no items, none of them has any of the fields, ids are spread too thinly
+            for a table, or an embedding is not finite.
+        """
+        texts = item_texts(item_metadata, fields)
+        check_encoder(encoder)
+        ids = np.fromiter(texts, dtype=np.int64, count=len(texts))
+        # Each text once: the last bits of a vector depend on its batch, and equal items must tie.
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts.values()))}
+        vectors = encoder.encode_items(list(places), show_progress).cpu().to(dtype)
+        vectors = vectors[[places[text] for text in texts.values()]]
+        index = cls.from_embeddings(vectors, ids=ids)
+        index.origin = {
+            "encoder": encoder.fingerprint,
+            "metadata": texts_fingerprint(texts),
+            "fields": json.dumps(list(fields)),
+        }
+        return index
+
+    @classmethod
+    def from_embeddings(
+        cls, embeddings: Tensor, *, ids: Any = None, valid: Any = None
+    ) -> "ItemIndex":
+        """Make an index of embeddings that are there already.
+
+        Parameters
+        ----------
+        embeddings : Tensor, shape [M, D]
+            float32, float16 or bfloat16. Without `ids`, a contiguous tensor is kept, not copied.
+        ids : int, shape [M], optional
+            The item of each row; by default row i is item i.
+        valid : bool, shape [M], optional
+            Which rows are items. By default all but row 0, which is padding, and rows of zeros,
+            which no encoder makes; with `ids`, all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If dtypes or shapes do not fit, an id is there twice or below 0, or an embedding is not
+            finite; the message names the row.
+        """
+        if not isinstance(embeddings, Tensor):
+            raise TypeError(
+                f"embeddings must be a tensor, got {type(embeddings).__name__}; "
+                "convert an array with torch.from_numpy"
+            )
+        if embeddings.layout != torch.strided:
+            raise TypeError(
+                f"embeddings must be a dense tensor, got {embeddings.layout}; convert "
+                "them with .to_dense()"
+            )
+        if embeddings.dtype not in TABLE_DTYPES:
+            raise TypeError(
+                f"embeddings must be float32, float16 or bfloat16, got "
+                f"{embeddings.dtype}; convert them with .float()"
+            )
+        if embeddings.dim() != 2 or 0 in embeddings.shape:
+            raise ValueError(
+                f"embeddings must be [M, D] with M, D >= 1, got {tuple(embeddings.shape)}"
+            )
+        embeddings = embeddings.detach().contiguous()  # else every call would copy it
+        if ids is not None:
+            embeddings, valid = _scatter(embeddings, np.asarray(ids), valid)
+        elif valid is None:
+            valid = torch.cat([block.ne(0).any(1) for _, block in row_blocks(embeddings)])
+            valid[0] = False
+        valid = torch.as_tensor(valid)
+        if valid.dtype != torch.bool or valid.shape != embeddings.shape[:1]:
+            raise ValueError(
+                f"valid must be bool [{embeddings.shape[0]}], got {valid.dtype} "
+                f"{tuple(valid.shape)}"
+            )
+        if not valid.any():
+            raise ValueError(
+                "embeddings: no row is an item (row 0 is padding and rows of zeros "
+                "are none); pass ids= or valid="
+            )
+        check_finite("embeddings", embeddings)
+        return cls(embeddings, valid, {})
+
+    @classmethod
+    def import_file(cls, path: str | os.PathLike[str], **options: Any) -> "ItemIndex":
+        """Read embeddings that were made elsewhere: ``.npy``, or ``.pt`` with one tensor.
+
+        Parameters
+        ----------
+        path : path
+            A NumPy array or a torch tensor [M, D]; a ``.pt`` file may also be a dict with one
+            two-dimensional tensor and, as ``ids``, the items of its rows. No pickled objects.
+        **options
+            Passed to `from_embeddings`.
+
+        Raises
+        ------
+        FileNotFoundError, TypeError, ValueError
+            If the file is not there, of another kind, or what is in it does not fit.
+        """
+        path = existing(path)
+        embeddings, ids = read_embeddings(path)
+        if ids is not None:
+            options.setdefault("ids", ids)
+        try:
+            return cls.from_embeddings(embeddings, **options)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{path}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file; an existing one is replaced at once or not at all.
+
+        Raises
+        ------
+        ValueError
+            If the name does not end in .safetensors.
+        FileNotFoundError
+            If the directory does not exist.
+        """
+        path = check_destination(path)
+        save_file = require("safetensors.torch", "encoder").save_file
+        tensors = {"table": self.table.contiguous(), "valid": self.valid.contiguous()}
+        with replacing(path) as part:
+            save_file(tensors, part, metadata={"format": FORMAT, **self.origin})
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        encoder: Encoder | None = None,
+        item_metadata: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> "ItemIndex":
+        """Open a saved index; its table is mapped into memory, not read.
+
+        Parameters
+        ----------
+        path : path
+            A file that `save` wrote.
+        encoder : Encoder, optional
+            Refuse the index if other items' vectors came from another encoder.
+        item_metadata : mapping, optional
+            Refuse the index if it was built from other metadata.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If it is no index, or was built with another encoder or from other metadata.
+        """
+        path = existing(named_safetensors(path))
+        table, valid, origin = read_index(path)
+        index = cls(table, valid, origin)
+        if encoder is not None:
+            index.check_encoder(encoder)
+        if item_metadata is not None:
+            fields = fields_of(origin, path)
+            fingerprint = texts_fingerprint(item_texts(item_metadata, fields))
+            if fingerprint != origin["metadata"]:
+                raise ValueError(
+                    f"{path} was built from other metadata than this; "
+                    "build it again with ItemIndex.build"
+                )
+        return index
+
+    def slice(self, part: int, parts: int) -> tuple[Tensor, Tensor]:
+        """Take one of several parts of the rows, for `ShardedTable.from_slice`.
+
+        Nothing is copied; of an opened index nothing is read.
+
+        Parameters
+        ----------
+        part : int
+            Which, from 0.
+        parts : int
+            How many parts there are; their rows follow one another.
+
+        Returns
+        -------
+        table : Tensor, shape [rows, D]
+            The part's embeddings. Its row 0 is an item other than 0, so this is no index.
+        valid : Tensor, bool [rows]
+            Which of them are items.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `part` is not one of `parts`.
+        """
+        parts = whole_number("parts", parts, 1)
+        part = whole_number("part", part, 0, parts - 1)
+        start, end = (self.num_rows * i // parts for i in (part, part + 1))
+        return self.table[start:end], self.valid[start:end]
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Check that queries of `encoder` can be held against this table.
+
+        Raises
+        ------
+        TypeError
+            If `encoder` is no Encoder.
+        ValueError
+            If the dimensions differ, or the index is known to come from another encoder.
+        """
+        check_encoder(encoder)
+        if encoder.dim != self.dim:
+            raise ValueError(
+                f"the encoder makes {encoder.dim} dimensions but the index has "
+                f"{self.dim}; build the index again with this encoder"
+            )
+        if self.origin.get("encoder", encoder.fingerprint) != encoder.fingerprint:
+            raise ValueError(
+                "the index was built with another encoder (its weights, prefix or "
+                "limits differ); build it again with this one"
+            )
+
+    def check_items(self, name: str, ids: np.ndarray) -> None:
+        """Check that all ids are items.
+
+        Raises
+        ------
+        IndexError
+            If one is outside the table, or a row that is no item; the message names it.
+        """
+        check_inside(name, ids, self.num_rows)
+        unknown = ~self.valid.numpy()[ids]
+        if unknown.any():
+            raise IndexError(
+                f"{name}: {ids[unknown][0]} is no item of the index (it is padding, or had no "
+                "metadata); leave it out"
+            )
+
+    def info(self) -> dict[str, Any]:
+        """Describe the index, for people and as JSON."""
+        return {
+            "items": len(self),
+            "rows": self.num_rows,
+            "dim": self.dim,
+            "dtype": str(self.table.dtype).removeprefix("torch."),
+            "mebibytes": round(self.table.nbytes / 2**20, 1),
+            "built from": self.origin or "imported embeddings",
+        }
+
+
+def _scatter(embeddings: Tensor, ids: np.ndarray, valid: Any) -> tuple[Tensor, Tensor]:
+    """Put row i of the embeddings at row ids[i] of a table."""
+    if valid is not None:
+        raise ValueError("pass ids or valid, not both: rows without an id are no items")
+    if ids.dtype.kind not in "iu" or ids.shape != (embeddings.shape[0],):
+        raise ValueError(
+            f"ids must be [{embeddings.shape[0]}] integers, one for each embedding, "
+            f"got {ids.dtype} {ids.shape}"
+        )
+    if ids.min() < 0:
+        raise ValueError(f"ids must not be negative, got {ids.min()}")
+    unique, counts = np.unique(ids, return_counts=True)
+    if unique.size != ids.size:
+        raise ValueError(f"ids: item {unique[counts > 1][0]} is there twice")
+    num_rows = int(ids.max()) + 1
+    if num_rows > 10 * ids.size + 1000:
+        raise ValueError(
+            f"ids go up to {num_rows - 1} but there are only {ids.size} items, so the "
+            "table would be nearly empty; number the items from 1"
+        )
+    places = torch.from_numpy(ids.astype(np.int64))
+    table = embeddings.new_zeros(num_rows, embeddings.shape[1])
+    table[places] = embeddings
+    is_item = torch.zeros(num_rows, dtype=torch.bool)
+    is_item[places] = True
+    return table, is_item

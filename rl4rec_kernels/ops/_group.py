@@ -1,0 +1,148 @@
+"""Work shared by the processes of a torch.distributed group: an error in one is raised in all."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+_RAISED_AS = {
+    kind.__name__: kind
+    for kind in (TypeError, ValueError, IndexError, RuntimeError, FileNotFoundError, ImportError)
+}
+
+
+class Group:
+    """A torch.distributed group whose processes wait for each other, but never for one that failed.
+
+    What may raise is passed as ``work``: where it fails in some processes, the others are told in
+    the next collective, and the error is raised in all.
+
+    Parameters
+    ----------
+    group : torch.distributed.ProcessGroup, optional
+        By default all processes.
+
+    Raises
+    ------
+    RuntimeError
+        If torch.distributed is not initialised.
+    ValueError
+        If this process does not belong to the group.
+    """
+
+    def __init__(self, group: Any = None) -> None:
+        import torch.distributed as dist
+
+        if not dist.is_available() or not dist.is_initialized():
+            raise RuntimeError(
+                "torch.distributed is not initialised; call "
+                "torch.distributed.init_process_group first"
+            )
+        self._dist, self._group = dist, group
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        if self.rank < 0:
+            raise ValueError("this process does not belong to the group; call it in members only")
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors must be to be sent: NCCL takes CUDA's only."""
+        if self._dist.get_backend(self._group) == "nccl":
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, once it has succeeded in all processes."""
+        result, error = _attempt(work)
+        failed = torch.tensor([error is not None], dtype=torch.int64)
+        if self._sum(failed).item():
+            self._raise(error)
+        return result  # type: ignore[return-value]
+
+    def sum(self, shape: tuple[int, ...], work: Callable[[], Tensor]) -> Tensor:
+        """Sum what `work` returns, int64 of this shape, over all processes."""
+        result, error = _attempt(work)
+        if result is None:
+            result = torch.zeros(shape, dtype=torch.int64)
+        failed = result.new_tensor([error is not None])
+        sums = self._sum(torch.cat([result.reshape(-1), failed]))
+        if sums[-1]:
+            self._raise(error)
+        return sums[:-1].view(shape)
+
+    def check_same(self, names: Sequence[str], work: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+        """Return what `work` returns if it is the same in all processes.
+
+        It returns as many things as there are names: tensors, or what has a repr. They are compared
+        by 64 bits each.
+
+        Raises
+        ------
+        ValueError
+            In all processes, if a thing differs; the message names it.
+        """
+        things, error = _attempt(work)
+        digests = [0] * len(names) if things is None else [_digest(thing) for thing in things]
+        failed, *columns = self.gather(torch.tensor([error is not None, *digests])).unbind(1)
+        if things is None or failed.any():
+            self._raise(error)
+        for name, column in zip(names, columns, strict=True):
+            other = (column != column[0]).nonzero()
+            if other.numel():
+                raise ValueError(
+                    f"{name} must be the same in all processes of the group, but "
+                    f"process {int(other[0])} has another than process 0; broadcast "
+                    "it from one of them"
+                )
+        return things
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Stack a tensor of one shape from all processes, by rank."""
+        tensor = tensor.to(self.device).contiguous()
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        self._dist.all_gather(parts, tensor, group=self._group)
+        return torch.stack(parts).cpu()
+
+    def gather_objects(self, work: Callable[[], T]) -> list[T]:
+        """Gather what `work` returns, which is pickled, from all processes, by rank."""
+        result = self.run(work)
+        results: list[Any] = [None] * self.size
+        self._dist.all_gather_object(results, result, group=self._group)
+        return results
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.to(self.device)
+        self._dist.all_reduce(tensor, group=self._group)
+        return tensor.cpu()
+
+    def _raise(self, error: Exception | None) -> NoReturn:
+        """Raise this process's own error, or the one of the first process that has one."""
+        mine = None if error is None else (type(error).__name__, str(error))
+        errors: list[Any] = [None] * self.size
+        self._dist.all_gather_object(errors, mine, group=self._group)
+        if error is not None:
+            raise error
+        rank, (kind, text) = next((i, e) for i, e in enumerate(errors) if e is not None)
+        raise _RAISED_AS.get(kind, RuntimeError)(f"{text} (in process {rank} of the group)")
+
+
+def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
+
+
+def _digest(thing: Any) -> int:
+    """64 bits that differ where things do."""
+    digest = hashlib.blake2b(digest_size=8)
+    if isinstance(thing, Tensor):
+        digest.update(f"{thing.dtype} {tuple(thing.shape)}".encode())
+        values = thing.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy().data)
+    else:
+        digest.update(repr(thing).encode())
+    return int.from_bytes(digest.digest(), "little", signed=True)

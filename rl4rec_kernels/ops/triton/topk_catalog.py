@@ -1,0 +1,360 @@
+"""The best items of each query among all items.
+
+1. A quarter of the items is scored, and the best of each of many groups of them is kept. The k-th
+   best of these is a bound that at least k items reach.
+2. All items are scored, and those that reach the bound are written down: about 4 k of them.
+3. These are sorted. Queries for which more reached the bound than there was room for (their best
+   items lie crowded where the sample had few) are searched again, item by item.
+
+An item's key is its score, then its id, in one int64 that sorts as results do. Keys are unique, so
+ties decide nothing by chance and a table of equal items is no special case. Excluded items are
+allowed for by asking the sample for so many more, and taken out before the sort.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rl4rec_kernels.ops.triton.launch import on_device, processors
+from rl4rec_kernels.ops.triton.pairs import exclusion_keys
+from rl4rec_kernels.ops.triton.tile import BLOCK, Operands, operands, share_tiles, tile_scores
+
+_SAMPLE = 4  # one of so many tiles is in the sample
+_STRIP = 4  # items of a tile that are in one group
+_ROOM = 8  # keys that a query has room for, in multiples of k
+_SPARE = 1024  # and some more, for small k
+_KEYS_AT_ONCE = 1 << 26  # of all queries: 512 MiB
+
+_NO_KEY = torch.iinfo(torch.int64).min
+_LOWEST = -0x7F800000 << 32  # the key that all items with a score above -inf reach
+_NONE = tl.constexpr(_NO_KEY)
+_LAST_ID = 0x7FFFFFFF
+
+
+@triton.jit
+def _make_keys(scores, items, is_item):
+    """Keys of scores; items that score NaN or -inf have none."""
+    bits = (scores + 0.0).to(tl.int32, bitcast=True)  # -0 becomes 0
+    ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # sorts as the floats do
+    keys = (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - items).to(tl.int64)
+    return tl.where(is_item & (scores > float("-inf")), keys, _NONE)
+
+
+@triton.jit
+def _sample_groups(
+    keys, valid, num_groups, tile_step, num_sampled, query, query_stride, num_queries, query_scale,
+    table, table_stride, num_items, table_scale, HAS_VALID: tl.constexpr, STRIP: tl.constexpr,
+    DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr, DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr, SCALED: tl.constexpr,
+):  # fmt: skip
+    """Keys of the best of each group: `STRIP` adjacent places of every `num_groups`-th tile."""
+    STRIPS: tl.constexpr = BLOCK // STRIP
+    num_blocks = tl.cdiv(num_queries, BLOCK)
+    rows = (tl.program_id(0) % num_blocks) * BLOCK + tl.arange(0, BLOCK)
+    group = tl.program_id(0) // num_blocks
+    strips = tl.arange(0, STRIPS)[None, :]
+    best = tl.full([BLOCK, STRIPS], float("-inf"), tl.float32)
+    best_items = tl.zeros([BLOCK, STRIPS], tl.int32)
+    for sample in range(group, num_sampled, num_groups):
+        first = sample * tile_step * BLOCK
+        items = first + tl.arange(0, BLOCK)
+        scores = tile_scores(
+            query, query_stride, query_scale, table, table_stride, table_scale,
+            tl.minimum(rows, num_queries - 1), tl.minimum(items, num_items - 1),
+            DIM, BLOCK, BLOCK_DIM, DTYPE, PRECISION, SCALED,
+        )  # fmt: skip
+        is_item = items < num_items
+        if HAS_VALID:
+            is_item = is_item & (tl.load(valid + items, mask=is_item, other=0) != 0)
+        # NaN would win a maximum.
+        scores = tl.where((scores == scores) & is_item[None, :], scores, float("-inf"))
+        strip_best, place = tl.max(
+            tl.reshape(scores, [BLOCK, STRIPS, STRIP]), axis=2, return_indices=True
+        )
+        better = strip_best > best  # of equal scores the first one stays
+        best = tl.where(better, strip_best, best)
+        best_items = tl.where(better, first + strips * STRIP + place, best_items)
+    there = (rows[:, None] < num_queries) & (strips >= 0)
+    out = keys + (rows.to(tl.int64) * num_groups + group)[:, None] * STRIPS + strips
+    tl.store(out, _make_keys(best, best_items, there), mask=there)
+
+
+@triton.jit
+def _score_all(
+    out, query, query_stride, num_queries, query_scale, table, table_stride, num_items, table_scale,
+    DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr, DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr, SCALED: tl.constexpr,
+):  # fmt: skip
+    items = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    scores = tile_scores(
+        query, query_stride, query_scale, table, table_stride, table_scale,
+        tl.minimum(rows, num_queries - 1), tl.minimum(items, num_items - 1),
+        DIM, BLOCK, BLOCK_DIM, DTYPE, PRECISION, SCALED,
+    )  # fmt: skip
+    there = (rows[:, None] < num_queries) & (items[None, :] < num_items)
+    tl.store(out + rows.to(tl.int64)[:, None] * num_items + items[None, :], scores, mask=there)
+
+
+@triton.jit
+def _collect(
+    keys, found, capacity, bounds, valid, tiles_a_program, query, query_stride, num_queries,
+    query_scale, table, table_stride, num_items, table_scale, HAS_VALID: tl.constexpr,
+    DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr, DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr, SCALED: tl.constexpr,
+):  # fmt: skip
+    """Write down the keys that reach their query's bound, in any order, while there is room."""
+    num_blocks = tl.cdiv(num_queries, BLOCK)
+    rows = (tl.program_id(0) % num_blocks) * BLOCK + tl.arange(0, BLOCK)
+    inside = rows < num_queries
+    bound = tl.load(bounds + rows, mask=inside, other=0)
+    ordered = (bound >> 32).to(tl.int32)
+    bound_score = tl.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).to(tl.float32, bitcast=True)
+    bound_score = tl.where(inside, bound_score, float("inf"))[:, None]
+    bound_item = tl.where(inside, 0x7FFFFFFF - (bound & 0xFFFFFFFF).to(tl.int32), -1)[:, None]
+    rows = tl.minimum(rows, num_queries - 1)
+    places = tl.arange(0, BLOCK)
+    first = (tl.program_id(0) // num_blocks) * tiles_a_program
+    for tile in range(first, tl.minimum(first + tiles_a_program, tl.cdiv(num_items, BLOCK))):
+        items = tile * BLOCK + places
+        scores = tile_scores(
+            query, query_stride, query_scale, table, table_stride, table_scale, rows,
+            tl.minimum(items, num_items - 1), DIM, BLOCK, BLOCK_DIM, DTYPE, PRECISION, SCALED,
+        )  # fmt: skip
+        is_item = items < num_items
+        if HAS_VALID:
+            is_item = is_item & (tl.load(valid + items, mask=is_item, other=0) != 0)
+        reach = (scores > bound_score) | ((scores == bound_score) & (items[None, :] <= bound_item))
+        reach = reach & is_item[None, :]
+        # One key of each row at a time: rarely does a row have two in a tile.
+        count = tl.sum(reach.to(tl.int32), axis=1)
+        place = tl.atomic_add(found + rows, count, mask=count > 0)
+        left = tl.where(reach, scores, float("-inf"))
+        for i in range(0, tl.max(count, axis=0)):
+            best, column = tl.max(left, axis=1, return_indices=True)
+            tl.store(
+                keys + rows.to(tl.int64) * capacity + place + i,
+                _make_keys(best, tile * BLOCK + column, i < count),
+                mask=(i < count) & (place + i < capacity),
+            )
+            left = tl.where(places[None, :] == column[:, None], float("-inf"), left)
+
+
+@triton.jit
+def _is_excluded(keys, num_keys, wanted, steps, BLOCK: tl.constexpr):
+    """Whether sorted `keys` hold the wanted ones, by bisection."""
+    low = tl.zeros([BLOCK], tl.int64)
+    high = low + num_keys
+    for _ in range(0, steps):
+        middle = (low + high) // 2
+        less = (low < high) & (tl.load(keys + middle, mask=low < high, other=0) < wanted)
+        high = tl.where(less, high, middle)
+        low = tl.where(less, middle + 1, low)
+    return tl.load(keys + low, mask=low < num_keys, other=-1) == wanted
+
+
+@triton.jit
+def _kth_key(keys, size, k, BLOCK: tl.constexpr):
+    """The k-th largest of some keys, bit by bit; the lowest of all where there are fewer than k."""
+    value = tl.full([], _NONE, tl.int64)
+    if size >= k:
+        for i in range(0, 64):
+            if i == 0:
+                trial = tl.zeros([], tl.int64)  # the sign
+            else:
+                trial = value + (tl.full([], 1, tl.int64) << (63 - i))
+            above = 0
+            for start in range(0, size, BLOCK):
+                places = start + tl.arange(0, BLOCK)
+                part = tl.load(keys + places, mask=places < size, other=_NONE)
+                above += tl.sum(((part >= trial) & (places < size)).to(tl.int32), axis=0)
+            value = tl.where(above >= k, trial, value)
+    return value
+
+
+@triton.jit
+def _keep(keys, size, lowest, BLOCK: tl.constexpr):
+    """Move the keys from `lowest` on to the front; how many they are."""
+    kept = 0
+    for start in range(0, size, BLOCK):
+        places = start + tl.arange(0, BLOCK)
+        part = tl.load(keys + places, mask=places < size, other=_NONE)
+        stays = (places < size) & (part >= lowest)
+        tl.debug_barrier()  # all have been read before others take their places
+        tl.store(keys + kept + tl.cumsum(stays.to(tl.int32), axis=0) - 1, part, mask=stays)
+        kept += tl.sum(stays.to(tl.int32), axis=0)
+    tl.debug_barrier()
+    return kept
+
+
+@triton.jit
+def _search_again(
+    keys, found, capacity, k, excluded, num_excluded, bisections, first_row, valid,
+    query, query_stride, num_queries, query_scale, table, table_stride, num_items, table_scale,
+    HAS_EXCLUDED: tl.constexpr, HAS_VALID: tl.constexpr,
+    DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr, DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr, SCALED: tl.constexpr,
+):  # fmt: skip
+    """Find the k best of one query whose room was too small, item by item."""
+    row = tl.program_id(0).to(tl.int64)
+    if tl.load(found + row) > capacity:
+        own = keys + row * capacity
+        places = tl.arange(0, BLOCK)
+        size = 0
+        lowest = tl.full([], _NONE, tl.int64)
+        for tile in range(0, tl.cdiv(num_items, BLOCK)):
+            items = tile * BLOCK + places
+            is_item = items < num_items
+            if HAS_VALID:
+                is_item = is_item & (tl.load(valid + items, mask=is_item, other=0) != 0)
+            if HAS_EXCLUDED:
+                pair = (first_row + row) * num_items + items
+                is_item &= _is_excluded(excluded, num_excluded, pair, bisections, BLOCK) == 0
+            scores = tile_scores(
+                query, query_stride, query_scale, table, table_stride, table_scale,
+                row + 0 * places, tl.minimum(items, num_items - 1),
+                DIM, BLOCK, BLOCK_DIM, DTYPE, PRECISION, SCALED,
+            )  # fmt: skip
+            scores = tl.sum(tl.where(places[:, None] == 0, scores, 0.0), axis=0)
+            found_keys = _make_keys(scores, items, is_item)
+            reach = found_keys > lowest
+            tl.store(own + size + tl.cumsum(reach.to(tl.int32), axis=0) - 1, found_keys, mask=reach)
+            size += tl.sum(reach.to(tl.int32), axis=0)
+            tl.debug_barrier()
+            if size > capacity - BLOCK:
+                lowest = _kth_key(own, size, k, BLOCK)
+                size = _keep(own, size, lowest, BLOCK)
+        size = _keep(own, size, _kth_key(own, size, k, BLOCK), BLOCK)
+        for start in range(size, capacity, BLOCK):
+            rest = start + places
+            tl.store(own + rest, tl.full([BLOCK], _NONE, tl.int64), mask=rest < capacity)
+
+
+def _bounds(
+    sides: Operands, k: int, allowance: Tensor | int, wanted: int, valid: Tensor | None
+) -> Tensor:
+    """Keys int64 [B] that at least k items of each query reach, and `allowance` more."""
+    num_queries, num_items = sides.query.shape[0], sides.table.shape[0]
+    num_tiles, num_blocks = triton.cdiv(num_items, BLOCK), triton.cdiv(num_queries, BLOCK)
+    device = sides.query.device
+    strips, programs = BLOCK // _STRIP, 2 * processors(device)
+    num_groups = max(triton.cdiv(4 * wanted, strips), triton.cdiv(programs, num_blocks))
+    tile_step = max(1, num_tiles // max(num_groups, triton.cdiv(num_tiles, _SAMPLE)))
+    num_sampled = triton.cdiv(num_tiles, tile_step)
+    num_groups = min(num_groups, num_sampled)
+    keys = torch.empty((num_queries, num_groups * strips), dtype=torch.int64, device=device)
+    with on_device(keys):
+        _sample_groups[(num_blocks * num_groups,)](
+            keys, valid, num_groups, tile_step, num_sampled, *sides.arguments,
+            HAS_VALID=valid is not None, STRIP=_STRIP, **{**sides.options, "maxnreg": None},
+        )  # fmt: skip
+    ordered = keys.sort(dim=1, descending=True).values
+    place = torch.full((num_queries,), k - 1, device=device) + allowance
+    bounds = ordered.gather(1, place.clamp(max=ordered.shape[1] - 1)[:, None])[:, 0]
+    return torch.where(place < ordered.shape[1], bounds, _NO_KEY)
+
+
+def _best_keys(
+    sides: Operands,
+    k: int,
+    allowance: Tensor | int,
+    wanted: int,
+    valid: Tensor | None,
+    excluded: Tensor | None,
+    first_row: int,
+) -> Tensor:
+    """Keys of the k best items of each query in order, int64 [B, k]; `_NO_KEY` fills up."""
+    num_items, capacity = sides.table.shape[0], _ROOM * wanted + _SPARE
+    if num_items <= capacity:
+        keys = _all_keys(sides, valid)
+    else:
+        keys = _collected_keys(sides, k, allowance, wanted, valid, excluded, first_row)
+    if excluded is not None:
+        rows = torch.arange(first_row, first_row + len(keys), device=keys.device)
+        pairs = rows[:, None] * num_items + (_LAST_ID - (keys & 0xFFFFFFFF))
+        place = torch.searchsorted(excluded, pairs).clamp(max=excluded.numel() - 1)
+        keys = keys.masked_fill((excluded[place] == pairs) & (keys != _NO_KEY), _NO_KEY)
+    return keys.topk(k, dim=1).values
+
+
+def _all_keys(sides: Operands, valid: Tensor | None) -> Tensor:
+    """Keys of all items, int64 [B, N], where there is room for all."""
+    num_queries, num_items = sides.query.shape[0], sides.table.shape[0]
+    scores = torch.empty((num_queries, num_items), device=sides.query.device)
+    grid = triton.cdiv(num_items, BLOCK), triton.cdiv(num_queries, BLOCK)
+    with on_device(scores):
+        _score_all[grid](scores, *sides.arguments, **{**sides.options, "maxnreg": None})
+    ordered = (scores + 0.0).view(torch.int32)  # as in _make_keys
+    ordered = torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).long()
+    found = scores > -torch.inf
+    found = found if valid is None else found & valid
+    ids = torch.arange(num_items, device=scores.device)
+    return torch.where(found, (ordered << 32) | (_LAST_ID - ids), _NO_KEY)
+
+
+def _collected_keys(
+    sides: Operands,
+    k: int,
+    allowance: Tensor | int,
+    wanted: int,
+    valid: Tensor | None,
+    excluded: Tensor | None,
+    first_row: int,
+) -> Tensor:
+    """Keys of all items that may be among the k best, int64 [B, capacity]."""
+    num_queries, device = sides.query.shape[0], sides.query.device
+    capacity = _ROOM * wanted + _SPARE
+    bounds = _bounds(sides, k, allowance, wanted, valid).clamp(min=_LOWEST)
+    keys = torch.full((num_queries, capacity), _NO_KEY, dtype=torch.int64, device=device)
+    found = torch.zeros(num_queries, dtype=torch.int32, device=device)
+    programs, tiles_a_program = share_tiles(sides)
+    options = {**sides.options, "HAS_VALID": valid is not None, "maxnreg": None}
+    num_excluded = 0 if excluded is None else excluded.numel()
+    with on_device(keys):
+        _collect[(programs,)](
+            keys, found, capacity, bounds, valid, tiles_a_program, *sides.arguments, **options
+        )
+        _search_again[(num_queries,)](
+            keys, found, capacity, k, excluded, num_excluded, num_excluded.bit_length(),
+            first_row, valid, *sides.arguments, HAS_EXCLUDED=excluded is not None, **options,
+        )  # fmt: skip
+    return keys
+
+
+def topk_catalog(
+    query: Tensor,
+    table: Tensor,
+    k: int,
+    exclude: Tensor | None,
+    exclude_offsets: Tensor | None,
+    valid: Tensor | None,
+    row_stats: Tensor | None,
+    source: Tensor | None,
+    bad: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As `ops.reference.topk_catalog`, in float32; `bad` is raised if an id is out of range."""
+    if source is not None:  # exact, and fast enough on the tensor cores
+        table, row_stats = source, None
+    sides = operands(query, table, row_stats)
+    num_queries, num_items = query.shape[0], table.shape[0]
+    device = query.device
+    keys = torch.empty((num_queries, k), dtype=torch.int64, device=device)
+    excluded: Tensor | None = None
+    allowance: Tensor | int = 0  # a bound on the excluded items of each query
+    mean_excluded = 0
+    if num_queries and exclude is not None and exclude.numel():
+        excluded = exclusion_keys(exclude, exclude_offsets, num_queries, num_items, bad)
+        allowance = exclude.shape[1] if exclude_offsets is None else exclude_offsets.diff().clamp(0)
+        mean_excluded = triton.cdiv(exclude.numel(), num_queries)
+    wanted = k + mean_excluded
+    step = max(1, _KEYS_AT_ONCE // (_ROOM * wanted + _SPARE) // BLOCK) * BLOCK
+    for first in range(0, num_queries, step):
+        rows = slice(first, first + step)
+        allowed = allowance[rows] if isinstance(allowance, Tensor) else allowance
+        keys[rows] = _best_keys(sides.part(rows), k, allowed, wanted, valid, excluded, first)
+    ordered = (keys >> 32).to(torch.int32)
+    scores = torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).view(torch.float32)
+    missing = keys == _NO_KEY
+    ids = _LAST_ID - (keys & 0xFFFFFFFF)
+    return scores.masked_fill(missing, -torch.inf), ids.masked_fill(missing, -1)

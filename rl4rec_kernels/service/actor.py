@@ -1,0 +1,243 @@
+"""The Ray actor, a thin shell around `BatchingService`."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels.index.encoder import PACKAGED, Encoder
+from rl4rec_kernels.index.item_index import ItemIndex
+from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.service.batching import BatchingService, Limits
+from rl4rec_kernels.service.local import LocalRetrievalService, encode_finite
+from rl4rec_kernels.service.prometheus import PrometheusMetrics
+from rl4rec_kernels.service.requests import Items
+from rl4rec_kernels.service.shards import ShardedItems
+from rl4rec_kernels.service.wire import pack_answer, unpack_call
+
+_OPTIONS = {"max_restarts": -1, "max_concurrency": 1000}
+
+
+class RetrievalService:
+    """Scores and ranks texts for many processes of a Ray cluster; an actor, so start it by Ray.
+
+    Concurrent calls are encoded and ranked together. Arguments and results are those of
+    `LocalRetrievalService`::
+
+        service = RetrievalService.options(
+            name="RetrievalService", namespace="rl4rec", lifetime="detached", get_if_exists=True
+        ).remote("beauty")
+        scores = ray.get(service.calculate_reward.remote(texts, dataset_name="beauty"))
+
+    If its process dies, Ray starts it again with the same arguments (``max_restarts``).
+
+    Parameters
+    ----------
+    datasets : str, sequence of str, or mapping of str to path, ItemIndex or metadata
+        Names of data sets whose items are encoded (and cached on the machine that runs the actor),
+        or what each name stands for: an index file, an index, or items' metadata to encode.
+    encoder : str, mapping of str to object, or Encoder
+        What encodes texts: a model's name or path, or arguments of `Encoder`, with which the actor
+        makes one, on its GPU if it has one; or an encoder, which is sent to it.
+    data_dir : path, optional
+        As in `load_item_metadata`.
+    limits : mapping of str to number, optional
+        See `Limits`.
+    num_threads : int, optional
+        Threads that encode and rank; by default as many as the actor's ``num_cpus``, or as the
+        machine has where it was given none.
+    replicas : sequence of str, optional
+        Names of all actors that serve the same, this one included; see `start_service`.
+    shards : sequence of actor handles, optional
+        Those that hold the rows of the tables; see `start_service`.
+    args : argparse.Namespace, optional
+        The same as attributes: ``datasets``, and, where there is no `encoder`, ``emb_model_name``.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError
+        If an argument does not fit: when the actor is first called.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "RetrievalService":
+        """Say how it is started."""
+        raise TypeError(
+            "RetrievalService is a Ray actor: start it with RetrievalService.options("
+            "name=…, namespace=…).remote(datasets), or use LocalRetrievalService in "
+            "this process"
+        )
+
+    @staticmethod
+    def options(**options: Any) -> Any:
+        """Set Ray's options of the actor; ``.remote(...)`` of what is returned starts it."""
+        return require("ray", "ray").remote(RetrievalActor).options(**{**_OPTIONS, **options})
+
+    @staticmethod
+    def remote(*args: Any, **kwargs: Any) -> Any:
+        """Start the actor without a name."""
+        return RetrievalService.options().remote(*args, **kwargs)
+
+
+class RetrievalActor:
+    """What runs in the actor's process; its methods are coroutines, so that calls meet."""
+
+    def __init__(
+        self,
+        datasets: Any = None,
+        encoder: str | Mapping[str, Any] | Encoder | None = None,
+        *,
+        data_dir: str | os.PathLike[str] | None = None,
+        limits: Mapping[str, Any] | None = None,
+        num_threads: int | None = None,
+        replicas: Sequence[str] = (),
+        shards: Sequence[Any] = (),
+        args: Any = None,
+    ) -> None:
+        settings = Limits(**(limits or {}))
+        torch.set_num_threads(_threads(num_threads))  # Ray sets one
+        if datasets is None:
+            datasets = getattr(args, "datasets", None)
+        if encoder is None:
+            encoder = getattr(args, "emb_model_name", PACKAGED)
+        model = make_encoder(encoder)
+        indexes = load_datasets(datasets, model, data_dir)
+        items: Mapping[str, Items]
+        if shards:
+            for index in indexes.values():
+                index.check_encoder(model)
+            items = {name: ShardedItems(name, index, shards) for name, index in indexes.items()}
+        else:
+            items = LocalRetrievalService(indexes, model).items
+        self._service = BatchingService(items, partial(encode_finite, model), settings)
+        self._datasets = {name: index.info() for name, index in indexes.items()}
+        self._replicas = list(replicas)
+        self._num_shards = len(shards)
+        self._metrics: PrometheusMetrics | None = None
+
+    async def calculate_reward(
+        self,
+        texts: Sequence[str],
+        dataset_name: str,
+        targets: Any = None,
+        neg_items: Any = None,
+    ) -> Tensor:
+        """As `LocalRetrievalService.calculate_reward`."""
+        self._publish()
+        return await self._service.calculate_reward(texts, dataset_name, targets, neg_items)
+
+    async def rank(
+        self,
+        texts: Sequence[str],
+        dataset_name: str,
+        targets: Any,
+        neg_items: Any = None,
+        histories: Any = None,
+    ) -> RankCounts:
+        """As `LocalRetrievalService.rank`."""
+        self._publish()
+        return await self._service.rank(texts, dataset_name, targets, neg_items, histories)
+
+    async def answer_packed(self, *call: bytes) -> bytes | np.ndarray:
+        """Either, for `RetrievalClient`, which has checked the arguments."""
+        self._publish()
+        return pack_answer(await self._service.answer(*unpack_call(call)))
+
+    async def describe(self) -> dict[str, Any]:
+        """What the service holds, where it runs, and its load."""
+        context = require("ray", "ray").get_runtime_context()
+        return {
+            "name": context.get_actor_name(),
+            "replicas": self._replicas or [context.get_actor_name()],
+            "shards": self._num_shards,
+            "node": context.get_node_id(),
+            "pid": os.getpid(),
+            "threads": torch.get_num_threads(),
+            "datasets": self._datasets,
+            "load": self._service.load(),
+        }
+
+    def _publish(self) -> None:
+        """Start to publish metrics; there is no loop yet when the actor is made."""
+        if self._metrics is None:
+            name = require("ray", "ray").get_runtime_context().get_actor_name() or "unnamed"
+            self._metrics = PrometheusMetrics(self._service.load, name)
+            self._metrics.start(asyncio.get_running_loop())
+
+
+def make_encoder(encoder: str | Mapping[str, Any] | Encoder) -> Encoder:
+    """Load the encoder of a service, see `RetrievalService`."""
+    if isinstance(encoder, Mapping):
+        return Encoder(**encoder)
+    return encoder if isinstance(encoder, Encoder) else Encoder(encoder)
+
+
+def load_datasets(
+    datasets: Any, encoder: Encoder, data_dir: str | os.PathLike[str] | None
+) -> dict[str, ItemIndex]:
+    """Open or encode the data sets of a service, see `RetrievalService`.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError
+        If there is none, or one is nothing that is known.
+    """
+    from rl4rec_kernels.data import load_item_metadata
+    from rl4rec_kernels.index.cache import cached_index
+
+    if isinstance(datasets, str):
+        datasets = [datasets]
+    if not isinstance(datasets, Mapping | Sequence) or not datasets:
+        raise ValueError(
+            "datasets must be a data set's name, a list of names, or a dict of index "
+            f"files, indexes or metadata by name; got {datasets!r}"
+        )
+    if not isinstance(datasets, Mapping):
+        datasets = dict.fromkeys(datasets)
+    indexes = {}
+    for name, source in datasets.items():
+        if source is None:  # a name alone
+            source = cached_index(name, load_item_metadata(name, data_dir=data_dir), encoder)
+        elif isinstance(source, str | Path):
+            source = ItemIndex.open(source)
+        elif isinstance(source, Mapping):
+            source = ItemIndex.build(source, encoder)
+        elif not isinstance(source, ItemIndex):
+            raise TypeError(
+                f"datasets[{name!r}] must be an index file's path, an ItemIndex or "
+                f"items' metadata, got {type(source).__name__}"
+            )
+        indexes[name] = source
+    return indexes
+
+
+def index_paths(datasets: Any) -> dict[str, str]:
+    """The index files that shards open.
+
+    Raises
+    ------
+    ValueError
+        If `datasets` is no dict of paths.
+    """
+    paths = datasets if isinstance(datasets, Mapping) else {}
+    if not paths or not all(isinstance(path, str | Path) for path in paths.values()):
+        raise ValueError(
+            "with shards, datasets must be a dict of index files by name, which each "
+            f"shard opens for itself; got {datasets!r}: save the index and pass its "
+            "path"
+        )
+    return {name: str(Path(path).resolve()) for name, path in paths.items()}
+
+
+def _threads(num_threads: int | None) -> int:
+    if num_threads is not None:
+        return whole_number("num_threads", num_threads, 1)
+    given = require("ray", "ray").get_runtime_context().get_assigned_resources().get("CPU", 0)
+    return int(given) if given >= 1 else len(os.sched_getaffinity(0))

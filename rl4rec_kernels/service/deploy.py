@@ -1,0 +1,147 @@
+"""Start and stop a service: its replicas and its shards."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels.index.encoder import PACKAGED, Encoder
+from rl4rec_kernels.service.actor import RetrievalService, index_paths
+from rl4rec_kernels.service.client import RetrievalClient, connected_ray
+from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
+from rl4rec_kernels.service.shards import Shard
+
+# Replicas are called one after the other by each process, from a random one on. Ray Serve would
+# choose by load, but its handle takes two to four times a call of an actor (benchmarks/
+# bench_service.py), and cannot keep a service's name.
+
+
+def start_service(
+    datasets: Any,
+    encoder: str | Mapping[str, Any] | Encoder = PACKAGED,
+    *,
+    name: str = DEFAULT_NAME,
+    namespace: str = DEFAULT_NAMESPACE,
+    data_dir: Any = None,
+    replicas: int = 1,
+    shards: int = 0,
+    num_cpus: float = 0,
+    num_gpus: float = 0,
+    num_threads: int | None = None,
+    limits: Mapping[str, Any] | None = None,
+) -> RetrievalClient:
+    """Start a detached service on the Ray cluster, or find the one that runs; wait until it is up.
+
+    Parameters
+    ----------
+    datasets, encoder, data_dir, num_threads, limits
+        As in `RetrievalService`. Ray starts a dead actor again with the same arguments: it finds
+        names and paths at any time, but indexes and encoders only while this process lives.
+    name, namespace : str
+        Of the actor; further replicas are called ``name-1`` and so on.
+    replicas : int
+        Actors that do the same. `RetrievalClient` goes to one after the other.
+    shards : int
+        Actors that share the rows of the tables; 0 keeps whole tables in each replica. `datasets`
+        must then be a dict of index files that are there on all machines.
+    num_cpus, num_gpus : float
+        What each replica takes of the cluster; fractions are fine.
+
+    Raises
+    ------
+    LookupError
+        If there is no cluster.
+    TypeError, ValueError
+        If an argument does not fit, or a service of that name runs with other data sets, replicas
+        or shards.
+    ServiceUnavailableError
+        If an actor could not be started; the message says why.
+    """
+    replicas = whole_number("replicas", replicas, 1)
+    shards = whole_number("shards", shards, 0)
+    connected_ray()
+    data_dir = data_dir or os.environ.get("RL4REC_DATA")  # the actor's machine may have another
+    detached = {
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "namespace": namespace,
+        "scheduling_strategy": "SPREAD",
+    }
+    parts = []
+    if shards:
+        paths = index_paths(datasets)
+        actor = require("ray", "ray").remote(Shard)
+        parts = [
+            # Their methods are pure functions, so Ray may run them again.
+            actor.options(
+                name=f"{name}-shard-{part}",
+                num_cpus=num_cpus,
+                max_restarts=-1,
+                max_task_retries=-1,
+                **detached,
+            ).remote(paths, part, shards, num_threads)
+            for part in range(shards)
+        ]
+    names = [name, *(f"{name}-{number}" for number in range(1, replicas))]
+    for replica in names:
+        RetrievalService.options(
+            name=replica, num_cpus=num_cpus, num_gpus=num_gpus, **detached
+        ).remote(
+            datasets,
+            encoder,
+            data_dir=data_dir,
+            limits=limits,
+            num_threads=num_threads,
+            replicas=names,
+            shards=parts,
+        )
+    client = RetrievalClient(name, namespace)
+    wanted = {"data sets": _names(datasets), "replicas": replicas, "shards": shards}
+    for state in client.describe():
+        runs = {
+            "data sets": list(state["datasets"]),
+            "replicas": len(state["replicas"]),
+            "shards": state["shards"],
+        }
+        if runs != wanted:
+            raise ValueError(
+                f"service {name!r} in namespace {namespace!r} runs already, with "
+                f"{runs} instead of {wanted}; stop it first, or choose another "
+                "name"
+            )
+    return client
+
+
+def stop_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> list[str]:
+    """Stop a service for good, with its replicas and shards.
+
+    Returns
+    -------
+    list of str
+        The actors that were stopped.
+
+    Raises
+    ------
+    LookupError
+        If there is no such service.
+    """
+    ray = connected_ray()
+    mine = re.compile(rf"{re.escape(name)}(-(shard-)?\d+)?")
+    found = [
+        actor["name"]
+        for actor in ray.util.list_named_actors(all_namespaces=True)
+        if actor["namespace"] == namespace and mine.fullmatch(actor["name"])
+    ]
+    if not found:
+        raise LookupError(
+            f"no retrieval service {name!r} in namespace {namespace!r} of the cluster"
+        )
+    for actor in sorted(found):
+        ray.kill(ray.get_actor(actor, namespace=namespace), no_restart=True)
+    return sorted(found)
+
+
+def _names(datasets: Any) -> list[str]:
+    return [datasets] if isinstance(datasets, str) else list(datasets)

@@ -1,0 +1,133 @@
+"""Index files that are cut while they are mapped, and saves that are killed in the middle."""
+
+import gc
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import rl4rec_kernels as rk
+from rl4rec_kernels import ItemIndex, _mapped
+from rl4rec_kernels.ops import _blocks
+
+ROWS = 40_000  # of 64 bytes: some hundred pages
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "index.safetensors"
+    ItemIndex.from_embeddings(torch.randn(ROWS, 16)).save(path)
+    return path
+
+
+def calls(table: torch.Tensor):
+    query, targets = torch.zeros(2, 16), torch.tensor([1, len(table) - 1])
+    yield lambda: rk.score_candidates(query, table, targets[:, None])
+    yield lambda: rk.rank_candidates(query, table, targets[:, None])
+    yield lambda: rk.reward_candidates(query, table, targets[:, None])
+    yield lambda: rk.rank_catalog(query, table, targets)
+    yield lambda: rk.reward_catalog(query, table, targets)
+    yield lambda: rk.topk_catalog(query, table, 3)
+    yield lambda: rk.quantize_table(table, torch.int8)
+    yield lambda: ItemIndex.from_embeddings(table)
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(30_000, None)], ids=["table", "slice"])
+def test_a_file_that_was_cut_is_named(path, part):
+    """It would be a bus error, which ends the process."""
+    table = ItemIndex.open(path).table[part]
+    for call in calls(table):
+        call()
+    os.truncate(path, 4096)
+    for call in calls(table):
+        with pytest.raises(OSError, match=rf"{re.escape(str(path))} had .* has 4096 now"):
+            call()
+
+
+def test_a_file_is_looked_at_before_every_slice(path, monkeypatch):
+    monkeypatch.setattr(_blocks, "SLICE_BYTES", 1 << 20)
+    table = ItemIndex.open(path).table
+    query, targets = torch.zeros(2, 16), torch.tensor([1, 2])
+    want = rk.rank_catalog(query, table, targets)
+    real, seen = _blocks._rows, []
+
+    def cut_after_two(*arguments):
+        seen.append(arguments)
+        if len(seen) == 3:
+            os.truncate(path, 4096)
+        return real(*arguments)
+
+    monkeypatch.setattr(_blocks, "_rows", cut_after_two)
+    with pytest.raises(OSError, match="has 4096 now"):
+        rk.rank_catalog(query, table, targets)
+    assert want.total.tolist() == [ROWS] * 2
+
+
+def test_imported_arrays_are_looked_after_too(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((ROWS, 16), np.float32))
+    index = ItemIndex.import_file(tmp_path / "a.npy")
+    os.truncate(tmp_path / "a.npy", 4096)
+    with pytest.raises(OSError, match=r"a\.npy had"):
+        rk.topk_catalog(torch.zeros(1, 16), index.table, 3)
+
+
+def test_a_file_that_was_replaced_is_still_there(path):
+    """A new index takes the name; the old one stays mapped, and is let go with its table."""
+    index = ItemIndex.open(path)
+    part = index.table[5:]
+    want = rk.topk_catalog(torch.ones(1, 16), index.table, 3)
+    ItemIndex.from_embeddings(torch.ones(3, 16)).save(path)
+    for got, wanted in zip(rk.topk_catalog(torch.ones(1, 16), index.table, 3), want, strict=True):
+        assert torch.equal(got, wanted)
+    address = part.untyped_storage().data_ptr()
+    del index
+    gc.collect()
+    other = ItemIndex.open(path)
+    assert address in _mapped._files  # the slice still needs it
+    del part, other
+    gc.collect()
+    other = ItemIndex.open(path)
+    assert _mapped._files.keys() == {other.table.untyped_storage().data_ptr()}
+    open_files = {os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.exists()}
+    assert f"{path} (deleted)" not in open_files
+
+
+def test_a_killed_save_leaves_the_old_file(path):
+    """Killed when the new file is half written: the old one is whole, and can be replaced."""
+    script = f"""
+import os, signal, safetensors.torch, torch
+from rl4rec_kernels import ItemIndex
+
+def killed_half_way(tensors, part, metadata):
+    with open(part, "wb") as file:
+        file.write(bytes(1000))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+safetensors.torch.save_file = killed_half_way
+ItemIndex.from_embeddings(torch.ones(9, 16)).save({str(path)!r})
+"""
+    before = path.read_bytes()
+    run = subprocess.run([sys.executable, "-c", script], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert path.read_bytes() == before
+    ItemIndex.from_embeddings(torch.ones(9, 16)).save(path)
+    assert len(ItemIndex.open(path)) == 8
+
+
+def test_a_disk_that_is_full_leaves_the_old_file(path, monkeypatch):
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        ItemIndex.from_embeddings(torch.ones(9, 16)).save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]

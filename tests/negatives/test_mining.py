@@ -1,0 +1,174 @@
+"""Hard negatives, against their definition by a sort of all scores."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rl4rec_kernels as rk
+from rl4rec_kernels import mining
+from tests.ops.catalog_cases import every_score
+
+
+def by_sorting(query, table, targets, seen, num_negs, skip_top=0, valid=None):
+    """What `mine_hard_negatives` must find, from the operators' own scores."""
+    found = []
+    for row, scores in enumerate(every_score(query, table).tolist()):
+        others = set(range(len(table))) - {int(targets[row])} - set(map(int, seen[row]))
+        if valid is not None:
+            others &= set(valid.nonzero().flatten().tolist())
+        found.append(sorted(others, key=lambda item: (-scores[item], item)))
+    return [row[skip_top : skip_top + num_negs] for row in found]
+
+
+def a_case(rows=23, items=90, exact=False, seed=0):
+    """Queries, a table whose row 0 is padding, targets, seen items, the mask of items."""
+    generator = torch.Generator().manual_seed(seed)
+    if exact:
+        query, table = (
+            torch.randint(-1, 2, (n, 3), generator=generator).float() for n in (rows, items)
+        )
+    else:
+        query, table = (torch.randn(n, 16, generator=generator) for n in (rows, items))
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(1, items, rows)
+    seen = [rng.integers(1, items, rng.integers(0, 30)).tolist() for _ in range(rows)]
+    valid = torch.ones(items, dtype=torch.bool)
+    valid[0] = False
+    return query, table, targets, seen, valid
+
+
+@given(st.integers(0, 2**32), st.booleans(), st.integers(1, 20), st.integers(0, 20))
+@settings(deadline=None, max_examples=30)
+def test_they_are_the_best_that_are_left(seed, exact, num_negs, skip_top):
+    *arguments, valid = a_case(exact=exact, seed=seed)  # whole numbers: ties everywhere
+    for mask in (None, valid):
+        got = rk.mine_hard_negatives(*arguments, num_negs, skip_top, valid=mask)
+        assert got.dtype == np.int64
+        assert got.tolist() == by_sorting(*arguments, num_negs, skip_top, mask)
+
+
+def test_seen_in_every_form():
+    query, table, targets, seen, valid = a_case()
+    want = rk.mine_hard_negatives(query, table, targets, seen, 5, valid=valid)
+    ragged = rk.RaggedIds.from_lists(seen)
+    padded = np.full((len(seen), 30), -1)
+    for row, items in enumerate(seen):
+        padded[row, : len(items)] = items
+    forms = [
+        ragged,
+        rk.RaggedIds(*map(torch.from_numpy, ragged)),
+        padded,
+        torch.from_numpy(padded).int(),
+        [np.array(items, dtype=np.int32) for items in seen],
+        [items + [int(target)] * 2 for items, target in zip(seen, targets, strict=True)],
+    ]
+    for form in forms:
+        for wanted in (targets, targets.tolist(), torch.from_numpy(targets)):
+            got = rk.mine_hard_negatives(query, table, wanted, form, 5, valid=valid)
+            assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16], ids=str)
+def test_a_refined_copy_gives_what_the_table_gives(dtype):
+    query, table, targets, seen, valid = a_case(items=3000)
+    quantized = rk.quantize_table(table, dtype)
+    want = rk.mine_hard_negatives(query, table, targets, seen, 20, 5, valid=valid)
+    got = rk.mine_hard_negatives(query, quantized, targets, seen, 20, 5, valid=valid, refine=True)
+    assert np.array_equal(got, want)
+    rough = rk.mine_hard_negatives(query, quantized, targets, seen, 20, 5, valid=valid)
+    assert np.mean([np.isin(a, b).mean() for a, b in zip(rough, want, strict=True)]) > 0.9
+
+
+def test_a_row_depends_on_itself_only(monkeypatch, capfd):
+    query, table, targets, seen, valid = a_case(rows=50)
+
+    def mine(rows, **options):
+        return rk.mine_hard_negatives(
+            query[rows],
+            table,
+            targets[rows],
+            [seen[row] for row in rows],
+            7,
+            2,
+            valid=valid,
+            **options,
+        )
+
+    want = mine(range(50))
+    assert np.array_equal(mine(range(49, -1, -1)), want[::-1])
+    assert np.array_equal(mine([17]), want[17:18])
+    assert mine([]).shape == (0, 7)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(mining, "_BLOCK", 16)  # several blocks, the last one short
+    threads = torch.get_num_threads()
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            assert np.array_equal(mine(range(50)), want)
+    finally:
+        torch.set_num_threads(threads)
+    assert "mining negatives" in capfd.readouterr().err
+    assert np.array_equal(mine(range(50), show_progress=False, backend="reference"), want)
+    assert capfd.readouterr().err == ""
+
+
+def test_all_that_is_left_can_be_had():
+    arguments = torch.ones(1, 1), torch.arange(5.0)[:, None], [1], [[2]]
+    valid = torch.tensor([False, True, True, True, True])
+    assert rk.mine_hard_negatives(*arguments, 2, valid=valid).tolist() == [[4, 3]]
+    assert rk.mine_hard_negatives(*arguments, 1, 1, valid=valid).tolist() == [[3]]
+    assert rk.mine_hard_negatives(*arguments, 3).tolist() == [[4, 3, 0]]
+
+
+NAN, BIG = float("nan"), 1e30
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"num_negs": 0}, ValueError, "num_negs must be at least 1, got 0"),
+        ({"num_negs": 2.0}, TypeError, "num_negs must be a whole number"),
+        ({"skip_top": -1}, ValueError, "skip_top must be at least 0"),
+        ({"query": torch.ones(2, 3)}, ValueError, "query has 3 dimensions but table has 4"),
+        ({"query": [[1.0]]}, TypeError, "query must be a torch tensor, got list"),
+        ({"query": torch.tensor([[1.0] * 4, [NAN] * 4])}, ValueError, "query: row 1 holds NaN"),
+        ({"table": torch.full((9, 4), NAN)}, ValueError, "table: row 0 holds NaN"),
+        (
+            {"query": torch.full((2, 4), BIG), "table": torch.full((9, 4), -BIG)},
+            ValueError,
+            "scores of row 0 overflow",
+        ),
+        ({"refine": True}, TypeError, "refine=True needs a quantized table"),
+        ({"targets": [1]}, ValueError, "targets must have one item id for each of the 2"),
+        ({"targets": [1, 9]}, IndexError, "targets: item 9"),
+        ({"targets": [1, 0]}, IndexError, "targets: 0 is no item by valid"),
+        ({"seen": [[1]]}, ValueError, "seen must have one list for each of the 2 rows, got 1"),
+        ({"seen": None}, TypeError, "seen must be a list of lists"),
+        ({"seen": [[1], [9]]}, IndexError, "seen: item 9"),
+        ({"seen": [[1], [-2]]}, IndexError, "seen: -2 is no item id"),
+        ({"valid": torch.ones(8, dtype=torch.bool)}, ValueError, r"valid must be a bool tensor \["),
+        ({"user_ids": [7]}, ValueError, "user_ids must have one id for each of the 2 queries"),
+        (
+            {"num_negs": 4, "skip_top": 3, "user_ids": [70, 71]},
+            ValueError,
+            r"user 71 \(row 1\) has 5 items .* num_negs=4 after skip_top=3 need 7",
+        ),
+        ({"num_negs": 6}, ValueError, "^row 1 has 5 items that are neither its target nor seen"),
+        ({"num_negs": 100, "seen": [[], []]}, ValueError, "row 0 has 7 items"),
+    ],
+)
+def test_bad_arguments_are_named(changes, error, words):
+    valid = torch.ones(9, dtype=torch.bool)
+    valid[0] = False
+    arguments = {
+        "query": torch.ones(2, 4),
+        "table": torch.ones(9, 4),
+        "targets": [1, 2],
+        "seen": [[0, 1], [3, 3, 4, 2]],
+        "num_negs": 2,
+        "valid": valid,
+    } | changes
+    with pytest.raises(error, match=words):
+        rk.mine_hard_negatives(**arguments)

@@ -1,0 +1,169 @@
+"""Tables spread over real processes: the results of one process, to the bit, and no deadlocks."""
+
+import multiprocessing
+import time
+from typing import Any
+
+import pytest
+import torch
+
+import rl4rec_kernels as rk
+from rl4rec_kernels.ops import cpu_levels
+from tests import sharded_work
+from tests.ops.catalog_cases import assert_counts
+from tests.ops.sharded_work import METRICS, SPLITS, WORK, Work
+
+DEADLINE = 120  # seconds, after which processes that wait for each other are ended
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["2 processes", "3 processes"])
+def found(request, tmp_path_factory) -> list[dict[str, Any]]:
+    """What each process found."""
+    world, folder = request.param, tmp_path_factory.mktemp("sharded")
+    index = rk.ItemIndex.from_embeddings(WORK["no exclusions"].case.table)
+    index.save(folder / "index.safetensors")
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=sharded_work.main, args=(rank, world, folder))
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end and all(p.exitcode in (None, 0) for p in processes):
+        if all(p.exitcode == 0 for p in processes):
+            break
+        time.sleep(0.05)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+        process.join()
+    steps = [file.read_text() for file in sorted(folder.glob("step*"))]
+    assert codes == [0] * world, f"exit codes {codes} (None: still running), at the steps {steps}"
+    return [torch.load(folder / f"found{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def one_process(work: Work) -> dict[str, Any]:
+    query, _, targets, exclude = work.case.arguments
+    table, options = work.table, {"valid": work.case.valid, "refine": work.refine}
+    return {
+        "counts": rk.rank_catalog(query, table, targets, exclude, **options),
+        "rewards": rk.reward_catalog(query, table, targets, exclude, METRICS, **options),
+        **{f"top {k}": rk.topk_catalog(query, table, k, exclude, **options) for k in work.ks()},
+    }
+
+
+def assert_same(got: dict[str, Any], want: dict[str, Any]) -> None:
+    assert got.keys() == want.keys()
+    assert_counts(got["counts"], want["counts"])
+    assert torch.equal(got["rewards"], rk.metrics_from_counts(want["counts"], METRICS))
+    torch.testing.assert_close(got["rewards"], want["rewards"], rtol=2e-7, atol=0)
+    for name in want.keys() - {"counts", "rewards"}:
+        assert torch.equal(got[name][0], want[name][0]), name
+        assert torch.equal(got[name][1], want[name][1]), name
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_all_processes_get_the_results_of_one(found, name):
+    want = one_process(WORK[name])
+    for split in SPLITS:
+        for process in found:
+            assert_same(process[f"{name}, {split}"], want)
+
+
+def test_an_opened_index_is_spread(found):
+    case = WORK["no exclusions"].case
+    valid = torch.arange(len(case.table)) > 0
+    want = rk.topk_catalog(case.query, case.table, 9, valid=valid)
+    for rank, process in enumerate(found):
+        for copy in (None, torch.int8):
+            assert torch.equal(process[f"opened {copy}"][0], want[0])
+            assert torch.equal(process[f"opened {copy}"][1], want[1])
+        start, end = (311 * i // len(found) for i in (rank, rank + 1))
+        words = f"rows {start} to {end - 1} in process {rank} of {len(found)}"
+        assert words in process["repr None"]
+
+
+def test_part_of_the_processes_may_form_a_group(found):
+    want = one_process(WORK["real torch.float32 torch.float32"])
+    for process in (found[0], found[-1]):
+        assert_same(process["in a group"], want)
+    for process in found[1:-1]:
+        assert process["in a group"][0] == "ValueError"
+        assert "does not belong to the group" in process["in a group"][1]
+
+
+# Kind and words of errors.
+ERRORS = {
+    "a bad target": ("IndexError", "targets: id 9 of query 1 is not in the table, whose ids are 0"),
+    "a bad exclusion": ("IndexError", "exclude: id -2 in row 2, column 0 is not in the table"),
+    "a bad metric": ("ValueError", "unknown metric 'ndcg'"),
+    "no item": ("ValueError", "targets: id 5 of query 1 is no item: its row is not valid"),
+    "k": ("ValueError", "k is 10 but the table has only 9 rows"),
+    "no source": ("ValueError", "keep_source=True"),
+    "nan": ("ValueError", "query: row 0 holds NaN"),
+    "one bad target": ("IndexError", "targets: id 11 of query 2"),
+    "one bad k": ("ValueError", "k must be at least 1, got 0"),
+    "one bad metric": ("ValueError", "unknown metric 'auc@'"),
+    "other query": ("ValueError", "query must be the same in all processes"),
+    "other shape": ("ValueError", "query must be the same in all processes"),
+    "other targets": ("ValueError", "targets must be the same in all processes"),
+    "other exclusions": ("ValueError", "exclude must be the same in all processes"),
+    "other k": ("ValueError", "the operator, with its k"),
+    "other operator": ("ValueError", "the operator, with its k"),
+    "other dimensions": ("ValueError", "dim is 3 in process 0 but 4"),
+    "other dtype": ("ValueError", "dtype is torch.float32 in process 0 but"),
+    "other source": ("ValueError", "source is torch.float32 in process 0 but None"),
+    "bad table": ("TypeError", "table must be a torch tensor, got list"),
+    "bad valid": ("ValueError", "valid must be [2]"),
+    "no file": ("FileNotFoundError", "there is no file"),
+    "other level": ("ValueError", "set RL4REC_CPU_LEVEL to one level for all"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_of_one_is_raised_in_all(found, name):
+    if name == "other level" and cpu_levels()[0] != "avx512_bf16":
+        pytest.skip("all levels of this machine score alike")
+    for process in found:
+        kind, words = process[f"error: {name}"]
+        assert kind == ERRORS[name][0], words
+        assert ERRORS[name][1] in words
+    if name == "one bad target":
+        innocent = found[0][f"error: {name}"][1]
+        assert innocent.endswith(f"(in process {len(found) - 1} of the group)")
+
+
+def test_errors_are_those_of_one_process(found):
+    query, table, valid = torch.ones(3, 4), torch.ones(9, 4), torch.ones(9, dtype=torch.bool)
+    valid[5] = False
+    calls = {
+        "a bad target": lambda: rk.rank_catalog(query, table, torch.tensor([0, 9, 1])),
+        "a bad exclusion": lambda: rk.topk_catalog(query, table, 2, torch.tensor([[0], [1], [-2]])),
+        "no item": lambda: rk.rank_catalog(query, table, torch.tensor([1, 5, 8]), valid=valid),
+        "k": lambda: rk.topk_catalog(query, table, 10),
+    }
+    for name, call in calls.items():
+        with pytest.raises((ValueError, IndexError)) as error:
+            call()
+        assert {process[f"error: {name}"][1] for process in found} == {str(error.value)}
+
+
+def test_a_table_can_be_used_after_errors(found):
+    for process in found:
+        assert len(process["error: nothing wrong"]) == 3
+        assert process["error: nothing wrong"][2].tolist() == [9, 9, 9]
+
+
+def test_it_needs_a_process_group():
+    with pytest.raises(RuntimeError, match=r"torch\.distributed is not initialised"):
+        rk.ShardedTable.from_slice(torch.ones(2, 3))
+
+
+def test_parts_of_an_index():
+    index = rk.ItemIndex.from_embeddings(torch.randn(11, 4))
+    parts = [index.slice(i, 3) for i in range(3)]
+    assert torch.equal(torch.cat([table for table, _ in parts]), index.table)
+    assert torch.equal(torch.cat([valid for _, valid in parts]), index.valid)
+    with pytest.raises(ValueError, match="part must be from 0 to 2, got 3"):
+        index.slice(3, 3)

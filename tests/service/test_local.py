@@ -1,0 +1,193 @@
+"""The service in the caller's process, against a loop over rows."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from rl4rec_kernels import Encoder, ItemIndex, LocalRetrievalService, RaggedIds, load_item_metadata
+from rl4rec_kernels.service import find_service
+
+TEXTS = ["glitter nail polish", "shampoo for dry hair", "a perfume for men"]
+TARGETS = [2, 60, 150]
+NEGATIVES = [[5, 9, 150, 7], [1], [3, 4, 60, 3]]
+HISTORIES = [[1, 2, 3, 199], [], list(range(1, 200))]
+
+
+def ragged(values, offsets) -> RaggedIds:
+    return RaggedIds(np.array(values), np.array(offsets))
+
+
+@pytest.fixture(scope="module")
+def index(encoder: Encoder, beauty_dir) -> ItemIndex:
+    metadata = load_item_metadata("beauty", data_dir=beauty_dir)
+    return ItemIndex.build({item: metadata[item] for item in range(1, 200)}, encoder)
+
+
+@pytest.fixture(scope="module")
+def service(index, encoder) -> LocalRetrievalService:
+    return LocalRetrievalService({"beauty": index}, encoder)
+
+
+def test_scores_of_targets_and_negatives(service, index, encoder):
+    scores = service.calculate_reward(TEXTS, "beauty", targets=TARGETS, neg_items=NEGATIVES)
+    query = encoder.encode_queries(TEXTS)
+    assert scores.shape == (3, 5)
+    for b, (target, negatives) in enumerate(zip(TARGETS, NEGATIVES, strict=True)):
+        want = index.table[[target, *negatives]] @ query[b]
+        torch.testing.assert_close(scores[b, : len(want)], want, rtol=0, atol=1e-5)
+        assert (scores[b, len(want) :] == -torch.inf).all()
+
+
+def test_scores_of_the_whole_catalog(service, index, encoder):
+    scores = service.calculate_reward(TEXTS, dataset_name="beauty", targets=TARGETS)
+    assert scores.shape == (3, 200)
+    assert (scores[:, 0] == -torch.inf).all()
+    want = encoder.encode_queries(TEXTS) @ index.table[1:].T
+    torch.testing.assert_close(scores[:, 1:], want, rtol=0, atol=1e-5)
+
+
+def test_ranks_are_those_of_the_scores(service):
+    counts = service.rank(TEXTS, "beauty", TARGETS, neg_items=NEGATIVES)
+    scores = service.calculate_reward(TEXTS, "beauty", TARGETS, NEGATIVES)
+    assert counts.above.tolist() == (scores[:, 1:] > scores[:, :1]).sum(1).tolist()
+    assert counts.total.tolist() == [5, 2, 5]
+
+    everything = service.calculate_reward(TEXTS, "beauty")
+    counts = service.rank(TEXTS, "beauty", TARGETS, histories=HISTORIES)
+    for b, (target, history) in enumerate(zip(TARGETS, HISTORIES, strict=True)):
+        others = [i for i in range(1, 200) if i not in history and i != target]
+        assert counts.total[b] == 1 + len(others)
+        assert counts.above[b] == (everything[b, others] > everything[b, target]).sum()
+
+
+def test_padding_arrays_and_ragged_ids_are_the_same(service):
+    want = service.rank(TEXTS, "beauty", TARGETS, NEGATIVES)
+    padded = torch.tensor([[*row, *[-1] * (4 - len(row))] for row in NEGATIVES])
+    for form in (padded, padded.numpy(), RaggedIds.from_lists(NEGATIVES)):
+        got = service.rank(TEXTS, "beauty", torch.tensor(TARGETS), form)
+        assert torch.equal(torch.stack(got), torch.stack(want))
+
+
+def test_threads_get_their_own_answers(service):
+    want = [service.calculate_reward([text], "beauty") for text in TEXTS]
+    wrong = []
+
+    def call(i: int) -> None:
+        for _ in range(5):
+            got = service.calculate_reward([TEXTS[i]], "beauty")
+            if not torch.equal(got, want[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=call, args=(i % 3,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        (
+            {"dataset_name": "toys"},
+            ValueError,
+            "unknown data set 'toys'; this service has 'beauty'",
+        ),
+        ({"texts": []}, ValueError, "texts is empty"),
+        ({"texts": "abc"}, TypeError, "list of strings"),
+        ({"targets": None}, ValueError, "targets"),
+        ({"targets": [1, 2]}, ValueError, "one item id for each of the 3 texts"),
+        ({"targets": [1, 2, 200]}, IndexError, "targets: item 200 is not in the index.*below 200"),
+        ({"targets": [1, 2, 0]}, IndexError, "targets: 0 is no item"),
+        ({"targets": [1, 2, -1]}, IndexError, "targets: item -1"),
+        ({"targets": [1.0, 2.0, 3.0]}, TypeError, "targets must be item ids"),
+        ({"targets": [[1], [2, 3], [4]]}, ValueError, "targets must have one item id for each"),
+        (
+            {"targets": np.array([1, 2, 2**63], np.uint64)},
+            IndexError,
+            "targets: 9223372036854775808",
+        ),
+        ({"neg_items": [[1], [2]]}, ValueError, "neg_items must have one list for each of the 3"),
+        ({"neg_items": [[1], [2], [500]]}, IndexError, "neg_items: item 500"),
+        ({"neg_items": [[1], [2], [0]]}, IndexError, "neg_items: 0 is no item"),
+        ({"neg_items": [[1], [2], [-2]]}, IndexError, "neg_items: -2 is no item id"),
+        ({"neg_items": [[1], [2], ["x"]]}, TypeError, "neg_items: row 2"),
+        ({"neg_items": 7}, TypeError, "neg_items must be a list of lists"),
+        ({"neg_items": ragged([1.7, 2], [0, 1, 2, 2])}, TypeError, "neg_items.values must be"),
+        ({"neg_items": ragged([1, 2], [0, 1, 1, 1])}, ValueError, "must rise from 0 to 2"),
+        ({"neg_items": ragged([1, 2], [1, 1, 2, 2])}, ValueError, "must rise from 0 to 2"),
+        ({"neg_items": ragged([1, 2], [0, 2, 1, 2])}, ValueError, "must rise from 0 to 2"),
+        ({"neg_items": ragged([1, 2], [0, 2])}, ValueError, "neg_items must have one list"),
+    ],
+)
+def test_bad_arguments_are_named(service, changes, error, words):
+    arguments = {
+        "texts": TEXTS,
+        "dataset_name": "beauty",
+        "targets": TARGETS,
+        "neg_items": NEGATIVES,
+    } | changes
+    for method in (service.calculate_reward, service.rank):
+        with pytest.raises(error, match=words):
+            method(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"texts": None}, TypeError, "texts must be a list of strings, got NoneType"),
+        ({"texts": "abc"}, TypeError, "put a single text in a list"),
+        ({"targets": [1, 2]}, ValueError, "one item id for each of the 3 texts"),
+        ({"targets": [1, 2, 0]}, IndexError, "targets: 0 is no item"),
+    ],
+)
+def test_bad_arguments_are_named_without_negatives_too(service, changes, error, words):
+    arguments = {"texts": TEXTS, "dataset_name": "beauty", "targets": TARGETS} | changes
+    for method in (service.calculate_reward, service.rank):
+        with pytest.raises(error, match=words):
+            method(**arguments)
+
+
+def test_bad_histories_are_named(service):
+    with pytest.raises(IndexError, match="histories: item 999 is not in the index"):
+        service.rank(TEXTS, "beauty", TARGETS, histories=[[999], [], []])
+    with pytest.raises(ValueError, match="histories must have one list for each of the 3"):
+        service.rank(TEXTS, "beauty", TARGETS, histories=[[1]])
+
+
+def test_an_index_must_belong_to_the_encoder(index, encoder):
+    with pytest.raises(ValueError, match=r"datasets\['a'\]: the index was built with another"):
+        LocalRetrievalService({"a": index}, Encoder(encoder.model, normalize=False))
+    narrow = ItemIndex.from_embeddings(torch.ones(5, 10))
+    with pytest.raises(ValueError, match="384 dimensions but the index has 10"):
+        LocalRetrievalService({"a": narrow}, encoder)
+    with pytest.raises(ValueError, match="at least one ItemIndex"):
+        LocalRetrievalService({}, encoder)
+    with pytest.raises(TypeError, match=r"datasets\['a'\] must be an ItemIndex"):
+        LocalRetrievalService({"a": torch.ones(2, 384)}, encoder)
+
+
+def test_a_damaged_table_is_refused(index, encoder):
+    table = index.table.clone()
+    table[7, 3] = torch.nan
+    with pytest.raises(ValueError, match=r"datasets\['a'\]: row 7 holds NaN"):
+        LocalRetrievalService({"a": ItemIndex(table, index.valid, index.origin)}, encoder)
+
+
+def test_a_non_finite_encoding_is_refused(index):
+    broken = Encoder()
+    with torch.no_grad():
+        broken.model[0].auto_model.embeddings.word_embeddings.weight[2:].fill_(torch.nan)
+    index = ItemIndex.from_embeddings(index.table)
+    with pytest.raises(ValueError, match="the encoder's output: row 0 holds NaN"):
+        LocalRetrievalService({"beauty": index}, broken).rank(["soap"], "beauty", [1])
+
+
+def test_services_are_found_by_name(service):
+    service.register("mine", "tests")
+    assert find_service("mine", "tests") is service
+    with pytest.raises(LookupError, match=r"no retrieval service 'other'.*LocalRetrievalService"):
+        find_service("other", "tests")
