@@ -1,6 +1,7 @@
 """Argument checks that several modules share."""
 
-from numbers import Integral
+import math
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -22,3 +23,22 @@ def whole_number(name: str, value: Any, minimum: int, maximum: int | None = None
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {number}")
     return number
+
+
+def number(name: str, value: Any, minimum: float, maximum: float, *, above: bool = False) -> float:
+    """Return `value` as a float of the range; `above` leaves out the minimum itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number, or out of the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    result = float(value)
+    inside = minimum < result <= maximum if above else minimum <= result <= maximum
+    if not inside or not math.isfinite(result):
+        least = f"more than {minimum:g}" if above else f"at least {minimum:g}"
+        most = "finite" if math.isinf(maximum) else f"at most {maximum:g}"
+        raise ValueError(f"{name} must be {least} and {most}, got {value!r}")
+    return result

@@ -1,8 +1,6 @@
 """What a reward type is made of: metrics of the rank, the softmax of the target, weights."""
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -47,25 +45,6 @@ def reward_parts(reward_type: str, k: int, softmax_weight: float) -> dict[str, f
                 "ndcg_softmax, softmax, with k"
             ) from None
     return parts
-
-
-def number(name: str, value: Any, minimum: float, maximum: float, *, above: bool = False) -> float:
-    """Return `value` as a float of the range; `above` leaves out the minimum itself.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no number, or out of the range.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    result = float(value)
-    inside = minimum < result <= maximum if above else minimum <= result <= maximum
-    if not inside or not math.isfinite(result):
-        least = f"more than {minimum:g}" if above else f"at least {minimum:g}"
-        most = "finite" if math.isinf(maximum) else f"at most {maximum:g}"
-        raise ValueError(f"{name} must be {least} and {most}, got {value!r}")
-    return result
 
 
 def novelty_weights(targets: np.ndarray, item_counts: np.ndarray, novelty: float) -> np.ndarray:

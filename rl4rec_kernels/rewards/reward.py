@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import number, whole_number
 from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets, rows_of, select
 from rl4rec_kernels.metrics import RankCounts, metrics_from_counts, parse_metrics, parse_ties
 from rl4rec_kernels.rewards.completions import completion_text, extract_query
@@ -23,7 +23,6 @@ from rl4rec_kernels.rewards.formulas import (
     leave_out,
     normalized,
     novelty_weights,
-    number,
     parts_table,
     reward_parts,
     softmax_of_target,
