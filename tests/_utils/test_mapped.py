@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import rl4rec_kernels as rk
-from rl4rec_kernels import ItemIndex, _mapped
+from rl4rec_kernels import ItemIndex
 from rl4rec_kernels.ops import _blocks
 
 ROWS = 40_000  # of 64 bytes: some hundred pages
@@ -89,11 +89,11 @@ def test_a_file_that_was_replaced_is_still_there(path):
     del index
     gc.collect()
     other = ItemIndex.open(path)
-    assert address in _mapped._files  # the slice still needs it
+    assert address in mapped._files  # the slice still needs it
     del part, other
     gc.collect()
     other = ItemIndex.open(path)
-    assert _mapped._files.keys() == {other.table.untyped_storage().data_ptr()}
+    assert mapped._files.keys() == {other.table.untyped_storage().data_ptr()}
     open_files = {os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.exists()}
     assert f"{path} (deleted)" not in open_files
 

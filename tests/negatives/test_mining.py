@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rl4rec_kernels as rk
-from rl4rec_kernels import mining
+from rl4rec_kernels.negatives import mining
 from tests.ops.catalog_cases import every_score
 
 

@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 
 import rl4rec_kernels as rk
-from rl4rec_kernels import sharded
-from rl4rec_kernels.ops import _blocks, cpu_levels, use_cpu_level
+from rl4rec_kernels.ops import _blocks, cpu_levels, sharded, use_cpu_level
 from tests.ops.cases import BF16, DTYPES, F16, F32
 from tests.ops.catalog_cases import CatalogCase, make_catalog_case
 

@@ -9,7 +9,7 @@ import torch
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.ops import cpu_levels
-from tests import sharded_work
+from tests.ops import sharded_work
 from tests.ops.catalog_cases import assert_counts
 from tests.ops.sharded_work import METRICS, SPLITS, WORK, Work
 
