@@ -14,6 +14,7 @@ import torch
 
 import rl4rec_kernels as rk
 from rl4rec_kernels import ItemIndex
+from rl4rec_kernels._utils import mapped
 from rl4rec_kernels.ops import _blocks
 
 ROWS = 40_000  # of 64 bytes: some hundred pages
