@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/parallel.h"
+
 namespace rl4rec {
 
 // Metric m is kinds[m] cut off at rank cutoffs[m]; kinds and ties are numbered as in
@@ -22,8 +24,12 @@ class Metrics {
                                    const torch::stable::Tensor& like) const {
     const torch::stable::Tensor result = new_result(rows, like);
     float* out = static_cast<float*>(result.mutable_data_ptr());
-    for (int64_t row = 0; row < rows; ++row, out += kinds_.size())
-      evaluate(counts.above[row], counts.tied[row], counts.total[row], out);
+    const int64_t columns = static_cast<int64_t>(kinds_.size());
+    constexpr int64_t kPerThread = 512;  // metrics that are worth starting a thread for
+    parallel_for(0, rows, 1 + kPerThread / (1 + columns), [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row)
+        evaluate(counts.above[row], counts.tied[row], counts.total[row], out + row * columns);
+    });
     return result;
   }
 
