@@ -1,15 +1,17 @@
-# `make demo` shows rewards on real data; `make test` installs everything and runs all tests.
-# Everything lives in .venv and .cache; nothing else on the machine is touched.
+# `make demo` computes rewards on real data; `make test` installs everything and runs all tests.
+# All files are written to .venv, .cache and the output folders that `make clean` removes.
 
 PYTHON ?= python3
+# The versions to install. To try another torch: echo 'torch==2.10.*' > other.txt, CONSTRAINTS=other.txt
+CONSTRAINTS ?= constraints.txt
 VENV   := .venv
 BIN    := $(VENV)/bin
 CACHE  := .cache
-PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 ML100K := $(CACHE)/ml-100k/ml-100k.inter
 RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 
-# Everything the extensions are built from: a change rebuilds them. (CPP also has the tests' code.)
+# A change in SOURCES rebuilds the extensions. CPP also has the C++ of the tests, for clang-format.
 CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
@@ -18,17 +20,19 @@ SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
         bench-run bench-compare clean
 
 help:
-	@echo "make demo    rewards on MovieLens-100k, from history to NDCG (DATA=DIR for another data set)"
-	@echo "make grpo    trains a small language model by GRPO, over three seeds (OPTIONS='--seeds 0')"
-	@echo "make test    install and run all tests"
-	@echo "make check   lint, formatting and types"
-	@echo "make sanitize    the C++ under AddressSanitizer, UBSan and ThreadSanitizer"
-	@echo "make docs    build the documentation into site/"
-	@echo "make bench   measure against the peers; make bench-service    the service"
-	@echo "make bench-compare    fails where a ratio fell by 15 %; make test-peers    their answers"
-	@echo "make test-gpu, make bench-gpu    the same for the GPU, with the Python that has torch for it"
+	@echo "make demo     rewards on MovieLens-100k, from history to NDCG (DATA=DIR: your own data set)"
+	@echo "make grpo     trains a small language model with GRPO, three seeds (OPTIONS='--seeds 0': one)"
+	@echo "make test     installs everything and runs all tests (TESTS=tests/ops: some of them)"
+	@echo "make check    lint, formatting and types; make format fixes the first two"
+	@echo "make sanitize the C++ under AddressSanitizer, UBSan and ThreadSanitizer"
+	@echo "make docs     builds the documentation into site/"
+	@echo "make bench    benchmarks against other libraries; make bench-service the service on Ray"
+	@echo "make bench-compare  benchmarks again and fails if a ratio is more than 15 % lower"
+	@echo "make test-peers     compares results with those of other libraries"
+	@echo "make test-gpu, make bench-gpu  on a machine with a GPU, with the torch of PYTHON"
+	@echo "make clean    removes all of it"
 
-$(VENV)/base: constraints.txt
+$(VENV)/base: $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch numpy 'setuptools>=77' wheel pybind11 cmake ninja
 	touch $@
@@ -99,17 +103,17 @@ docs: $(VENV)/installed
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs site
 	@echo "site/index.html"
 
-# All but the programs of their own below.
+# The GPU and the service have their own targets below.
 BENCHES ?= $(filter-out %_gpu.py %_service.py,$(wildcard benchmarks/bench_*.py))
 
-# The page and the ratios that a run writes, or is compared with: benchmarks/results/$(PAGE).*
+# The results to write or to compare with: benchmarks/results/$(PAGE).md and .json
 PAGE  ?= cpu
-# How often all is measured. Of several runs a page's ratios are the lowest, a comparison's the highest.
+# Number of runs. `bench` writes the lowest ratio of all runs, `bench-compare` uses the highest.
 RUNS  ?= 1
 EVERY := $(shell seq $(RUNS))
 FILES := $(EVERY:%=benchmarks/run-%.json)
 
-# RecBole and RecTools pin old releases of what we need; their metrics work with today's all the same.
+# RecBole and RecTools pin old releases of shared dependencies, but their metrics work with new ones.
 $(VENV)/peers: $(VENV)/installed
 	$(PIP) 'rl4rec-kernels[peers]'
 	$(PIP) --no-deps recbole==1.2.1 rectools==0.19.0
@@ -135,12 +139,12 @@ bench-compare: bench-run
 bench-service: $(VENV)/installed
 	$(RUN) $(BIN)/python benchmarks/bench_service.py
 
-# On a machine with a GPU: in place, with the packages of $(PYTHON), and nothing is downloaded.
+# On a machine with a GPU: builds in place with the packages of $(PYTHON); downloads nothing.
 SANITIZER := $(or $(shell command -v compute-sanitizer),/usr/local/cuda/bin/compute-sanitizer)
 SANITIZE   = PYTHONPATH=. PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --error-exitcode 1
 
 HAS_GPU   := $(PYTHON) -c "import torch; assert torch.cuda.is_available()" 2>/dev/null
-NO_GPU    := "no GPU, or no torch that can use it, in $(PYTHON) (name another: PYTHON=...)"
+NO_GPU    := "$(PYTHON) has no torch that can use a GPU; set PYTHON to one that has"
 
 build-gpu:
 	@$(HAS_GPU) || { echo $(NO_GPU); exit 1; }

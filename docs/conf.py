@@ -1,19 +1,18 @@
 """The documentation site: ``make docs`` builds it into site/, warnings are errors."""
 
-import rl4rec_kernels
+from importlib.metadata import version
 
 project = "rl4rec_kernels"
 copyright = "the rl4rec_kernels authors"
-release = rl4rec_kernels.__version__
+release = version("rl4rec-kernels")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]  # sections of README.md keep their levels
 
 napoleon_google_docstring = False
-napoleon_use_ivar = True  # attributes are described once
-autodoc_typehints = "none"  # NumPy style says them
+napoleon_use_ivar = True  # attributes are described in one place
+autodoc_typehints = "none"  # docstrings give the types
 autodoc_member_order = "bysource"
 
 html_theme = "furo"

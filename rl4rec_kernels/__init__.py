@@ -4,6 +4,8 @@ Importing the package registers the operators ``torch.ops.rl4rec.*``. Optional d
 (sentence-transformers and others) are imported when they are first needed.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from rl4rec_kernels.data import (
     PromptGenerator,
     RecommendationDataset,
@@ -44,7 +46,10 @@ from rl4rec_kernels.service import (
     stop_service,
 )
 
-__version__ = "0.1.0"
+try:
+    __version__ = version("rl4rec-kernels")  # of pyproject.toml, at installation
+except PackageNotFoundError:  # a source tree that was built in place
+    __version__ = "0+unknown"
 
 __all__ = [
     "Encoder",
