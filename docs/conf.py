@@ -1,10 +1,10 @@
 """The documentation site: ``make docs`` builds it into site/, warnings are errors."""
 
-from importlib.metadata import version
+import importlib.metadata
 
 project = "rl4rec_kernels"
 copyright = "the rl4rec_kernels authors"
-release = version("rl4rec-kernels")
+release = importlib.metadata.version("rl4rec-kernels")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath"]

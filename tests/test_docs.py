@@ -1,8 +1,8 @@
-"""Every example of README.md and docs/: Python blocks are run, commands are held against ours.
+"""Every example of the READMEs and docs/: Python blocks are run, commands and links must exist.
 
-A page's blocks run in order, in one namespace. A word behind ``python`` in a fence says what a
-block needs that is not here (``gpu``, ``cluster``, ``torchrun``, ``trainer``): such a block is
-compiled, and what it imports, reads and passes must exist.
+A page's blocks run in order, in one namespace. A word after ``python`` in a fence names what a
+block needs that tests do not have (``gpu``, ``cluster``, ``torchrun``, ``trainer``). Such a block
+is only compiled, and the names that it imports, reads and passes must exist.
 """
 
 import ast
@@ -22,9 +22,11 @@ import typer
 import rl4rec_kernels as rk
 from rl4rec_kernels.cli.app import app
 from rl4rec_kernels.service import local
+from tests.errors import raises
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+READMES = [ROOT / "README.md", ROOT / "README.ko.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [*READMES, *sorted((ROOT / "docs").glob("*.md"))]
 NEEDS = {"gpu", "cluster", "torchrun", "trainer"}
 
 pytestmark = pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="needs the source tree")
@@ -66,7 +68,7 @@ RUNNABLE = sorted({block.page for block in PYTHON if not block.needs})
 
 @pytest.fixture(scope="module")
 def data_dir(ml100k_dir, tmp_path_factory) -> Path:
-    """A few users and films of MovieLens-100k under the name that the pages use."""
+    """A few users and films of MovieLens-100k, under the name of the data set in the pages."""
     root = tmp_path_factory.mktemp("data")
     (root / "beauty").mkdir()
 
@@ -76,35 +78,18 @@ def data_dir(ml100k_dir, tmp_path_factory) -> Path:
         kept = [header, *(row for row in rows if is_kept(row.split("\t")))]
         (root / "beauty" / f"beauty.{kind}").write_text("\n".join(kept), encoding="utf-8")
 
-    taken: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
 
     def is_early(row: list[str]) -> bool:
         user, film = row[:2]
         if int(user) > 40 or int(film) > 200:
             return False
-        taken[user] += 1
-        return taken[user] <= 12
+        seen[user] += 1
+        return seen[user] <= 12
 
     copy("inter", is_early)
     copy("item", lambda row: int(row[0]) <= 200)
     return root
-
-
-def embeddings() -> dict[str, Any]:
-    """What README.md takes for granted: a reader's own embeddings, ids and texts."""
-    generator = torch.Generator().manual_seed(0)
-    table = torch.nn.functional.normalize(torch.randn(600, 64, generator=generator), dim=1)
-    targets = torch.arange(1, 9)
-    negatives = torch.randint(100, 600, (8, 20), generator=generator)
-    return {
-        "torch": torch,
-        "query": table[targets] + 0.1,
-        "table": table,
-        "targets": targets,
-        "candidates": torch.cat([targets[:, None], negatives], dim=1),
-        "negatives": negatives,
-        "histories": rk.RaggedIds.from_lists([[10, 11]] * 8),
-    }
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.name)
@@ -113,30 +98,12 @@ def test_examples_run(page, data_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(local, "_registry", {})
     torch.manual_seed(0)
-    names: dict[str, Any] = embeddings() if page.name == "README.md" else {}
+    names: dict[str, Any] = {}
     for block in blocks_of(page):
         if block.language == "python" and not block.needs:
-            prepare(block, names)
-            # Errors show the line of the page.
+            # Tracebacks show the line of the page.
             code = "\n" * (block.line - 1) + block.text
             exec(compile(code, str(page), "exec"), names)
-
-
-def prepare(block: Block, names: dict[str, Any]) -> None:
-    """Give README.md's later examples the texts and users that they go on from."""
-    if block.page.name != "README.md":
-        return
-    if "mine_hard_negatives" in block.text:
-        names["texts"] = [sample["prompt"][-100:] for sample in names["train"]]
-    if "rk.evaluate(" in block.text:
-        history, *targets = list(names["items"])[:51]
-        seen = [[history, target] for target in targets]
-        names |= {
-            "targets": torch.tensor(targets),
-            "query": names["index"].table[targets],
-            "histories": [[history]] * 50,
-            "negatives": rk.sample_negatives(names["index"].num_rows, seen, 99),
-        }
 
 
 @pytest.mark.parametrize("block", ELSEWHERE, ids=lambda block: block.place)
@@ -162,7 +129,7 @@ def test_examples_for_elsewhere_name_what_exists(block):
 
 
 def look_up(node: ast.AST, names: dict[str, Any]) -> Any:
-    """What an expression such as ``rk.RecReward`` is; None where only running it would tell."""
+    """The value of an expression such as ``rk.RecReward``; None if it is not known."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
     if isinstance(node, ast.Attribute):
@@ -172,7 +139,7 @@ def look_up(node: ast.AST, names: dict[str, Any]) -> Any:
 
 
 def check_call(node: ast.Call, names: dict[str, Any]) -> None:
-    """Assert that a function of ours takes the keywords that are passed to it."""
+    """Assert that a function of the package has the keywords that are passed to it."""
     function = look_up(node.func, names)
     if function is None or not getattr(function, "__module__", "").startswith("rl4rec_kernels"):
         return
@@ -180,11 +147,11 @@ def check_call(node: ast.Call, names: dict[str, Any]) -> None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     unknown = {word.arg for word in node.keywords} - set(parameters)
-    assert not unknown, f"{ast.unparse(node.func)} does not take {unknown}"
+    assert not unknown, f"{ast.unparse(node.func)} has no argument {unknown}"
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Places and texts of our commands, in blocks without a language and in running text."""
+    """The positions and texts of all commands, in blocks without a language and in prose."""
     for block in BLOCKS:
         if block.language in ("", "sh", "bash"):
             for number, line in enumerate(block.text.splitlines(), block.line):
@@ -213,26 +180,57 @@ def check_make(words: list[str]) -> None:
     for word in words:
         name, is_variable, _ = word.partition("=")
         wanted = rf"\$\({name}\)" if is_variable else rf"^{re.escape(name)}:"
-        assert re.search(wanted, makefile, re.MULTILINE), f"the Makefile does not know {word}"
+        assert re.search(wanted, makefile, re.MULTILINE), f"the Makefile does not have {word}"
 
 
 def check_rl4rec(words: list[str]) -> None:
     command = typer.main.get_command(app)
     while hasattr(command, "commands"):
-        assert words[0] in command.commands, f"{words[0]} is no command"
+        assert words[0] in command.commands, f"{words[0]} is not a command"
         command = command.commands[words.pop(0)]
-    # Options must exist and have their values; arguments may be missing, as in running text.
+    # Options must exist and have values; arguments may be missing, as they are in prose.
     context = command.context_class(command, info_name=command.name)
     _, left, _ = command.make_parser(context).parse_args(words)
-    assert not left, f"{command.name} takes no more than it has: {left}"
+    assert not left, f"{command.name} has no arguments {left}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and MyST make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page: Path) -> list[str]:
+    """The links of a page to files or headings that do not exist."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if "://" in link or (page.name == "benchmarks.md" and not name):  # it includes a page
+            continue
+        if not target.is_file() or (anchor and anchor not in anchors_of(target)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.is_file()], ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    assert broken_links(page) == []
+
+
+def test_a_broken_link_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n[a](#title) [b](#other) [c](page.md#title) [d](none.md)", "utf-8")
+    assert broken_links(page) == ["#other", "none.md"]
 
 
 def test_a_wrong_command_is_found():
-    with pytest.raises(Exception, match="No such option"):
+    with raises(Exception, "No such option", "--port"):
         check_rl4rec(["serve", "beauty", "--port", "1"])
-    with pytest.raises(AssertionError, match="no command"):
+    with raises(AssertionError, "destroy is not a command"):
         check_rl4rec(["index", "destroy"])
-    with pytest.raises(AssertionError, match="does not know"):
+    with raises(AssertionError, "Makefile", "everything"):
         check_make(["everything"])
 
 
@@ -241,9 +239,9 @@ def test_wrong_examples_are_found():
         test_examples_for_elsewhere_name_what_exists(Block(ROOT, 1, "python", "gpu", text))
 
     check("rk.RecReward(dataset_name='x')")
-    with pytest.raises(AttributeError, match="Rewarder"):
+    with raises(AttributeError, "Rewarder"):
         check("rk.Rewarder()")
-    with pytest.raises(AssertionError, match="does not take"):
+    with raises(AssertionError, "rk.RecReward", "no argument", "data"):
         check("rk.RecReward(data='x')")
-    with pytest.raises(AttributeError, match="Reward"):
+    with raises(AttributeError, "Reward"):
         check("from rl4rec_kernels.adapters.trl import Reward")
