@@ -22,11 +22,12 @@ from rl4rec_kernels.evaluation.correction import (
 )
 from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.index import Encoder, ItemIndex
-from rl4rec_kernels.metrics import RankCounts, metrics_from_counts
+from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.negatives.mining import mine_hard_negatives
 from rl4rec_kernels.negatives.sampling import sample_negatives
 from rl4rec_kernels.ops import (
     cpu_level,
+    metrics_from_counts,
     rank_candidates,
     rank_catalog,
     reward_candidates,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.data.labels import read_label, write_label
-from rl4rec_kernels.metrics import metrics_from_counts
+from rl4rec_kernels.ops import metrics_from_counts
 
 SOME = settings(max_examples=40, deadline=None)
 METRICS = ("ndcg@5", "hit@5", "mrr@5", "mrr", "auc", "logrank")

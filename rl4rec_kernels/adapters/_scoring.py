@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from rl4rec_kernels.data.labels import Label
-from rl4rec_kernels.metrics import metrics_from_counts
+from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.rewards.completions import completion_text, strip_special_tokens
 from rl4rec_kernels.rewards.reward import RecReward, Scored
 

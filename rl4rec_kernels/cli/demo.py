@@ -20,8 +20,8 @@ from rl4rec_kernels.data.recent import choose_rows, recent_titles
 from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.index import Encoder
 from rl4rec_kernels.index.cache import cache_dir, cached_index
-from rl4rec_kernels.metrics import RankCounts, metrics_from_counts
-from rl4rec_kernels.ops import rank_candidates, rank_catalog
+from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.ops import metrics_from_counts, rank_candidates, rank_catalog
 from rl4rec_kernels.rewards.reward import RecReward
 from rl4rec_kernels.service import LocalRetrievalService
 

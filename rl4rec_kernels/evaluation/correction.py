@@ -28,11 +28,11 @@ from rl4rec_kernels.metrics import (
     Metric,
     RankCounts,
     Ties,
-    at_rank,
     check_counts,
     parse_metrics,
     parse_ties,
 )
+from rl4rec_kernels.ops.reference import metric_at_rank
 
 Prior = Callable[[Tensor], Tensor]
 """From true ranks, float64 [R], to how often each is expected, [R]."""
@@ -285,8 +285,7 @@ def _unbiased_table(metrics: list[Metric], num_negs: int, num_items: int) -> Ten
 
 def _at_ranks(metrics: list[Metric], rank: Tensor, num_items: int) -> Tensor:
     """The metrics at given ranks [R] among all items, float64 [R, M]."""
-    total = torch.full_like(rank, num_items)
-    columns = [at_rank(metric, rank, total) for metric in metrics]
+    columns = [metric_at_rank(metric, rank, num_items) for metric in metrics]
     return torch.stack(columns, 1) if columns else rank.new_empty(len(rank), 0)
 
 

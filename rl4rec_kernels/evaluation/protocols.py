@@ -31,8 +31,8 @@ from rl4rec_kernels.ids import (
     valid_rows,
     with_targets,
 )
-from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, metrics_from_counts, parse_ties
-from rl4rec_kernels.ops import rank_candidates, rank_catalog
+from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, parse_ties
+from rl4rec_kernels.ops import metrics_from_counts, rank_candidates, rank_catalog
 from rl4rec_kernels.ops._arguments import check_embeddings
 
 SAMPLED = "sampled"

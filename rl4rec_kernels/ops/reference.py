@@ -130,35 +130,38 @@ def exact_table(values: Tensor, row_stats: Tensor | None, source: Tensor | None)
     return values.double() * row_stats[:, :1].double()
 
 
-def metric_at_rank(metric: Metric, rank: float, total: int) -> float:
-    """A metric of one relevant item at a rank (1 is best, halves may occur)."""
+def metric_at_rank(metric: Metric, rank: Tensor, total: int) -> Tensor:
+    """A metric of one relevant item at each of some ranks, float64; 1 is best, halves may occur."""
     kind, cutoff = metric
-    within = rank <= cutoff
+    within = (rank <= cutoff).double()
     if kind is Kind.NDCG:
-        return within / math.log2(1 + rank)
+        return within / torch.log2(1 + rank)
     if kind is Kind.HIT:
-        return float(within)
+        return within
     if kind is Kind.MRR:
         return within / rank
     if kind is Kind.AUC:
-        return (total - rank) / (total - 1) if total > 1 else 1.0
+        return (total - rank) / (total - 1) if total > 1 else torch.ones_like(rank)
     if kind is Kind.LOGRANK:
-        return 1 - math.log(rank) / math.log(total) if total > 1 else 1.0
+        return 1 - rank.log() / math.log(total) if total > 1 else torch.ones_like(rank)
     return rank
 
 
 def metrics_from_counts(counts: RankCounts, metrics: list[Metric], ties: Ties) -> Tensor:
-    """Metrics [B, M] in float64, the expectation over ties taken by enumeration."""
-    rows = []
-    for above, tied, total in zip(*(column.tolist() for column in counts), strict=True):
+    """Metrics [B, M] in float64; the expectation over ties is a mean over all their ranks."""
+    device = counts.above.device
+    result = torch.empty(len(counts.above), len(metrics), dtype=torch.float64, device=device)
+    for row, (above, tied, total) in enumerate(torch.stack(tuple(counts), 1).tolist()):
         ranks = {
             Ties.OPTIMISTIC: [1 + above],
             Ties.PESSIMISTIC: [1 + above + tied],
             Ties.AVERAGE: [1 + above + tied / 2],
             Ties.EXPECTED: range(1 + above, 2 + above + tied),
         }[ties]
-        rows.append([sum(metric_at_rank(m, r, total) for r in ranks) / len(ranks) for m in metrics])
-    return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(metrics))
+        rank = torch.tensor(ranks, dtype=torch.float64)
+        for column, metric in enumerate(metrics):
+            result[row, column] = metric_at_rank(metric, rank, total).mean()
+    return result
 
 
 def reward_candidates(
@@ -171,4 +174,4 @@ def reward_candidates(
 ) -> Tensor:
     """Metrics of every row's target, float64 [B, M]."""
     counts = rank_candidates(query, table, ids, offsets)
-    return metrics_from_counts(counts, metrics, ties).to(query.device)
+    return metrics_from_counts(counts, metrics, ties)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels.ids import RaggedIds
-from rl4rec_kernels.metrics import metrics_from_counts, parse_metrics, parse_ties
+from rl4rec_kernels.metrics import parse_metrics, parse_ties
 from rl4rec_kernels.ops import _backends, reference
 from rl4rec_kernels.ops._arguments import check_column, split_catalog, widen_query
 from rl4rec_kernels.ops._blocks import in_blocks, is_streamed, rank_slices
+from rl4rec_kernels.ops.metrics import metrics_from_counts
 from rl4rec_kernels.ops.quantize import QuantizedTable
 
 
@@ -57,7 +58,7 @@ def reward_catalog(
     if backend == "reference":
         exact = reference.exact_table(*catalog[:3])
         counts = reference.rank_catalog(query, exact, targets, ids, offsets, valid)
-        return reference.metrics_from_counts(counts, parsed, rule).to(query.device).float()
+        return reference.metrics_from_counts(counts, parsed, rule).float()
     if is_streamed(query, catalog):
         counts = rank_slices(query, catalog, targets, ids, offsets)
         return metrics_from_counts(counts, metrics, ties)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels.ids import RaggedIds
-from rl4rec_kernels.metrics import RankCounts, metrics_from_counts, parse_metrics, parse_ties
+from rl4rec_kernels.metrics import RankCounts, parse_metrics, parse_ties
 from rl4rec_kernels.ops import _backends
 from rl4rec_kernels.ops._arguments import (
     Catalog,
@@ -28,6 +28,7 @@ from rl4rec_kernels.ops._blocks import (
     score_targets,
 )
 from rl4rec_kernels.ops._group import Group
+from rl4rec_kernels.ops.metrics import metrics_from_counts
 from rl4rec_kernels.ops.quantize import QuantizedTable, quantize_table
 
 _SENT_BYTES = 64 << 20  # of the best items that a process receives at once

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels.ids import RaggedIds, check_inside, rows_of, target_popularity
-from rl4rec_kernels.metrics import RankCounts, metrics_from_counts, parse_metric
+from rl4rec_kernels.metrics import RankCounts, parse_metric
+from rl4rec_kernels.ops import metrics_from_counts
 
 CUT_OFF_TYPES = ("ndcg", "hit", "mrr")
 MIXED = {"ndcg": 0.7, "hit": 0.3}

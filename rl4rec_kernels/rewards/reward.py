@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.checks import number, whole_number
 from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets, rows_of, select
-from rl4rec_kernels.metrics import RankCounts, metrics_from_counts, parse_metrics, parse_ties
+from rl4rec_kernels.metrics import RankCounts, parse_metrics, parse_ties
+from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.rewards.completions import completion_text, extract_query
 from rl4rec_kernels.rewards.formulas import (
     CUT_OFF_TYPES,

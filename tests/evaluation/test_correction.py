@@ -40,11 +40,9 @@ def whole_law(num_negs: int, num_items: int) -> torch.Tensor:
 
 
 def true_metrics(num_items: int, metrics=METRICS) -> torch.Tensor:
-    rows = [
-        [metric_at_rank(metric, rank, num_items) for metric in parse_metrics(metrics)]
-        for rank in range(1, num_items + 1)
-    ]
-    return torch.tensor(rows, dtype=torch.float64)
+    ranks = torch.arange(1, num_items + 1, dtype=torch.float64)
+    columns = [metric_at_rank(metric, ranks, num_items) for metric in parse_metrics(metrics)]
+    return torch.stack(columns, 1)
 
 
 def counts_of(above, tied, total) -> RankCounts:

@@ -26,13 +26,14 @@ class Backend(NamedTuple):
     """Calls the package's operators with one backend; arguments and results are on the CPU."""
 
     name: str
+    device: str = DEVICE
 
     def __getattr__(self, operator: str) -> Callable[..., Any]:
         function = getattr(rk, operator)
 
         def call(*args: Any, **options: Any) -> Any:
-            args = [moved(argument, DEVICE) for argument in args]
-            options = {name: moved(value, DEVICE) for name, value in options.items()}
+            args = [moved(argument, self.device) for argument in args]
+            options = {name: moved(value, self.device) for name, value in options.items()}
             return moved(function(*args, **options, backend=self.name), "cpu")
 
         return call
@@ -44,9 +45,9 @@ class Backend(NamedTuple):
 
     def every_score(self, query: Tensor, table: Tensor, row_stats: Tensor | None = None) -> Tensor:
         """The score of every pair, as the one of a target: float32 [B, N]."""
-        query, table, row_stats = (moved(t, DEVICE) for t in (query, table, row_stats))
+        query, table, row_stats = (moved(t, self.device) for t in (query, table, row_stats))
         rows, items = len(query), len(table)
-        pairs = torch.arange(rows * items, device=DEVICE)
+        pairs = torch.arange(rows * items, device=self.device)
         scores = self.ops.score_catalog_targets(
             query.repeat_interleave(items, 0), table, pairs % items, row_stats
         )

@@ -16,6 +16,7 @@ KERNELS = {
     "_count_catalog",
     "_count_excluded",
     "_finish",
+    "_metrics_from_counts",
     "_sample_groups",
     "_score_all",
     "_score_candidates",
@@ -63,7 +64,7 @@ def test_registers_are_not_spilled(compiled):
 
 def test_embeddings_are_read_128_bits_at_a_time(compiled):
     for kernel in compiled[1]:
-        if kernel["case"] != "ones" and kernel["kernel"] != "_finish":
+        if kernel["case"] != "ones" and kernel["kernel"] not in ("_finish", "_metrics_from_counts"):
             assert kernel["wide_loads"] > 0, kernel
 
 

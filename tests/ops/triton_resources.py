@@ -88,6 +88,7 @@ def main(capability: int) -> None:
             triton_kernels.score_candidates(query, table, *candidates, bad)
             triton_kernels.rank_candidates(query, table, *candidates, bad)
             triton_kernels.reward_candidates(query, table, *candidates, *metrics, bad)
+        triton_kernels.metrics_from_counts(*[ids[:, 0]] * 3, *metrics, bad)
         grad = torch.zeros(rows, columns)
         triton_kernels.score_candidates_grad_query(grad, query, table, ids, None, bad)
         triton_kernels.score_candidates_grad_table(grad, query, table, ids, None, bad)

@@ -7,6 +7,7 @@ Each function takes its operator's arguments, then a flag `bad`, int32 [1], that
 do not fit, see `ops._gpu`.
 """
 
+from rl4rec_kernels.ops.triton.metrics import metrics_from_counts
 from rl4rec_kernels.ops.triton.rank_candidates import rank_candidates, reward_candidates
 from rl4rec_kernels.ops.triton.rank_catalog import (
     rank_catalog,
@@ -21,6 +22,7 @@ from rl4rec_kernels.ops.triton.score_candidates import (
 from rl4rec_kernels.ops.triton.topk_catalog import topk_catalog
 
 __all__ = [
+    "metrics_from_counts",
     "rank_candidates",
     "rank_catalog",
     "reward_candidates",

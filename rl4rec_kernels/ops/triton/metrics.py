@@ -1,14 +1,19 @@
-"""Rank metrics from counts, inside a kernel; the definitions stand in `ops.reference`.
+"""Rank metrics from counts, alone and inside other kernels; `ops.reference` defines them.
 
 All of it is elementwise and in float64. Means over the ranks of a tie are differences of closed
 forms, so that a long tie costs no more than a short one; NDCG, which has none, is summed up to its
 cut-off.
 """
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from rl4rec_kernels.ops.triton.launch import on_device
 
 # Numbered as Kind and Ties in rl4rec_kernels/metrics.py.
+_BLOCK = 128
 _NDCG = tl.constexpr(0)
 _HIT = tl.constexpr(1)
 _MRR = tl.constexpr(2)
@@ -113,3 +118,32 @@ def _log_factorial(n):
     square = x * x
     series = 1 / (12 * x) - 1 / (360 * x * square) + 1 / (1260 * x * square * square)
     return (x - 0.5) * tl.log(x) - x + _HALF_LOG_2_PI + series - tl.log(product)
+
+
+@triton.jit
+def _metrics_from_counts(
+    out, aboves, ties_of, totals, num_rows, BLOCK: tl.constexpr, METRICS: tl.constexpr,
+    TIES: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = rows < num_rows
+    above = tl.load(aboves + rows, mask=inside, other=0)
+    tied = tl.load(ties_of + rows, mask=inside, other=0)
+    total = tl.load(totals + rows, mask=inside, other=1)
+    store_metrics(out + rows * len(METRICS), above, tied, total, inside, METRICS, TIES)
+
+
+def metrics_from_counts(
+    above: Tensor, tied: Tensor, total: Tensor, kinds: list[int], cutoffs: list[int], ties: int,
+    bad: Tensor,
+) -> Tensor:  # fmt: skip
+    """As `ops.reference.metrics_from_counts`, float32; NaN where a total is negative."""
+    num_rows, metrics = len(above), tuple(zip(kinds, cutoffs, strict=True))
+    out = torch.empty((num_rows, len(metrics)), device=above.device)
+    if out.numel():
+        with on_device(above):
+            _metrics_from_counts[(triton.cdiv(num_rows, _BLOCK),)](
+                out, above.contiguous(), tied.contiguous(), total.contiguous(), num_rows,
+                BLOCK=_BLOCK, METRICS=metrics, TIES=ties, num_warps=4, enable_fp_fusion=True,
+            )  # fmt: skip
+    return out
