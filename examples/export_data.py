@@ -7,12 +7,13 @@ import argparse
 from pathlib import Path
 
 import rl4rec_kernels as rk
+from rl4rec_kernels.adapters import TRAINERS
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("dataset", help="name of the data set in $RL4REC_DATA")
-parser.add_argument("trainer", help="trl, verl, openrlhf, nemo_rl, slime or areal")
+parser.add_argument("trainer", choices=TRAINERS)
 parser.add_argument("out", type=Path, help="a directory")
-parser.add_argument("--num-negs", type=int, default=99, help="0 ranks among all items")
+parser.add_argument("--num-negs", type=int, default=99, help="0: rank among all items")
 options = parser.parse_args()
 
 items = rk.load_item_metadata(options.dataset)

@@ -6,6 +6,7 @@ Importing the package registers the operators ``torch.ops.rl4rec.*``. Optional d
 
 from importlib.metadata import PackageNotFoundError, version
 
+import rl4rec_kernels.adapters  # noqa: F401 - registers the columns of each trainer
 from rl4rec_kernels.data import (
     PromptGenerator,
     RecommendationDataset,

@@ -112,6 +112,8 @@ def used_modules(path: Path) -> set[Path]:
     """The modules of the package that a file imports; a package counts by its own file."""
     found = set()
     for _, name in imported(ROOT, path):
+        if name.rpartition(".")[2] in COMPILED:
+            continue
         used = module_file(ROOT, name) or module_file(ROOT, name.rpartition(".")[0])
         if used is not None:
             found.add(used)

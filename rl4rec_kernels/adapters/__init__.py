@@ -1,16 +1,71 @@
-"""The reward as each trainer calls it, one module a trainer; none imports its trainer.
+"""The reward as each trainer calls it: one module per trainer, which does not import the trainer.
 
-========== ============================================================= ==========================
-module     give the trainer                                              samples a call
-========== ============================================================= ==========================
-trl        `TRLReward`, `AsyncTRLReward` as ``reward_funcs``             a batch
-verl       ``compute_score``, ``compute_score_sync``                     one
-openrlhf   the file's path, with ``reward_func``                         one
-nemo_rl    ``RecEnvironmentActor``                                       a batch
-slime      ``custom_rm``                                                 one, or a group
-areal      ``reward_fn``                                                 one
-========== ============================================================= ==========================
-
-Functions that a trainer finds by name take the options of `RecReward` from the environment variable
-``RL4REC_REWARD``, a JSON object such as ``{"dataset_name": "beauty", "reward_type": "logrank"}``.
+A module also registers the trainer's columns for `export_dataset`. Functions that a trainer finds
+by name take the options of `RecReward` from the environment variable ``RL4REC_REWARD``, a JSON
+object such as ``{"dataset_name": "beauty", "reward_type": "logrank"}``.
 """
+
+from importlib import import_module
+from typing import NamedTuple
+
+
+class Trainer(NamedTuple):
+    """A row of the documentation's table of trainers, in Markdown.
+
+    Attributes
+    ----------
+    title : str
+        The trainer and the version that the adapter was read and tested against.
+    usage : str
+        What to pass to the trainer.
+    texts_per_call : str
+        How many completions the trainer sends per call.
+    tested_by : str
+        What the tests run.
+    """
+
+    title: str
+    usage: str
+    texts_per_call: str
+    tested_by: str
+
+
+TRAINERS = {
+    "trl": Trainer(
+        "TRL 1.16",
+        "`reward_funcs=TRLReward(RecReward(…))`, or `AsyncTRLReward`",
+        "a batch",
+        "TRL's own GRPOTrainer",
+    ),
+    "verl": Trainer(
+        "verl 0.10",
+        "`reward.custom_reward_function.path=pkg://rl4rec_kernels.adapters.verl`",
+        "one",
+        "a harness of its call path",
+    ),
+    "openrlhf": Trainer(
+        "OpenRLHF 0.11",
+        "`--reward.remote_url` [a file of five lines](examples/openrlhf_reward.py)",
+        "one",
+        "a harness",
+    ),
+    "nemo_rl": Trainer(
+        "NeMo-RL 0.6",
+        "the actor class `rl4rec_kernels.adapters.nemo_rl.RecEnvironmentActor`",
+        "a batch",
+        "a harness",
+    ),
+    "slime": Trainer(
+        "slime 0.3.1",
+        "`--custom-rm-path rl4rec_kernels.adapters.slime.custom_rm`",
+        "one, or a group",
+        "a harness",
+    ),
+    "areal": Trainer(
+        "AReaL 2.0", '`reward_fn="rl4rec_kernels.adapters.areal.reward_fn"`', "one", "a harness"
+    ),
+}
+"""The adapters by module. Importing this package imports all of them."""
+
+for _module in TRAINERS:
+    import_module(f"{__name__}.{_module}")

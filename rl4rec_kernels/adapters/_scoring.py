@@ -1,4 +1,4 @@
-"""What adapters share: the reward by its options, and the values that a sample earns."""
+"""What the adapters share: the reward for given options, and the values of each sample."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from rl4rec_kernels.data.labels import Label
+from rl4rec_kernels.data.labels import read_label
 from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.rewards.completions import completion_text, strip_special_tokens
 from rl4rec_kernels.rewards.reward import RecReward, Scored
@@ -15,38 +15,36 @@ VARIABLE = "RL4REC_REWARD"
 
 
 class RewardLost(BaseException):
-    """A reward could not be computed; no `Exception`, for trainers that go on without a reward."""
+    """A reward could not be computed.
+
+    Not an `Exception`: some trainers catch these and continue without a reward.
+    """
 
 
-def reward_from_environment() -> RecReward:
-    """Return the reward whose options are in ``RL4REC_REWARD``.
+def reward_for(options: Mapping[str, Any] | None) -> RecReward:
+    """Return the reward with these options, or with those of ``RL4REC_REWARD`` if None.
+
+    There is one `RecReward` per process and set of options, not one per sample.
 
     Raises
     ------
     ValueError, TypeError
-        If they are not set, or no JSON object, or no options of `RecReward`.
+        If ``RL4REC_REWARD`` is needed and not set, or is not a JSON object, or if an option of
+        `RecReward` is invalid.
     """
+    if options is not None:
+        return _cached(json.dumps(dict(options), sort_keys=True, default=_plain))
     text = os.environ.get(VARIABLE)
     if not text:
         raise ValueError(
-            f"{VARIABLE} is not set; set it to the options of RecReward as JSON, for "
-            'example {"dataset_name": "beauty", "reward_type": "ndcg"}'
+            f"{VARIABLE} is not set; set it to the options of RecReward as JSON, for example "
+            '{"dataset_name": "beauty", "reward_type": "ndcg"}'
         )
     return _cached(text)
 
 
-def reward_for(options: Mapping[str, Any] | None) -> RecReward:
-    """Return the reward of these options, or without any of those in ``RL4REC_REWARD``."""
-    return reward_from_environment() if options is None else reward_by(options)
-
-
-def reward_by(options: Mapping[str, Any]) -> RecReward:
-    """Return the reward of these options: one a process, not one a sample."""
-    return _cached(json.dumps(dict(options), sort_keys=True, default=_plain))
-
-
 def _plain(value: Any) -> Any:
-    """Make a list of an array, a tensor or a list of OmegaConf."""
+    """Turn an array, a tensor or a list of OmegaConf into a list."""
     return value.tolist() if hasattr(value, "tolist") else list(value)
 
 
@@ -64,43 +62,41 @@ def _cached(text: str) -> RecReward:
         raise TypeError(f"options of the reward {options}: {error}") from None
     if reward.normalize:
         raise ValueError(
-            "normalize=True scales the rewards of one call, but this trainer may send "
-            "a single text a call, which would always earn 0; leave it off, trainers "
-            "normalise in groups"
+            "normalize=True scales the rewards of one call, but this trainer may send one text per "
+            "call, whose reward would always be 0; leave it off, trainers normalize per group"
         )
     return reward
 
 
-def score(
-    reward: RecReward, texts: Sequence[Any], labels: Sequence[Label]
-) -> list[dict[str, float]]:
-    """Score texts; each gets a dict of ``score``, ``rank`` and ``hit``, always these keys."""
-    return _values(reward, reward.score(*_columns(texts, labels)))
+def score(reward: RecReward, texts: Sequence[Any], labels: Sequence[Any]) -> list[dict[str, float]]:
+    """Score texts, given the labels of their samples (see `read_label`).
+
+    Returns one dict per text, always with the keys ``score``, ``rank`` and ``hit``.
+    """
+    return _values(reward, reward.score(*_arguments(texts, labels)))
 
 
 async def score_async(
-    reward: RecReward, texts: Sequence[Any], labels: Sequence[Label]
+    reward: RecReward, texts: Sequence[Any], labels: Sequence[Any]
 ) -> list[dict[str, float]]:
     """As `score`, from a coroutine."""
-    return _values(reward, await reward.score_async(*_columns(texts, labels)))
+    return _values(reward, await reward.score_async(*_arguments(texts, labels)))
 
 
-def _columns(texts: Sequence[Any], labels: Sequence[Label]) -> tuple[Any, ...]:
+def _arguments(texts: Sequence[Any], labels: Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments of `RecReward.score`."""
     plain = [strip_special_tokens(completion_text(text, i)) for i, text in enumerate(texts)]
-    targets, histories, negatives = zip(*labels, strict=True) if labels else ((), (), ())
-    return plain, list(targets), list(histories), list(negatives)
+    read = [read_label(label) for label in labels]
+    return (plain, *([label[i] for label in read] for i in range(3)))
 
 
 def _values(reward: RecReward, scored: Scored) -> list[dict[str, float]]:
-    ranks, hits = ranks_and_hits(reward, scored)
-    return [
-        {"score": score, "rank": rank, "hit": hit}
-        for score, rank, hit in zip(scored.rewards, ranks, hits, strict=True)
-    ]
+    rows = zip(scored.rewards, *ranks_and_hits(reward, scored), strict=True)
+    return [{"score": score, "rank": rank, "hit": hit} for score, rank, hit in rows]
 
 
 def ranks_and_hits(reward: RecReward, scored: Scored) -> tuple[list[float], list[float]]:
-    """Each target's rank, and whether it is among the first k (a share of 1 if it is tied)."""
-    table = metrics_from_counts(scored.counts, ("rank", f"hit@{reward.k}"), reward.ties)
-    ranks, hits = table.double().cpu().unbind(1)
-    return ranks.tolist(), hits.tolist()
+    """Each target's rank, and whether it is among the first k (a fraction of 1 if it is tied)."""
+    names = ("rank", f"hit@{reward.k}")
+    ranks, hits = metrics_from_counts(scored.counts, names, reward.ties).T.tolist()
+    return ranks, hits

@@ -2,12 +2,15 @@
 
     RLVRWorkflow(reward_fn="rl4rec_kernels.adapters.areal.reward_fn", …)
 
-with the options in ``RL4REC_REWARD``, or `reward_fn` as a ``functools.partial`` with them.
+with the options of the reward in ``RL4REC_REWARD``, or in a ``functools.partial`` of `reward_fn`.
+
+Columns: ``messages``, ``history``, ``target``, ``user_id``, ``neg_items``.
 
 Follows `AsyncRewardWrapper` of AReaL 2.0 (areal/api/reward_api.py) and `RLVRWorkflow`
-(areal/workflow/rlvr.py): called in a process pool, with the dataset's columns as keywords and a
-completion that has its special tokens. After 15 s, and some tries, the reward would silently be 0.
-So it gives up before, with an error that is none of time: AReaL raises it in the end.
+(areal/workflow/rlvr.py): the function runs in a process pool and gets the dataset's columns as
+keywords and the completion with its special tokens. After 15 s and some retries AReaL would set the
+reward to 0 without an error. So a call gives up earlier, with an error that is not a
+`TimeoutError`: AReaL raises it in the end.
 """
 
 import time
@@ -17,10 +20,13 @@ from concurrent.futures import TimeoutError as TooLate
 from typing import Any
 
 from rl4rec_kernels.adapters._scoring import reward_for, score
-from rl4rec_kernels.data.labels import read_label
+from rl4rec_kernels.data.export import register_layout
+
+_COLUMNS = {name: name for name in ("history", "target", "user_id", "neg_items")}
+register_layout("areal", {**_COLUMNS, "messages": "prompt"}, conversational=(True,))
 
 DEADLINE = 12.0
-"""Seconds after which a call gives up: AReaL's 15, less some for the process to start."""
+"""Seconds after which a call gives up: AReaL's 15, minus some for the process to start."""
 
 _threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="rl4rec-reward")
 
@@ -48,7 +54,7 @@ def reward_fn(
     target, history, neg_items
         The dataset's columns, as `export_dataset` writes them.
     reward_options : mapping, optional
-        Options of `RecReward`; by default those in ``RL4REC_REWARD``.
+        Options of `RecReward`. Default: those in ``RL4REC_REWARD``.
     **data
         Other columns, ignored.
 
@@ -57,16 +63,16 @@ def reward_fn(
     RuntimeError
         If there is no answer after `DEADLINE` seconds.
     ValueError, TypeError, IndexError, LookupError
-        As `RecReward`.
+        As in `RecReward`.
     """
     start = time.monotonic()
-    label = read_label({"target": target, "history": history, "neg_items": neg_items})
+    label = {"target": target, "history": history, "neg_items": neg_items}
     call = _threads.submit(score, reward_for(reward_options), [completions], [label])
     try:
         return call.result(DEADLINE)[0]["score"]
     except TooLate:
         call.cancel()
         raise RuntimeError(
-            f"no reward after {time.monotonic() - start:.0f} s; AReaL would make it 0. See whether "
-            "the retrieval service is alive and not overloaded"
+            f"no reward after {time.monotonic() - start:.0f} s, which AReaL would turn into 0; "
+            "check that the retrieval service is alive and not overloaded"
         ) from None

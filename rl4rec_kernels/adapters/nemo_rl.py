@@ -3,9 +3,11 @@
     ACTOR_ENVIRONMENT_REGISTRY[name] = PY_EXECUTABLES.SYSTEM
     register_env("rl4rec", name)  # name = "rl4rec_kernels.adapters.nemo_rl.RecEnvironmentActor"
 
+Columns: ``input``, ``output`` (the label).
+
 Follows NeMo-RL 0.6: `EnvironmentInterface` (nemo_rl/environments/interfaces.py), and
 `calculate_rewards` (nemo_rl/experience/rollouts.py), which calls ``step.remote`` with messages and
-metadata and takes the answer apart by position.
+metadata and unpacks the answer by position.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +17,14 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.imports import require
-from rl4rec_kernels.adapters._scoring import reward_by, score
-from rl4rec_kernels.data.labels import read_label
+from rl4rec_kernels.adapters._scoring import reward_for, score
+from rl4rec_kernels.data.export import register_layout
+
+register_layout("nemo_rl", {"input": "prompt", "output": "label"}, conversational=(False,))
 
 
 class EnvironmentReturn(NamedTuple):
-    """What a step returns: the fields of NeMo-RL's tuple of that name, in its order."""
+    """What a step returns: the fields of NeMo-RL's tuple of that name, in the same order."""
 
     observations: list[dict[str, str]]
     metadata: list[Any]
@@ -31,7 +35,7 @@ class EnvironmentReturn(NamedTuple):
 
 
 class RecEnvironment:
-    """One turn: the assistant describes the next item and earns the reward.
+    """One turn: the assistant describes the next item and gets the reward.
 
     Parameters
     ----------
@@ -41,35 +45,35 @@ class RecEnvironment:
     Raises
     ------
     ValueError, TypeError
-        If there are no such options, or they do not fit.
+        If `config` has no ``reward``, or an option is invalid.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         if "reward" not in config:
             raise ValueError(
-                "the environment's config has no reward; give it the options of "
-                "RecReward: {reward: {dataset_name: …, reward_type: …}}"
+                "the environment's config has no reward; set it to the options of RecReward: "
+                "{reward: {dataset_name: …, reward_type: …}}"
             )
-        self.reward = reward_by(config["reward"])
+        self.reward = reward_for(dict(config["reward"]))
 
     def step(
         self, message_log_batch: Sequence[Sequence[Mapping[str, Any]]], metadata: Sequence[Any]
     ) -> EnvironmentReturn:
-        """Reward a batch of conversations; each ends with this turn.
+        """Reward a batch of conversations, all of which end with this turn.
 
         Parameters
         ----------
         message_log_batch : B lists of messages
-            The last one by the assistant counts.
+            The assistant's last message is scored.
         metadata : B mappings
-            ``ground_truth`` holds what `write_label` writes.
+            ``ground_truth`` is a label of `write_label`.
 
         Returns
         -------
         EnvironmentReturn
             ``rewards`` float32 [B] on the CPU.
         """
-        labels = [read_label(one.get("ground_truth")) for one in metadata]
+        labels = [one.get("ground_truth") for one in metadata]
         values = score(self.reward, [list(log) for log in message_log_batch], labels)
         rewards = torch.tensor([value["score"] for value in values])
         observations = [
@@ -85,16 +89,16 @@ class RecEnvironment:
         )
 
     def global_post_process_and_metrics(self, batch: Any) -> tuple[Any, dict[str, float]]:
-        """Return the batch as it is, and its mean reward."""
+        """Return the unchanged batch and its mean reward."""
         rewards = batch["rewards"]
         return batch, {"reward": rewards.float().mean().item()}
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""
 
 
 def __getattr__(name: str) -> Any:
-    """Make the actor class when NeMo-RL asks for it: the module needs no Ray to be imported."""
+    """Make the actor class when NeMo-RL asks for it, so that importing the module needs no Ray."""
     if name == "RecEnvironmentActor":
         ray = require("ray", "ray")
         return ray.remote(max_restarts=-1, max_task_retries=-1, max_concurrency=1000)(

@@ -4,12 +4,14 @@
     options = {"dataset_name": "beauty", "reward_type": "logrank"}
     reward_func = functools.partial(openrlhf.reward_func, reward_options=options)
 
-or the path of this very file, and the options in ``RL4REC_REWARD``.
+or the path of this file itself, with the options in ``RL4REC_REWARD``.
 
-Follows `SingleTurnAgentExecutor` of OpenRLHF 0.11 (openrlhf/utils/agent.py): called in a thread
-with lists of length 1; a query is the prompt and the response decoded together, special tokens
-included. An `Exception` is logged there at level INFO and the sample goes on without a reward, so
-failures are raised as `RewardLost`, which it does not catch: the run stops.
+Columns: ``input``, ``label``, ``datasource``.
+
+Follows `SingleTurnAgentExecutor` of OpenRLHF 0.11 (openrlhf/utils/agent.py), which calls the
+function in a thread with lists of length 1. A query is the prompt and the response decoded
+together, with special tokens. OpenRLHF logs an `Exception` at level INFO and continues without a
+reward, so failures are raised as `RewardLost`, which it does not catch: the run stops.
 """
 
 import logging
@@ -19,11 +21,13 @@ from typing import Any
 import torch
 
 from rl4rec_kernels.adapters._scoring import RewardLost, reward_for, score
-from rl4rec_kernels.data.labels import read_label
+from rl4rec_kernels.data.export import register_layout
+
+register_layout("openrlhf", {"input": "prompt", "label": "label", "datasource": "data_name"})
 
 logger = logging.getLogger("rl4rec_kernels.adapters.openrlhf")
 
-_TAIL = 64  # characters by which a prompt is found in a query that does not start with it
+_TAIL = 64  # characters of a prompt's end that are searched in a query that does not start with it
 
 
 def reward_func(
@@ -41,26 +45,25 @@ def reward_func(
     queries, prompts : sequences of str
         The prompt with its response, and the prompt.
     labels : sequence of str
-        What `write_label` writes, and `export_dataset` exports.
+        Labels as `write_label` and `export_dataset` write them.
     reward_options : mapping, optional
-        Options of `RecReward`; by default those in ``RL4REC_REWARD``.
+        Options of `RecReward`. Default: those in ``RL4REC_REWARD``.
     **kwargs
         Not used.
 
     Returns
     -------
     dict
-        ``rewards`` and ``scores`` (by which groups are filtered), float32 [B], and ``extra_logs``.
+        ``rewards`` and ``scores`` (used to filter groups), float32 [B], and ``extra_logs``.
 
     Raises
     ------
     RewardLost
-        On any failure, whose message it has.
+        On any failure, with its message.
     """
     try:
         texts = [response(*pair) for pair in zip(queries, prompts, strict=True)]
-        parsed = [read_label(label) for label in labels]
-        values = score(reward_for(reward_options), texts, parsed)
+        values = score(reward_for(reward_options), texts, labels)
     except Exception as error:
         logger.exception("no reward")
         raise RewardLost(f"{type(error).__name__}: {error}") from error
@@ -72,21 +75,21 @@ def reward_func(
 def response(query: str, prompt: str) -> str:
     """Return what follows the prompt in a query.
 
-    The query may not start with the prompt, of which OpenRLHF cuts off the beginning where it is
-    too long, and to which decoding may add a token or a blank. Its end is looked for then.
+    The query may not start with the prompt: OpenRLHF cuts off the beginning of a long one, and
+    decoding may add a token or a space. The end of the prompt is searched then.
 
     Raises
     ------
     ValueError
-        If the prompt's end is not in the query either.
+        If the query does not contain the end of the prompt either.
     """
     if query.startswith(prompt):
         return query[len(prompt) :]
     tail = prompt[-_TAIL:]
-    place = query.find(tail) if tail else -1
-    if place < 0:
+    start = query.find(tail) if tail else -1
+    if start < 0:
         raise ValueError(
-            f"the query does not contain the end of its prompt, {tail!r}; it starts "
-            f"with {query[:60]!r}. Allow longer prompts (--data.max_len)"
+            f"the query does not contain the end of its prompt, {tail!r}; it starts with "
+            f"{query[:60]!r}. Allow longer prompts (--data.max_len)"
         )
-    return query[place + len(tail) :]
+    return query[start + len(tail) :]

@@ -2,24 +2,29 @@
 
     --custom-rm-path rl4rec_kernels.adapters.slime.custom_rm --label-key label
 
+Columns: ``prompt``, ``label`` and ``metadata`` (``user_id``).
+
 Follows `async_rm` and `batched_async_rm` of slime 0.3.1 (slime/rollout/rm_hub/__init__.py): a
-coroutine function of the run's arguments and one sample, or all samples of a group.
+coroutine function that gets the run's arguments and one sample, or all samples of a group.
 """
 
 from typing import Any
 
 from rl4rec_kernels.adapters._scoring import reward_for, score_async
-from rl4rec_kernels.data.labels import read_label
+from rl4rec_kernels.data.export import register_layout
+
+_COLUMNS = {"prompt": "prompt", "label": "label", "metadata": {"user_id": "user_id"}}
+register_layout("slime", _COLUMNS)
 
 
 async def custom_rm(args: Any, sample: Any, **kwargs: Any) -> Any:
-    """Return the reward of a sample, or a list of those of a list of samples.
+    """Return the reward of a sample, or a list of rewards for a list of samples.
 
     Parameters
     ----------
     args : object
-        slime's arguments. Options of `RecReward` are ``args.rl4rec_reward``, a mapping, which
-        ``--custom-config-path FILE.yaml`` sets; else those in ``RL4REC_REWARD``.
+        slime's arguments. ``args.rl4rec_reward``, which ``--custom-config-path FILE.yaml`` sets, is
+        a mapping of options of `RecReward`. Default: those in ``RL4REC_REWARD``.
     sample : Sample, or list of Sample
         With ``response``, and a label of `write_label` in ``label``.
     **kwargs
@@ -28,12 +33,12 @@ async def custom_rm(args: Any, sample: Any, **kwargs: Any) -> Any:
     Returns
     -------
     float, dict or list of these
-        A dict of ``score``, ``rank`` and ``hit`` where ``args.reward_key`` picks one of them.
+        A dict of ``score``, ``rank`` and ``hit`` if ``args.reward_key`` selects one of them.
     """
     reward = reward_for(getattr(args, "rl4rec_reward", None))
     samples = sample if isinstance(sample, list) else [sample]
-    labels = [read_label(one.label) for one in samples]
-    values: list[Any] = list(await score_async(reward, [one.response for one in samples], labels))
+    texts, labels = [one.response for one in samples], [one.label for one in samples]
+    values: list[Any] = list(await score_async(reward, texts, labels))
     if not getattr(args, "reward_key", None):
         values = [value["score"] for value in values]
     return values if isinstance(sample, list) else values[0]

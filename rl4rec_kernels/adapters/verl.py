@@ -4,18 +4,33 @@
     reward.custom_reward_function.name=compute_score
     +reward.custom_reward_function.reward_kwargs.reward_type=logrank
 
+Columns: ``data_source``, ``prompt``, ``ability``, ``reward_model`` (``ground_truth`` is the target)
+and ``extra_info`` (``history``, ``neg_items``, ``user_id``, ``split``, ``index``), in Parquet.
+
 Follows `NaiveRewardManager.run_single` of verl 0.10 (verl/experimental/reward_loop/reward_manager/
-naive.py): one sample a call, from several processes, the coroutine function awaited and the other
-one run in a thread. Every key of the answer must be in that of every sample (reward_loop.py), for
-their values become columns.
+naive.py), which sends one sample per call from several processes; a coroutine function is awaited,
+another function runs in a thread. All samples must return the same keys (reward_loop.py), whose
+values become columns.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from rl4rec_kernels.adapters._scoring import reward_by, score, score_async
-from rl4rec_kernels.data.labels import Label, read_label
+from rl4rec_kernels.adapters._scoring import reward_for, score, score_async
+from rl4rec_kernels.data.export import Constant, register_layout
 from rl4rec_kernels.rewards.reward import RecReward
+
+_EXTRA = {name: name for name in ("history", "neg_items", "user_id", "split", "index")}
+_COLUMNS = {
+    "data_source": "data_name",
+    "prompt": "prompt",
+    "ability": Constant("recommendation"),
+    "reward_model": {"style": Constant("rule"), "ground_truth": "target"},
+    "extra_info": _EXTRA,
+}
+register_layout("verl", _COLUMNS, conversational=(True,), endings=(".parquet",))
+
+_IGNORED = ("reward_router_address", "reward_model_tokenizer")
 
 
 async def compute_score(
@@ -23,8 +38,6 @@ async def compute_score(
     solution_str: str,
     ground_truth: Any,
     extra_info: Mapping[str, Any] | None = None,
-    reward_router_address: str | None = None,
-    reward_model_tokenizer: Any = None,
     **reward_kwargs: Any,
 ) -> dict[str, float]:
     """Return the reward of one sample.
@@ -36,13 +49,12 @@ async def compute_score(
     solution_str : str
         The response.
     ground_truth : int or str
-        The target, or a label with everything (`write_label`).
+        The target, or a whole label (`write_label`).
     extra_info : mapping
         ``history`` and ``neg_items``, as `export_dataset` writes them.
-    reward_router_address, reward_model_tokenizer
-        verl's, not used.
     **reward_kwargs
-        Options of `RecReward`, from verl's configuration.
+        Options of `RecReward`, from verl's configuration. verl's own ``reward_router_address`` and
+        ``reward_model_tokenizer`` are ignored.
 
     Returns
     -------
@@ -58,8 +70,6 @@ def compute_score_sync(
     solution_str: str,
     ground_truth: Any,
     extra_info: Mapping[str, Any] | None = None,
-    reward_router_address: str | None = None,
-    reward_model_tokenizer: Any = None,
     **reward_kwargs: Any,
 ) -> dict[str, float]:
     """As `compute_score`, for reward managers that cannot await."""
@@ -68,17 +78,17 @@ def compute_score_sync(
 
 
 def _read(
-    data_source: str, ground_truth: Any, extra_info: Any, options: dict[str, Any]
-) -> tuple[RecReward, Label]:
-    if isinstance(ground_truth, str) and ground_truth.lstrip().startswith("{"):
-        label = read_label(ground_truth)
-    else:
+    data_source: str, ground_truth: Any, extra_info: Any, options: Mapping[str, Any]
+) -> tuple[RecReward, Any]:
+    """The reward and the sample's label."""
+    label = ground_truth
+    if not (isinstance(ground_truth, str) and ground_truth.lstrip().startswith("{")):
         if extra_info is None or "history" not in extra_info:
             raise ValueError(
-                "extra_info has no history; write the data with "
-                "export_dataset(dataset, 'verl', path)"
+                "extra_info has no history; write the data with export_dataset(dataset, 'verl', …)"
             )
-        # verl may have made a text of the number
+        # verl may have turned the number into a text
         item = int(ground_truth) if str(ground_truth).isdecimal() else ground_truth
-        label = read_label({**extra_info, "target": item})
-    return reward_by({"dataset_name": data_source, **options}), label
+        label = {**extra_info, "target": item}
+    options = {name: value for name, value in options.items() if name not in _IGNORED}
+    return reward_for({"dataset_name": data_source, **options}), label

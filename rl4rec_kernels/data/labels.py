@@ -1,4 +1,4 @@
-"""A sample's label as one JSON text, for trainers that carry a single label column."""
+"""A sample's label as one JSON text, for trainers that have a single label column."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,16 @@ _REMEDY = "write it with export_dataset, or as write_label(target, history, neg_
 
 
 class Label(NamedTuple):
-    """What a reward needs to know of a sample beside the text.
+    """What a reward needs to know about a sample besides the text.
 
     Attributes
     ----------
     target : int
         The true next item.
     history : list of int
-        What the user had before.
+        The items the user interacted with before.
     neg_items : list of int
-        The negatives; empty ranks the target among all items.
+        The negatives; if empty, the target is ranked among all items.
     """
 
     target: int
@@ -28,16 +28,12 @@ class Label(NamedTuple):
 
 def write_label(target: int, history: Sequence[int] = (), neg_items: Sequence[int] = ()) -> str:
     """Return the label of a sample as JSON text."""
-    content = {
-        "target": int(target),
-        "history": [int(item) for item in history],
-        "neg_items": [int(item) for item in neg_items],
-    }
-    return json.dumps(content, separators=(",", ":"))
+    label = Label(int(target), [int(item) for item in history], [int(item) for item in neg_items])
+    return json.dumps(label._asdict(), separators=(",", ":"))
 
 
 def read_label(label: Any) -> Label:
-    """Read a label: the text of `write_label`, a mapping of the same keys, or the target alone.
+    """Read a label: the text of `write_label`, a mapping with the same keys, or the target alone.
 
     Raises
     ------
@@ -49,28 +45,32 @@ def read_label(label: Any) -> Label:
             label = json.loads(label)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"label {label[:60]!r} is not JSON ({error}); {_REMEDY}") from None
-    if isinstance(label, Integral) and not isinstance(label, bool):
+    if _is_id(label):
         label = {"target": label}
     if not isinstance(label, Mapping):
         raise TypeError(f"label must be JSON text or a mapping, got {label!r}; {_REMEDY}")
-    if label.get("target") is None:
-        raise ValueError(
-            f"label has no target, only {', '.join(map(str, label)) or 'nothing'}; {_REMEDY}"
-        )
-    target = label["target"]
-    if isinstance(target, bool) or not isinstance(target, Integral):
+    target = label.get("target")
+    if target is None:
+        given = ", ".join(map(str, label)) or "nothing"
+        raise ValueError(f"label has no target, only {given}; {_REMEDY}")
+    if not _is_id(target):
         raise TypeError(f"label: target must be an item id, got {target!r}")
-    return Label(int(target), *(_ids(name, label.get(name)) for name in ("history", "neg_items")))
+    return Label(int(target), _ids("history", label), _ids("neg_items", label))
 
 
-def _ids(name: str, ids: Any) -> list[int]:
-    """Turn a list, a tuple, an array or None into a list of ids."""
+def _is_id(item: Any) -> bool:
+    return isinstance(item, Integral) and not isinstance(item, bool)
+
+
+def _ids(name: str, label: Mapping[str, Any]) -> list[int]:
+    """The ids under a name, which may be missing, None, a list, a tuple or an array."""
+    ids = label.get(name)
     if ids is None:
         return []
     if isinstance(ids, str | bytes | Mapping) or not hasattr(ids, "__iter__"):
         raise TypeError(f"label: {name} must be a list of item ids, got {ids!r}")
     ids = list(ids)
     for item in ids:
-        if isinstance(item, bool) or not isinstance(item, Integral):
-            raise TypeError(f"label: {name} must hold item ids only, got {item!r}")
+        if not _is_id(item):
+            raise TypeError(f"label: {name} must contain only item ids, got {item!r}")
     return [int(item) for item in ids]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rl4rec_kernels import Encoder, ItemIndex, LocalRetrievalService, RecReward
+from rl4rec_kernels.data import write_label
 
 NAME, NAMESPACE = "adapter tests", "tests"
 OPTIONS = {
@@ -19,6 +20,7 @@ TEXTS = ["red nail polish", "<think>soap?</think><query>dry hair</query>", "perf
 TARGETS = [3, 3, 17, 17]
 HISTORIES = [[1, 2], [1, 2], [5], [5]]
 NEGATIVES = [[5, 9, 11], [5, 9, 11], [1, 2, 4, 6], [1, 2, 4, 6]]
+LABELS = [write_label(*row) for row in zip(TARGETS, HISTORIES, NEGATIVES, strict=True)]
 
 
 def start_service(encoder: Encoder) -> None:
@@ -36,14 +38,14 @@ def reward(encoder) -> RecReward:
 
 @pytest.fixture
 def configured(reward, monkeypatch) -> RecReward:
-    """The same, as functions without options find it."""
+    """The same, as functions without options find it: by ``RL4REC_REWARD``."""
     monkeypatch.setenv("RL4REC_REWARD", json.dumps(OPTIONS))
     return reward
 
 
 @pytest.fixture(scope="session")
 def expected(reward) -> list[float]:
-    """What the samples above earn among their negatives."""
+    """The rewards of the samples above among their negatives."""
     values = reward(TEXTS, TARGETS, HISTORIES, NEGATIVES)
-    assert len(set(values)) > 2  # else a test could not tell right from wrong
+    assert len(set(values)) > 2  # otherwise a test could not tell right from wrong
     return values

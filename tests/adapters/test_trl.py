@@ -9,10 +9,13 @@ import pytest
 
 from rl4rec_kernels import RecReward
 from rl4rec_kernels.adapters.trl import AsyncTRLReward, TRLReward, share_without_spread
+from rl4rec_kernels.rewards.completions import extract_query
 from tests.adapters.conftest import HISTORIES, NEGATIVES, TARGETS, TEXTS
+from tests.errors import raises
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
+pandas = pytest.importorskip("pandas")
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
 PROMPTS = ["what next?", "what next?", "and then?", "and then?"]
@@ -21,6 +24,10 @@ COLUMNS = {"target": TARGETS, "history": HISTORIES, "neg_items": NEGATIVES}
 
 def chat(role: str, text: str) -> list[dict[str, str]]:
     return [{"role": role, "content": text}]
+
+
+def make(reward: RecReward, reward_type: str) -> RecReward:
+    return RecReward(reward.retrieval_service_name, reward.namespace, "toys", reward_type)
 
 
 def make_trainer(functions, conversational: bool, tmp_path):
@@ -60,6 +67,7 @@ def make_trainer(functions, conversational: bool, tmp_path):
         max_completion_length=4,
         logging_steps=1,
         save_strategy="no",
+        log_completions=True,
         disable_tqdm=True,
     )
     rows = datasets.Dataset.from_dict({"prompt": prompts, **COLUMNS})
@@ -70,7 +78,7 @@ def make_trainer(functions, conversational: bool, tmp_path):
 
 @pytest.mark.parametrize("conversational", [False, True], ids=["plain", "conversational"])
 def test_trainer_gets_the_rewards_and_logs_them(reward, expected, conversational, tmp_path):
-    other = RecReward(reward.retrieval_service_name, reward.namespace, "toys", "mrr")
+    other = make(reward, "mrr")
     functions = [TRLReward(reward), AsyncTRLReward(other)]
     trainer = make_trainer(functions, conversational, tmp_path)
     inputs = [dict(zip(COLUMNS, row, strict=True)) for row in zip(*COLUMNS.values(), strict=True)]
@@ -87,6 +95,13 @@ def test_trainer_gets_the_rewards_and_logs_them(reward, expected, conversational
         assert 1 <= log[f"{name}/mean_rank"] <= 5
         assert 0 <= log[f"{name}/groups_without_spread"] <= 1
     assert 0 <= log["rec_logrank/hit@3"] <= 1
+
+    table = pandas.read_parquet(next((tmp_path / "completions").glob("*.parquet")))
+    for name in ("rec_logrank", "rec_mrr"):
+        written = [text[-1]["content"] if conversational else text for text in table["completion"]]
+        assert list(table[f"{name}/query"]) == [extract_query(text) for text in written]
+        assert set(table[f"{name}/target"]) <= set(TARGETS)
+        assert table[f"{name}/rank"].between(1, 5).all()
 
 
 def test_asynchronous_to_all_versions_of_trl(reward, expected):
@@ -121,8 +136,9 @@ def test_share_without_spread():
 
 
 def test_rows_of_other_tasks_get_none(reward, expected):
-    logged = {}
+    logged, table = {}, {}
     columns = {
+        "log_extra": table.__setitem__,
         "target": [None, *TARGETS[1:3], None],
         "history": [None, *HISTORIES[1:3], None],
         "neg_items": [None, *NEGATIVES[1:3], None],
@@ -131,22 +147,27 @@ def test_rows_of_other_tasks_get_none(reward, expected):
         got = function(PROMPTS, TEXTS, log_metric=logged.__setitem__, **columns)
         got = asyncio.run(got) if inspect.iscoroutine(got) else got
         assert got == [None, *expected[1:3], None]
+        # TRL needs columns as long as the batch
+        assert table["rec_logrank/query"] == [None, "dry hair", "perfume", None]
+        assert table["rec_logrank/target"] == columns["target"]
+        ranks = make(reward, "rank")(TEXTS[1:3], TARGETS[1:3], HISTORIES[1:3], NEGATIVES[1:3])
+        assert table["rec_logrank/rank"] == [None, *ranks, None]
     assert "rec_logrank/groups_without_spread" not in logged  # no group was seen whole
-    assert function.__name__ in logged_prefixes(logged)
-    assert TRLReward(reward)(PROMPTS, TEXTS, target=[None] * 4) == [None] * 4
-
-
-def logged_prefixes(logged: dict[str, float]) -> set[str]:
-    return {name.partition("/")[0] for name in logged}
+    assert function.__name__ in {name.partition("/")[0] for name in logged}
+    nothing = TRLReward(reward)(
+        PROMPTS, TEXTS, target=[None] * 4, log_extra=table.__setitem__, log_metric=None
+    )
+    assert nothing == [None] * 4
+    assert all(column == [None] * 4 for column in table.values())
 
 
 def test_misuse_is_named(reward, caplog):
-    with pytest.raises(TypeError, match="reward must be a RecReward, got 'ndcg'"):
+    with raises(TypeError, "reward", "RecReward", "'ndcg'"):
         TRLReward("ndcg")
     function = TRLReward(reward)
-    with pytest.raises(ValueError, match="no column target"):
+    with raises(ValueError, "column target", "to_hf"):
         function(PROMPTS, TEXTS)
-    with pytest.raises(ValueError, match="history has 1 rows for 4 completions"):
+    with raises(ValueError, "history", 1, 4):
         function(PROMPTS, TEXTS, target=TARGETS, history=[[1]])
-    with caplog.at_level(logging.WARNING), pytest.raises(IndexError, match="targets: item 99"):
+    with caplog.at_level(logging.WARNING), raises(IndexError, "targets", 99):
         function(PROMPTS, TEXTS, target=[99] * 4, history=HISTORIES)

@@ -8,6 +8,7 @@ import pytest
 from rl4rec_kernels import export_dataset
 from rl4rec_kernels.data import read_label, write_label
 from tests.data.cases import dataset, write_tiny
+from tests.errors import raises
 
 COLUMNS = {
     "trl": ["prompt", "history", "target", "user_id", "neg_items"],
@@ -36,7 +37,7 @@ def read(path, tmp_path) -> list[dict]:
 def test_files_hold_the_samples(tiny, tmp_path, trainer, ending):
     path = tmp_path / "out" / f"train{ending}"
     if trainer == "verl" and ending == ".jsonl":
-        with pytest.raises(ValueError, match=r"must end in \.parquet for verl"):
+        with raises(ValueError, "path", "train.jsonl", ".parquet", "verl"):
             export_dataset(tiny, trainer, path)
         assert not path.parent.exists()
         return
@@ -62,7 +63,7 @@ def test_prompts_may_be_texts_or_messages(tiny, tmp_path):
     assert rows[0]["input"] == tiny[0]["prompt"]
     assert export_dataset(tiny, "trl", conversational=True)[0]["prompt"][0]["role"] == "user"
     for trainer, wrong in (("verl", False), ("nemo_rl", True)):
-        with pytest.raises(ValueError, match=f"conversational must be {not wrong} for {trainer}"):
+        with raises(ValueError, "conversational", not wrong, trainer):
             export_dataset(tiny, trainer, conversational=wrong)
 
 
@@ -75,9 +76,9 @@ def test_without_negatives_the_columns_keep_their_types(tiny, tmp_path):
 
 
 def test_bad_arguments_are_named(tiny, tmp_path):
-    with pytest.raises(ValueError, match="unknown trainer 'ppo'; known are trl, verl"):
+    with raises(ValueError, "trainer", "'ppo'", "trl, verl"):
         export_dataset(tiny, "ppo", tmp_path / "x.jsonl")
-    with pytest.raises(ValueError, match=r"must end in \.parquet or \.jsonl or \.json for trl"):
+    with raises(ValueError, "path", "x.csv", ".parquet", ".jsonl", ".json", "trl"):
         export_dataset(tiny, "trl", tmp_path / "x.csv")
     assert not list(tmp_path.glob("x.*"))
 
@@ -94,19 +95,19 @@ def test_labels_of_all_kinds():
 
 
 @pytest.mark.parametrize(
-    ("label", "error", "words"),
+    ("label", "error", "named"),
     [
-        ("soap", ValueError, "label 'soap' is not JSON"),
-        ("[3]", TypeError, r"label must be JSON text or a mapping, got \[3\]"),
-        (True, TypeError, "label must be JSON text or a mapping, got True"),
-        (None, TypeError, "got None"),
-        ({"item": 3}, ValueError, "label has no target, only item"),
-        ({"target": "3"}, TypeError, "target must be an item id, got '3'"),
-        ({"target": True}, TypeError, "target must be an item id"),
-        ({"target": 3, "history": "12"}, TypeError, "history must be a list of item ids"),
-        ({"target": 3, "neg_items": [1.5]}, TypeError, "neg_items must hold item ids only"),
+        ("soap", ValueError, ("label", "'soap'", "JSON")),
+        ("[3]", TypeError, ("label", "JSON text or a mapping", [3])),
+        (True, TypeError, ("label", "JSON text or a mapping", True)),
+        (None, TypeError, ("label", None)),
+        ({"item": 3}, ValueError, ("label", "target", "item")),
+        ({"target": "3"}, TypeError, ("target", "item id", "'3'")),
+        ({"target": True}, TypeError, ("target", "item id", True)),
+        ({"target": 3, "history": "12"}, TypeError, ("history", "list of item ids", "'12'")),
+        ({"target": 3, "neg_items": [1.5]}, TypeError, ("neg_items", "item ids", 1.5)),
     ],
 )
-def test_bad_labels_are_named(label, error, words):
-    with pytest.raises(error, match=words):
+def test_bad_labels_are_named(label, error, named):
+    with raises(error, *named):
         read_label(label)
