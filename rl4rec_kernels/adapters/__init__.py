@@ -15,55 +15,35 @@ class Trainer(NamedTuple):
     Attributes
     ----------
     title : str
-        The trainer and the version that the adapter was read and tested against.
+        The trainer, and the version whose source the adapter follows.
     usage : str
         What to pass to the trainer.
-    texts_per_call : str
-        How many completions the trainer sends per call.
-    tested_by : str
-        What the tests run.
+    tested_with : str
+        What calls the adapter in the tests.
     """
 
     title: str
     usage: str
-    texts_per_call: str
-    tested_by: str
+    tested_with: str = "a harness of its calls"
 
 
 TRAINERS = {
     "trl": Trainer(
         "TRL 1.16",
         "`reward_funcs=TRLReward(RecReward(…))`, or `AsyncTRLReward`",
-        "a batch",
         "TRL's own GRPOTrainer",
     ),
     "verl": Trainer(
-        "verl 0.10",
-        "`reward.custom_reward_function.path=pkg://rl4rec_kernels.adapters.verl`",
-        "one",
-        "a harness of its call path",
+        "verl 0.10", "`reward.custom_reward_function.path=pkg://rl4rec_kernels.adapters.verl`"
     ),
     "openrlhf": Trainer(
-        "OpenRLHF 0.11",
-        "`--reward.remote_url` [a file of five lines](examples/openrlhf_reward.py)",
-        "one",
-        "a harness",
+        "OpenRLHF 0.11", "`--reward.remote_url` and a file such as `examples/openrlhf_reward.py`"
     ),
     "nemo_rl": Trainer(
-        "NeMo-RL 0.6",
-        "the actor class `rl4rec_kernels.adapters.nemo_rl.RecEnvironmentActor`",
-        "a batch",
-        "a harness",
+        "NeMo-RL 0.6", "the actor class `rl4rec_kernels.adapters.nemo_rl.RecEnvironmentActor`"
     ),
-    "slime": Trainer(
-        "slime 0.3.1",
-        "`--custom-rm-path rl4rec_kernels.adapters.slime.custom_rm`",
-        "one, or a group",
-        "a harness",
-    ),
-    "areal": Trainer(
-        "AReaL 2.0", '`reward_fn="rl4rec_kernels.adapters.areal.reward_fn"`', "one", "a harness"
-    ),
+    "slime": Trainer("slime 0.3.1", "`--custom-rm-path rl4rec_kernels.adapters.slime.custom_rm`"),
+    "areal": Trainer("AReaL 2.0", '`reward_fn="rl4rec_kernels.adapters.areal.reward_fn"`'),
 }
 """The adapters by module. Importing this package imports all of them."""
 
