@@ -1,4 +1,4 @@
-"""Ids of items: ragged lists of them, and every check of ids as callers pass them."""
+"""Item ids: ragged lists of them, conversions from what callers pass, and their checks."""
 
 import struct
 from collections.abc import Iterable, Sequence
@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 class RaggedIds(NamedTuple):
-    """Rows of ids in compressed sparse row form.
+    """Rows of ids in compressed sparse row (CSR) form.
 
     Row ``i`` is ``values[offsets[i]:offsets[i + 1]]``. Both fields may be torch tensors or NumPy
-    arrays. Being a named tuple, it passes through ``torch.compile`` and pytrees as it is.
+    arrays. As a named tuple, it passes through ``torch.compile`` and pytrees unchanged.
 
     Attributes
     ----------
     values : int32 or int64, shape [nnz]
-        The ids of all rows, one row after the other.
+        The ids of all rows, row after row.
     offsets : int64, shape [rows + 1]
         Where each row starts; the first is 0 and the last is ``nnz``.
     """
@@ -29,73 +29,156 @@ class RaggedIds(NamedTuple):
 
     @classmethod
     def from_lists(cls, rows: Iterable[Sequence[int] | np.ndarray]) -> "RaggedIds":
-        """Pack a list of id lists (NumPy int64 arrays come out).
+        """Pack lists of ids into int64 NumPy arrays.
 
         Raises
         ------
         TypeError
-            If a row holds something other than whole numbers.
+            If a row is not a flat list of whole numbers.
         ValueError
             If a number is 2^63 or more.
         """
-        rows = list(rows)
-        if set(map(type, rows)) == {list}:
-            packed = cls._from_plain_lists(rows)
-            if packed is not None:
-                return packed
-        arrays = [np.asarray(row) for row in rows]
-        for i, array in enumerate(arrays):
-            if array.size and (array.dtype.kind not in "iu" or array.ndim != 1):
-                raise TypeError(f"row {i} must be a flat list of whole numbers, got {array!r}")
-            if array.size and array.dtype == np.uint64 and array.max() >= 2**63:
-                raise ValueError(f"row {i} holds {array.max()}, but ids must be less than 2^63")
-        lengths = np.fromiter((a.size for a in arrays), dtype=np.int64, count=len(arrays))
-        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        filled = [array for array in arrays if array.size]
-        values = (
-            np.concatenate(filled, dtype=np.int64, casting="unsafe")
-            if filled
-            else np.empty(0, np.int64)
-        )
-        return cls(values, offsets)
-
-    @classmethod
-    def _from_plain_lists(cls, rows: list[Any]) -> "RaggedIds | None":
-        """Pack lists of int without an array for each; None if they hold anything else."""
-        flat = list(chain.from_iterable(rows))
-        memory = bytearray(8 * len(flat))
-        try:
-            struct.pack_into(f"{len(flat)}q", memory, 0, *flat)  # 4 times as fast as np.array
-        except struct.error:
-            return None
-        values = np.frombuffer(memory, np.int64)
-        if any(type(flat[i]) is bool for i in np.flatnonzero((values == 0) | (values == 1))):
-            return None
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=offsets[1:])
-        return cls(values, offsets)
+        return _pack("rows", list(rows))
 
     def to_lists(self) -> list[list[int]]:
-        """Unpack into plain lists."""
+        """Unpack into lists of int."""
         values, offsets = np.asarray(self.values), np.asarray(self.offsets)
-        return [values[a:b].tolist() for a, b in pairwise(offsets)]
+        return [values[start:end].tolist() for start, end in pairwise(offsets)]
 
 
-def rows_of(ragged: RaggedIds) -> np.ndarray:
-    """Return the row of every value, int64 [nnz]."""
-    lengths = np.diff(ragged.offsets)
+# Conversions. Below, RaggedIds hold int64 NumPy arrays.
+
+
+def as_ragged(name: str, rows: Any, num_rows: int) -> RaggedIds:
+    """Turn lists of ids, an array padded with -1, or RaggedIds into RaggedIds without padding.
+
+    Raises TypeError, ValueError or IndexError unless there are `num_rows` rows of whole numbers
+    from -1.
+    """
+    ids = pack_ids(name, rows, num_rows)
+    if ids.values.size and ids.values.min() < -1:
+        raise IndexError(f"{name}: {ids.values.min()} is not an item id (-1 is padding)")
+    kept = ids.values != -1
+    return ids if kept.all() else select(ids, kept)
+
+
+def pack_ids(name: str, rows: Any, num_rows: int | None = None) -> RaggedIds:
+    """Turn lists of ids, an array or RaggedIds into checked RaggedIds; -1 stays."""
+    if not isinstance(rows, RaggedIds):
+        is_list = isinstance(rows, Iterable) and getattr(rows, "ndim", 1) > 0
+        if isinstance(rows, str | bytes) or not is_list:
+            raise TypeError(f"{name} must be a list of lists of item ids, got {rows!r}")
+        ids = _pack(name, list(rows))
+        check_layout(name, ids, num_rows)
+        return ids
+    ids = RaggedIds(*map(np.asarray, rows))
+    check_layout(name, ids, num_rows)
+    values, offsets = as_int64(f"{name}.values", ids[0]), as_int64(f"{name}.offsets", ids[1])
+    lengths = offsets[1:] - offsets[:-1]
+    if not offsets.size or offsets[0] != 0 or offsets[-1] != values.size or (lengths < 0).any():
+        raise ValueError(
+            f"{name}.offsets must rise from 0 to {values.size}, the number of values, got {offsets}"
+        )
+    return RaggedIds(values, offsets)
+
+
+def as_int64(name: str, values: Any, too_large: type[Exception] = ValueError) -> np.ndarray:
+    """Turn whole numbers into an int64 array, or raise TypeError; `too_large` from 2^63."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{name} must be an array, got lists of different lengths") from None
+    if array.size and not _holds_integers(array):
+        raise TypeError(f"{name} must be whole numbers, got {array.dtype}")
+    if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
+        raise too_large(f"{name}: {array.max()} is too large, ids must be below 2^63")
+    return np.asarray(array, dtype=np.int64, order="C")
+
+
+def as_column(
+    name: str, ids: Any, num_rows: int, too_large: type[Exception] = ValueError
+) -> np.ndarray:
+    """Turn one id per row into int64 [num_rows], or raise TypeError or ValueError."""
+    array = as_int64(name, ids, too_large)
+    if array.shape != (num_rows,):
+        raise ValueError(
+            f"{name} must have one id for each of the {num_rows} rows, got shape {array.shape}"
+        )
+    return array
+
+
+def _pack(name: str, rows: list[Any]) -> RaggedIds:
+    if set(map(type, rows)) == {list}:
+        values = _int_values(list(chain.from_iterable(rows)))
+        if values is not None:
+            return RaggedIds(values, to_offsets(list(map(len, rows))))
+    arrays = [as_int64(f"{name}[{i}]", row) for i, row in enumerate(rows)]
+    for i, array in enumerate(arrays):
+        if array.size and array.ndim != 1:
+            raise TypeError(f"{name}[{i}] must be a flat list of ids, got shape {array.shape}")
+    values = np.concatenate([np.empty(0, np.int64), *map(np.ravel, arrays)])
+    return RaggedIds(values, to_offsets([array.size for array in arrays]))
+
+
+def _int_values(flat: list[Any]) -> np.ndarray | None:
+    """Numbers as int64, four times as fast as by np.array; None if one is not an int64."""
+    memory = bytearray(8 * len(flat))
+    try:
+        struct.pack_into(f"{len(flat)}q", memory, 0, *flat)
+    except struct.error:
+        return None
+    values = np.frombuffer(memory, np.int64)
+    is_bool = any(type(flat[i]) is bool for i in np.flatnonzero((values == 0) | (values == 1)))
+    return None if is_bool else values
+
+
+# Rows of ragged ids
+
+
+def to_offsets(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Offsets of rows of these lengths, int64 [rows + 1]."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, dtype=np.int64, out=offsets[1:])
+    return offsets
+
+
+def rows_of(ids: RaggedIds) -> np.ndarray:
+    """The row of each value, int64 [nnz]."""
+    lengths = np.diff(ids.offsets)
     return np.repeat(np.arange(lengths.size, dtype=np.int64), lengths)
 
 
-def select(ragged: RaggedIds, keep: np.ndarray) -> RaggedIds:
-    """Keep the values where the mask `keep` [nnz] is set; rows stay, though some may be empty."""
-    ends = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
-    return RaggedIds(ragged.values[keep], ends[ragged.offsets])
+def pairs_of(ids: RaggedIds, num_items: int) -> np.ndarray:
+    """The row and the id (below `num_items`) of each value as one number, int64 [nnz]."""
+    return rows_of(ids) * num_items + ids.values
+
+
+def select(ids: RaggedIds, keep: np.ndarray) -> RaggedIds:
+    """Keep the values where the mask `keep` [nnz] is set, and all rows, even if empty."""
+    return RaggedIds(ids.values[keep], to_offsets(keep)[ids.offsets])
+
+
+def slice_rows(ids: RaggedIds, start: int, end: int) -> RaggedIds:
+    """The rows from `start` to `end`, exclusive."""
+    offsets = ids.offsets[start : end + 1]
+    return RaggedIds(ids.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+
+def prepend(columns: np.ndarray, ids: RaggedIds) -> RaggedIds:
+    """Put the ids `columns` [rows, n] before those of each row."""
+    offsets = ids.offsets + np.arange(len(ids.offsets)) * columns.shape[1]
+    values = np.empty(offsets[-1], np.int64)  # np.insert takes several times as long
+    is_old = np.ones(len(values), dtype=bool)
+    for i, column in enumerate(columns.T):
+        places = offsets[:-1] + i
+        values[places] = column
+        is_old[places] = False
+    values[is_old] = ids.values
+    return RaggedIds(values, offsets)
 
 
 def merge(parts: Sequence[RaggedIds | None]) -> RaggedIds:
-    """The rows of several RaggedIds of NumPy arrays, one after the other."""
+    """All rows of several RaggedIds, in order."""
     given = [part for part in parts if part is not None]
     if len(given) == 1:
         return given[0]
@@ -105,158 +188,89 @@ def merge(parts: Sequence[RaggedIds | None]) -> RaggedIds:
     return RaggedIds(np.concatenate([part.values for part in given]), np.concatenate(offsets))
 
 
-def check_targets(targets: Any, rows: int) -> np.ndarray:
-    """Turn targets into int64 [rows].
+# Checks
 
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not whole numbers, or not one for each row.
+
+def check_layout(name: str, ids: RaggedIds, num_rows: int | None = None) -> None:
+    """Raise TypeError or ValueError unless both parts are flat, whole numbers, for `num_rows` rows.
+
+    Reads dtypes and shapes only, so it also serves tensors on a GPU and inside ``torch.compile``.
     """
+    for part, array in (("values", ids.values), ("offsets", ids.offsets)):
+        if not _holds_integers(array) and (isinstance(array, Tensor) or array.size):
+            raise TypeError(f"{name}.{part} must be whole numbers, got {array.dtype}")
+        if array.ndim != 1:
+            raise ValueError(f"{name}.{part} must be flat, got shape {tuple(array.shape)}")
+    if num_rows is not None and ids.offsets.shape[0] != num_rows + 1:
+        given = ids.offsets.shape[0] - 1
+        raise ValueError(f"{name} must have one list for each of the {num_rows} rows, got {given}")
+
+
+def _holds_integers(array: Any) -> bool:
+    if isinstance(array, Tensor):
+        return array.dtype in (torch.int32, torch.int64)
+    return array.dtype.kind in "iu"
+
+
+def check_targets(targets: Any, num_rows: int) -> np.ndarray:
+    """Turn targets into int64 [num_rows], or raise TypeError, ValueError or IndexError."""
     if targets is None:
-        raise ValueError("targets is None: pass the item id that each row is about")
-    try:
-        array = np.asarray(targets)
-    except ValueError:  # rows of different lengths
-        raise ValueError(
-            "targets must have one item id for each text, got lists of different lengths"
-        ) from None
-    if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"targets must be item ids, got {array.dtype}")
-    if array.shape != (rows,):
-        raise ValueError(
-            f"targets must have one item id for each of the {rows} texts, got shape {array.shape}"
-        )
-    if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
-        raise IndexError(f"targets: {array.max()} is no item id, these are below 2^63")
-    return array.astype(np.int64)
+        raise ValueError("targets is None: pass one item id per row")
+    return as_column("targets", targets, num_rows, IndexError)
 
 
-def as_ragged(name: str, rows: Any, count: int) -> RaggedIds:
-    """Turn lists of ids, an array or RaggedIds into int64 RaggedIds of NumPy arrays, without -1.
-
-    Raises
-    ------
-    TypeError, ValueError, IndexError
-        If they are not whole numbers, not `count` rows, or below -1.
-    """
-    if not isinstance(rows, RaggedIds):
-        if isinstance(rows, str) or not hasattr(rows, "__len__"):
-            raise TypeError(f"{name} must be a list of lists of item ids, got {rows!r}")
-        try:
-            rows = RaggedIds.from_lists(rows)
-        except TypeError as error:
-            raise TypeError(f"{name}: {error}") from None
-    values, offsets = (np.asarray(part) for part in rows)
-    for part, array in (("values", values), ("offsets", offsets)):
-        if array.dtype.kind not in "iu" or array.ndim != 1:
-            raise TypeError(
-                f"{name}.{part} must be a flat array of whole numbers, got "
-                f"{array.dtype} {array.shape}"
-            )
-    values, offsets = values.astype(np.int64, copy=False), offsets.astype(np.int64, copy=False)
-    if len(offsets) != count + 1:
-        raise ValueError(
-            f"{name} must have one list for each of the {count} rows, got {len(offsets) - 1}"
-        )
-    if offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
-        raise ValueError(
-            f"{name}.offsets must rise from 0 to {len(values)}, the number of values; got {offsets}"
-        )
-    if values.size and values.min() < -1:
-        raise IndexError(f"{name}: {values.min()} is no item id (-1 is padding)")
-    kept = values != -1
-    ragged = RaggedIds(values, offsets)
-    return ragged if kept.all() else select(ragged, kept)
-
-
-def with_targets(targets: np.ndarray, negatives: RaggedIds) -> RaggedIds:
-    """Each row's target, then its negatives: the candidates of `rank_candidates`."""
-    offsets = negatives.offsets + np.arange(len(targets) + 1)
-    values = np.empty(offsets[-1], np.int64)  # np.insert takes several times as long
-    is_negative = np.ones(len(values), dtype=bool)
-    is_negative[offsets[:-1]] = False
-    values[offsets[:-1]] = targets
-    values[is_negative] = negatives.values
-    return RaggedIds(values, offsets)
-
-
-def check_inside(name: str, ids: np.ndarray, num_rows: int) -> None:
-    """Check that all ids are rows of a table.
-
-    Raises
-    ------
-    IndexError
-        If one is not; the message names it.
-    """
-    if ids.size and (ids.min() < 0 or ids.max() >= num_rows):
-        outside = (ids < 0) | (ids >= num_rows)
+def check_inside(name: str, ids: np.ndarray, num_items: int) -> None:
+    """Raise IndexError unless all ids are rows of a table."""
+    if ids.size and (ids.min() < 0 or ids.max() >= num_items):
+        outside = (ids < 0) | (ids >= num_items)
         raise IndexError(
-            f"{name}: item {ids[outside][0]} is not in the index, whose ids are below "
-            f"{num_rows}; check that both are of one data set"
+            f"{name}: item {ids[outside][0]} is not in the index, whose ids are below {num_items}; "
+            "check that both are of the same data set"
         )
 
 
 def check_valid_items(name: str, ids: np.ndarray, valid: np.ndarray) -> None:
-    """Check that all ids are rows of a table that the mask `valid` [N] calls items.
-
-    Raises
-    ------
-    IndexError
-        If one is not; the message names it.
-    """
+    """Raise IndexError unless all ids are rows of a table that the mask `valid` [N] marks."""
     check_inside(name, ids, len(valid))
     if not valid[ids].all():
         raise IndexError(
-            f"{name}: {ids[~valid[ids]][0]} is no item by valid (it is padding, or "
-            "had no metadata); leave it out"
+            f"{name}: {ids[~valid[ids]][0]} is not an item (it is padding, or has no metadata); "
+            "leave it out"
         )
 
 
 def valid_rows(valid: Any, num_rows: int) -> np.ndarray:
-    """Which rows are items, bool [num_rows]; all where `valid` is None.
-
-    Raises
-    ------
-    ValueError
-        If it is no such mask.
-    """
+    """Which rows are items, bool [num_rows]: all if `valid` is None."""
     if valid is None:
         return np.ones(num_rows, dtype=bool)
     if not isinstance(valid, Tensor) or valid.dtype != torch.bool or valid.shape != (num_rows,):
-        raise ValueError(
-            f"valid must be a bool tensor [{num_rows}], got "
-            f"{getattr(valid, 'dtype', type(valid).__name__)} "
-            f"{tuple(getattr(valid, 'shape', ()))}"
-        )
+        dtype, shape = getattr(valid, "dtype", type(valid)), tuple(getattr(valid, "shape", ()))
+        raise ValueError(f"valid must be a bool tensor [{num_rows}], got {dtype} {shape}")
     return valid.cpu().numpy()
 
 
+# Statistics
+
+
 def count_items(targets: np.ndarray, excluded: RaggedIds | None, valid: np.ndarray) -> np.ndarray:
-    """How many items may compete for each target, itself included, int64 [B]."""
+    """How many items compete for each target, including itself, int64 [rows]."""
     num_items = np.full(len(targets), valid.sum())
     if excluded is not None:
-        pairs = np.unique(as_pairs(rows_of(excluded), excluded.values, len(valid)))
-        rows, ids = np.divmod(pairs, len(valid))
+        rows, ids = np.divmod(np.unique(pairs_of(excluded, len(valid))), len(valid))
         gone = valid[ids] & (ids != targets[rows])
         num_items -= np.bincount(rows[gone], minlength=len(targets))
     return num_items
 
 
-def as_pairs(rows: np.ndarray, ids: np.ndarray, num_rows: int) -> np.ndarray:
-    """A row and an id of a table of `num_rows` as one number."""
-    return rows * num_rows + ids
-
-
 def target_popularity(targets: Any, item_counts: Any) -> np.ndarray:
-    """How often each user's target was taken, int64 [B], to group users by.
+    """How many interactions each user's target has, int64 [B], to group users by.
 
     Parameters
     ----------
     targets : B item ids
         The targets.
     item_counts : int, shape [N]
-        How often each item was taken, for example `RecommendationDataset.item_counts`.
+        Interactions per item, for example `RecommendationDataset.item_counts`.
 
     Raises
     ------
@@ -265,9 +279,5 @@ def target_popularity(targets: Any, item_counts: Any) -> np.ndarray:
     """
     counts = np.asarray(item_counts)
     items = check_targets(targets, len(targets))
-    if items.size and not 0 <= items.min() <= items.max() < len(counts):
-        raise IndexError(
-            f"targets go from {items.min()} to {items.max()}, but item_counts has "
-            f"{len(counts)} items; check that both are of one data set"
-        )
+    check_inside("targets", items, len(counts))
     return counts[items]

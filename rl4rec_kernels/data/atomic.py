@@ -15,7 +15,7 @@ import numpy as np
 
 from rl4rec_kernels.data.files import first_file, numbered_lines, read_text, with_gz
 from rl4rec_kernels.data.item_fields import canonical_name
-from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.ids import RaggedIds, to_offsets
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def read_atomic_interactions(
         keys.insert(0, _times(inter))
     order = np.lexsort(keys)  # stable; the last key is the first to decide
     counts = np.bincount(users, minlength=len(user_of) + 1)[1:]
-    sequences = RaggedIds(items[order], np.concatenate([[0], np.cumsum(counts)]))
+    sequences = RaggedIds(items[order], to_offsets(counts))
     user_ids = np.arange(1, len(user_of) + 1, dtype=np.int64)
     return user_ids, sequences, ["", *user_of], ["", *item_of]
 

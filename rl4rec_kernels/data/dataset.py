@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import operator
 import os
 from collections.abc import Mapping
@@ -11,21 +12,18 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import number, whole_number
 from rl4rec_kernels.data.export import to_hf
 from rl4rec_kernels.data.interactions import Interactions, load_interactions
 from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
 from rl4rec_kernels.data.splits import leave_one_out, split_index, split_seed
-from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.ids import RaggedIds, as_int64, prepend
 from rl4rec_kernels.negatives.checks import (
-    check_alpha,
-    check_given,
     draw_negatives,
-    put_beside,
     sampling_weights,
     verify_negatives,
 )
-from rl4rec_kernels.negatives.sampling import MOST_ITEMS
+from rl4rec_kernels.negatives.sampling import MAX_ITEMS
 
 logger = logging.getLogger("rl4rec_kernels.data")
 
@@ -120,13 +118,13 @@ class RecommendationDataset(Dataset[Sample]):
         num_negs = whole_number("num_negs", num_negs, 0)
         seed = whole_number("seed", seed, 0)
         if num_items is not None:
-            num_items = whole_number("num_items", num_items, 2, MOST_ITEMS)
+            num_items = whole_number("num_items", num_items, 2, MAX_ITEMS)
         elif num_negs:
             raise ValueError(
                 f"num_negs={num_negs} needs num_items, the number of rows of the item "
                 "table; pass num_items=max(item_metadata.keys()) + 1"
             )
-        check_alpha(neg_alpha)
+        neg_alpha = number("neg_alpha", neg_alpha, 0, math.inf)
         if interactions is None:
             interactions = load_interactions(data_name, data_dir)
         known = np.fromiter(item_metadata, dtype=np.int64)
@@ -218,12 +216,17 @@ class RecommendationDataset(Dataset[Sample]):
         ... )  # doctest: +SKIP
         >>> train = train.with_negatives(hard, num_random=89)  # doctest: +SKIP
         """
-        given = check_given(negatives, len(self))
+        shape = np.shape(negatives)
+        if len(shape) != 2 or shape[0] != len(self):
+            raise ValueError(
+                f"negatives must be [{len(self)}, n], a row for each of user_ids, got shape {shape}"
+            )
+        given = as_int64("negatives", negatives)
         num_random = whole_number("num_random", num_random, 0)
         known = sampling_weights(self.num_items, self._known_items, self.item_counts, 0.0)
         verify_negatives(given, self.num_items, self.seen, self.user_ids, known)
         if num_random:
-            drawn = self._draw(num_random, put_beside(self.seen, given))
+            drawn = self._draw(num_random, prepend(given, self.seen))
             given = np.concatenate([given, drawn], axis=1)
         other = copy.copy(self)
         other.negatives, other.num_negs = given, given.shape[1]

@@ -9,7 +9,7 @@ import numpy as np
 
 from rl4rec_kernels.data.atomic import atomic_file, read_atomic_interactions
 from rl4rec_kernels.data.files import dataset_dir, first_file, numbered_lines, read_text, with_gz
-from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.ids import RaggedIds, to_offsets
 
 SEQUENCE_FILES = with_gz("sequential_data.txt")
 
@@ -97,10 +97,8 @@ def read_sequences(path: Path) -> Interactions:
         lengths.append(len(items))
     if not users:
         raise ValueError(f"{path} is empty; it must have one line a user: user item item …")
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Interactions(
-        np.array(users, dtype=np.int64), RaggedIds(np.array(values, dtype=np.int64), offsets)
-    )
+    sequences = RaggedIds(np.array(values, dtype=np.int64), to_offsets(lengths))
+    return Interactions(np.array(users, dtype=np.int64), sequences)
 
 
 def _ids(fields: list[str], where: str) -> list[int]:

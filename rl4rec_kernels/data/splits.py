@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from rl4rec_kernels.ids import RaggedIds, rows_of, select
+from rl4rec_kernels.ids import RaggedIds, rows_of, select, to_offsets
 
 SPLITS = ("train", "valid", "test")
 """The target is a user's last item but two (train), last but one (valid) or last (test)."""
@@ -153,7 +153,9 @@ def leave_one_out(
             f"longest of {kept.size} sequences has {np.diff(sequences.offsets).max(initial=0)}, of "
             f"which the metadata knows at most {position.max(initial=-back) + back}"
         )
-    seen = _keep_rows(remaining, kept)
+    lengths = np.diff(remaining.offsets)
+    values = remaining.values[np.repeat(kept, lengths)]
+    seen = RaggedIds(values, to_offsets(lengths[kept]))
     position = position[kept]
     row = rows_of(seen)
     place = np.arange(row.size) - seen.offsets[row]
@@ -174,12 +176,6 @@ def leave_one_out(
         repeat_targets=np.unique(history_row[repeats]).size,
     )
     return Split(user_ids[kept], targets, histories, seen, report)
-
-
-def _keep_rows(ragged: RaggedIds, kept: np.ndarray) -> RaggedIds:
-    lengths = np.diff(ragged.offsets)
-    offsets = np.concatenate([[0], np.cumsum(lengths[kept])])
-    return RaggedIds(ragged.values[np.repeat(kept, lengths)], offsets)
 
 
 def _rows_with_repeats(ragged: RaggedIds, row: np.ndarray) -> int:

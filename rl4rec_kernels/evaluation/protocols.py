@@ -21,15 +21,15 @@ from rl4rec_kernels.evaluation.groups import NUM_BINS, group_rows
 from rl4rec_kernels.evaluation.result import Estimate, Evaluation, Results, Settings
 from rl4rec_kernels.ids import (
     RaggedIds,
-    as_pairs,
     as_ragged,
     check_inside,
     check_targets,
     check_valid_items,
     count_items,
+    pairs_of,
+    prepend,
     rows_of,
     valid_rows,
-    with_targets,
 )
 from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts, rank_candidates, rank_catalog
@@ -160,7 +160,7 @@ def evaluate(
     num_items = torch.from_numpy(count_items(items, excluded, may_compete))
     counts: dict[str, RankCounts] = {}
     if sampled is not None:
-        counts[SAMPLED] = rank_candidates(query, table, with_targets(items, sampled))
+        counts[SAMPLED] = rank_candidates(query, table, prepend(items[:, None], sampled))
     if whole_catalog:
         counts[CATALOG] = rank_catalog(
             query, table, torch.from_numpy(items), exclude=excluded, valid=valid
@@ -238,13 +238,13 @@ def _check_negatives(
         )
     rows = rows_of(negatives)
     refuse(negatives.values == items[rows], "is the row's target")
-    pairs = as_pairs(rows, negatives.values, len(valid))
+    pairs = pairs_of(negatives, len(valid))
     order = pairs.argsort(kind="stable")
     again = np.zeros(len(pairs), dtype=bool)
     again[order[1:]] = np.diff(pairs[order]) == 0
     refuse(again, "stands there twice")
     if excluded is not None:
-        gone = as_pairs(rows_of(excluded), excluded.values, len(valid))
+        gone = pairs_of(excluded, len(valid))
         refuse(np.isin(pairs, gone), "is also in exclude")
 
 

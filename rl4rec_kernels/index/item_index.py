@@ -13,7 +13,7 @@ from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.mapped import check_finite, row_blocks
 from rl4rec_kernels._utils.writing import replacing
-from rl4rec_kernels.ids import check_inside
+from rl4rec_kernels.ids import check_valid_items
 from rl4rec_kernels.index.encoder import Encoder, check_encoder
 from rl4rec_kernels.index.files import (
     FORMAT,
@@ -314,13 +314,7 @@ class ItemIndex:
         IndexError
             If one is outside the table, or a row that is no item; the message names it.
         """
-        check_inside(name, ids, self.num_rows)
-        unknown = ~self.valid.numpy()[ids]
-        if unknown.any():
-            raise IndexError(
-                f"{name}: {ids[unknown][0]} is no item of the index (it is padding, or had no "
-                "metadata); leave it out"
-            )
+        check_valid_items(name, ids, self.valid.numpy())
 
     def info(self) -> dict[str, Any]:
         """Describe the index, for people and as JSON."""

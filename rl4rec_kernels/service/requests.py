@@ -20,7 +20,7 @@ from rl4rec_kernels.ids import (
     check_inside,
     check_targets,
     merge,
-    with_targets,
+    prepend,
 )
 from rl4rec_kernels.index.encoder import check_texts
 from rl4rec_kernels.index.item_index import ItemIndex
@@ -147,7 +147,7 @@ def make_request(items: Items, dataset: str, arguments: Arguments) -> Request:
         items.check_items("targets", targets)
         if negatives is not None:
             items.check_items("neg_items", negatives.values)
-            candidates = with_targets(targets, negatives)
+            candidates = prepend(targets[:, None], negatives)
     if seen is not None:
         check_inside("histories", seen.values, items.num_rows)
     return Request(dataset, texts, targets, candidates, seen, wants_scores)

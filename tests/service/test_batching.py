@@ -95,11 +95,11 @@ BAD = [
     ({"texts": []}, ValueError, "texts is empty"),
     ({"texts": ["a", "\ud800"]}, ValueError, r"texts\[1\] is no valid Unicode"),
     ({"texts": ["a", "x" * 2**20]}, ValueError, r"texts\[1\] has 1,048,576 characters but"),
-    ({"targets": [1]}, ValueError, "one item id for each of the 2 texts"),
+    ({"targets": [1]}, ValueError, "one id for each of the 2"),
     ({"targets": [1, 10**6]}, IndexError, "targets: item 1000000 is not in the index"),
-    ({"neg_items": [[1], [0]]}, IndexError, "neg_items: 0 is no item"),
+    ({"neg_items": [[1], [0]]}, IndexError, "neg_items: 0 is not an item"),
     ({"neg_items": [[1]]}, ValueError, "neg_items must have one list for each of the 2"),
-    ({"histories": [[1], [-7]]}, IndexError, "histories: -7 is no item id"),
+    ({"histories": [[1], [-7]]}, IndexError, "histories: -7 is not an item id"),
 ]
 
 

@@ -61,9 +61,9 @@ def test_rewards_are_those_of_the_local_service(client, local):
         (([], "toys", []), ValueError, "^texts is empty"),
         ((["\ud800"], "toys", [1]), ValueError, r"^texts\[0\] is no valid Unicode"),
         ((["x" * 2**20], "toys", [1]), ValueError, r"^texts\[0\] has 1,048,576 characters"),
-        ((["a"], "toys", [1, 2]), ValueError, "^targets must have one item id for each of the 1"),
+        ((["a"], "toys", [1, 2]), ValueError, "^targets must have one id for each of the 1"),
         ((["a"], "toys", [9999]), IndexError, "^targets: item 9999 is not in the index"),
-        ((["a"], "toys", [1], [[0]]), IndexError, "^neg_items: 0 is no item"),
+        ((["a"], "toys", [1], [[0]]), IndexError, "^neg_items: 0 is not an item"),
     ],
 )
 def test_errors_reach_the_caller_as_they_are(client, arguments, error, words):
