@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# Triton reads it when it is imported, so it stands before all that may do so.
+# Triton reads this when it is imported, so it must be set before any import that may import Triton.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -17,7 +17,7 @@ from tests.cuda.emulated import Emulated
 
 @pytest.fixture(scope="session")
 def beauty_dir() -> Path:
-    """The directory that holds ``beauty/``; set RL4REC_DATA to run the tests that need it."""
+    """The directory that contains ``beauty/``: $RL4REC_DATA, else the test is skipped."""
     root = os.environ.get("RL4REC_DATA")
     if not root or not (Path(root) / "beauty").is_dir():
         pytest.skip("needs Amazon Beauty: set RL4REC_DATA to the directory that contains beauty/")
@@ -26,10 +26,10 @@ def beauty_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def ml100k_dir() -> Path:
-    """The directory that holds ``ml-100k/`` as RecBole's atomic files."""
+    """The directory that contains ``ml-100k/``, RecBole's atomic files."""
     root = os.environ.get("RL4REC_ML100K")
     if not root or not (Path(root) / "ml-100k").is_dir():
-        pytest.skip("needs MovieLens-100k: run `make test`, which fetches it")
+        pytest.skip("needs MovieLens-100k: run `make test`, which downloads it")
     return Path(root)
 
 
@@ -41,12 +41,12 @@ def encoder() -> Encoder:
 
 @pytest.fixture(params=cpu_levels())
 def level(request: pytest.FixtureRequest):
-    """Each level of CPU features in turn, in use during the test."""
+    """Run the test at each CPU level."""
     with use_cpu_level(request.param):
         yield request.param
 
 
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
-    """The CUDA kernels compiled for the CPU; built once a session."""
+    """The CUDA kernels compiled for the CPU, once per session."""
     return Emulated(tmp_path_factory.mktemp("emulated"))

@@ -1,4 +1,4 @@
-"""The user's guide: its snippets that need no Ray, with nothing but the import lines changed."""
+"""The original user's guide: its snippets without Ray, with only the import lines changed."""
 
 import itertools
 import shutil
@@ -130,7 +130,7 @@ for batch in train_ds:
 
 @pytest.fixture(scope="module")
 def few_users(beauty_dir, tmp_path_factory):
-    """Beauty with all of its items, but only the first users."""
+    """All items of Beauty, but only the first users."""
     root = tmp_path_factory.mktemp("data")
     (root / "beauty").mkdir()
     shutil.copy(beauty_dir / "beauty" / "item_metadata.json", root / "beauty")
@@ -141,8 +141,10 @@ def few_users(beauty_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def started(few_users):
-    """What the guide leaves to the reader: a service that knows the items of Beauty."""
-    encoder = Encoder(device="cpu", batch_size=256, max_length=16)  # the first words: 12,101 items
+    """The service that the guide expects to run: the items of Beauty."""
+    encoder = Encoder(
+        device="cpu", batch_size=256, max_length=16
+    )  # only the first words, because there are 12,101 items
     index = ItemIndex.build(load_item_metadata("beauty", data_dir=few_users), encoder)
     return LocalRetrievalService({"beauty": index}, encoder).register()
 
@@ -173,13 +175,13 @@ def test_reward(run, capsys):
     assert "Reward: [" in capsys.readouterr().out
 
 
-def test_scenario_of_all_items(run):
+def test_scenario_with_all_items(run):
     names = run(DATASET, REWARD, 'texts = ["User prefers..."]', SCENARIO_ALL_ITEMS)
     assert names["test_dataset"][0]["neg_items"] == []
     assert 0 <= names["rewards"][0] <= 1
 
 
-def test_scenario_of_negatives(run):
+def test_scenario_with_negatives(run):
     names = run(DATASET, REWARD, SCENARIO_NEGATIVES, VALIDATION)
     assert len(names["sample"]["neg_items"]) == 99
     assert 0 <= names["rewards"][0] <= 1
