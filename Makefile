@@ -80,7 +80,8 @@ library      = $(shell $(CXX) -print-file-name=$(1))
 sanitized    = RL4REC_SANITIZE=$(1) RL4REC_CUDA=0 RL4REC_BUILD_TYPE=RelWithDebInfo \
                  $(BIN)/python setup.py --quiet build --build-base $(CACHE)/$(1) \
                  --build-lib $(CACHE)/$(1)/lib \
-               && rm -rf $(CACHE)/$(1)/lib/tests && cp -r tests pyproject.toml $(CACHE)/$(1)/lib \
+               && rm -rf $(CACHE)/$(1)/lib/tests $(CACHE)/$(1)/lib/benchmarks \
+               && cp -r tests benchmarks pyproject.toml $(CACHE)/$(1)/lib \
                && cd $(CACHE)/$(1)/lib
 
 sanitize: sanitize-address sanitize-thread

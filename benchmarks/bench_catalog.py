@@ -15,8 +15,8 @@ from torch import Tensor
 
 import rl4rec_kernels as rk
 from benchmarks.data import beauty, gaussian
+from benchmarks.memory import peak_growth
 from benchmarks.peers import faiss_flat
-from tests.memory import peak_growth
 
 B, N, D = 1024, 12_102, 384
 DATA = ("Beauty", "Gaussian")

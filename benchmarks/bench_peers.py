@@ -16,7 +16,7 @@ from torch import Tensor
 import rl4rec_kernels as rk
 from benchmarks import peers
 from benchmarks.data import beauty, gaussian
-from tests.memory import peak_growth
+from benchmarks.memory import peak_growth
 
 B, NUM_NEGS, K = 1024, 99, 10
 METRICS = ("ndcg@10", "hit@10", "mrr@10")

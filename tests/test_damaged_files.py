@@ -15,7 +15,7 @@ import rl4rec_kernels as rk
 from rl4rec_kernels import ItemIndex
 from rl4rec_kernels.adapters.http import read_rows
 from rl4rec_kernels.cli.app import read_requests
-from rl4rec_kernels.cli.evaluation_job import read_texts
+from rl4rec_kernels.cli.evaluate import read_texts
 from rl4rec_kernels.data import load_interactions, load_item_metadata
 from rl4rec_kernels.data.labels import read_label
 from tests.data.cases import INTER, ITEM, ITEMS, SEQUENCES

@@ -1,6 +1,9 @@
 """Imports run one way through the layers; CONTRIBUTING.md explains the list below."""
 
 import ast
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,3 +141,19 @@ def test_no_modules_import_each_other():
 
     for path in FILES:
         visit(path, [])
+
+
+def test_the_benchmarks_import_no_tests():
+    for path in (ROOT.parent / "benchmarks").glob("*.py"):
+        assert not re.search(r"^\s*(from|import) tests\b", path.read_text("utf-8"), re.MULTILINE), (
+            path
+        )
+
+
+def test_importing_stays_light():
+    heavy = ("matplotlib", "rich", "scipy", "typer", "sentence_transformers")
+    code = (
+        "import sys; import rl4rec_kernels; "
+        f"assert not set({heavy}) & set(sys.modules), set({heavy}) & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -25,20 +25,21 @@ def whole_number(name: str, value: Any, minimum: int, maximum: int | None = None
     return number
 
 
-def number(name: str, value: Any, minimum: float, maximum: float, *, above: bool = False) -> float:
-    """Return `value` as a float of the range; `above` leaves out the minimum itself.
+def number(name: str, value: Any, minimum: float, maximum: float, *, strict: bool = False) -> float:
+    """Return `value` as a float from `minimum` to `maximum`; `strict` excludes both ends.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no number, or out of the range.
+        If it is not a number, or out of the range.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     result = float(value)
-    inside = minimum < result <= maximum if above else minimum <= result <= maximum
+    inside = minimum < result < maximum if strict else minimum <= result <= maximum
     if not inside or not math.isfinite(result):
-        least = f"more than {minimum:g}" if above else f"at least {minimum:g}"
-        most = "finite" if math.isinf(maximum) else f"at most {maximum:g}"
+        least = f"more than {minimum:g}" if strict else f"at least {minimum:g}"
+        most = f"less than {maximum:g}" if strict else f"at most {maximum:g}"
+        most = "finite" if math.isinf(maximum) else most
         raise ValueError(f"{name} must be {least} and {most}, got {value!r}")
     return result

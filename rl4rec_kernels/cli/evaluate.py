@@ -1,11 +1,32 @@
 """The command ``rl4rec evaluate``."""
 
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from rl4rec_kernels._utils.imports import require
+import numpy as np
 
-typer = require("typer", "cli")
+from rl4rec_kernels import evaluation
+from rl4rec_kernels.cli.common import (
+    DataDir,
+    EncoderName,
+    Seed,
+    existing_directory,
+    json_lines,
+    load_split,
+    typer,
+)
+from rl4rec_kernels.data import RecommendationDataset, load_item_metadata
+from rl4rec_kernels.data.files import read_text
+from rl4rec_kernels.data.recent import choose_rows, recent_titles
+from rl4rec_kernels.index import Encoder, ItemIndex
+from rl4rec_kernels.index.cache import cached_index
+from rl4rec_kernels.rewards.completions import extract_query
+
+logger = logging.getLogger(__name__)
+
+GROUPINGS = ("history", "popularity")
 
 
 def evaluate(
@@ -15,28 +36,25 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(help="The data set's directory, instead of its name.")
     ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="Directory that contains the data set's (default: $RL4REC_DATA)."),
-    ] = None,
+    data_dir: DataDir = None,
     texts: Annotated[
         Path | None,
         typer.Option(
-            help='What a model said: JSON lines {"user_id": …, "text": …}. '
-            "Without, each user's latest titles."
+            help='Output of a model: JSON lines {"user_id": …, "text": …} '
+            "(default: the latest titles of each user)."
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     num_negs: Annotated[
-        int, typer.Option(min=0, help="Negatives a user; 0: the whole catalog only.")
+        int, typer.Option(min=0, help="Negatives per user; 0: only the whole catalog.")
     ] = 99,
     whole_catalog: Annotated[
         bool, typer.Option("--catalog/--no-catalog", help="Whether to rank among all items.")
     ] = True,
     ks: Annotated[str, typer.Option(help="Cut-offs.")] = "1,5,10,20,50,100",
     groups: Annotated[
-        str, typer.Option(help="Of history and popularity, separated by commas; '' for none.")
-    ] = "history,popularity",
+        str, typer.Option(help="history, popularity, both with a comma between, or ''.")
+    ] = ",".join(GROUPINGS),
     gamma: Annotated[
         float, typer.Option(help="Weight of the variance in the bias-variance estimator.")
     ] = 0.1,
@@ -44,38 +62,33 @@ def evaluate(
         int | None, typer.Option(min=1, help="Evaluate this many users (default: all).")
     ] = None,
     index: Annotated[
-        Path | None, typer.Option(help="An index file (default: kept in the cache).")
+        Path | None, typer.Option(help="An index file (default: the cached index).")
     ] = None,
-    encoder: Annotated[
-        str, typer.Option("--encoder", help="'minilm', or a sentence-transformers name or path.")
-    ] = "minilm",
-    num_bootstrap: Annotated[int, typer.Option(min=2, help="Replicates of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.")] = 42,
-    out: Annotated[Path, typer.Option(help="Where the JSON and the PNG are written.")] = Path(
+    encoder: EncoderName = "minilm",
+    num_bootstrap: Annotated[int, typer.Option(min=2, help="Bootstrap replicates.")] = 1000,
+    seed: Seed = 42,
+    out: Annotated[Path, typer.Option(help="Directory of the JSON and PNG files.")] = Path(
         "evaluation_out"
     ),
 ) -> None:
-    """Evaluate texts about users: sampled, whole catalog and corrected metrics with intervals."""
+    """Evaluate texts about users: sampled, whole-catalog and corrected metrics with intervals."""
     from rich.console import Console
 
-    from rl4rec_kernels.cli.evaluation_job import evaluate_dataset, read_texts
-    from rl4rec_kernels.data.files import read_text
-    from rl4rec_kernels.index import Encoder, ItemIndex
-
     if (name is None) == (data is None):
-        raise ValueError("pass the name of a data set, or its directory as --data, and not both")
+        raise ValueError("pass either the name of a data set, or its directory as --data")
     if data is not None:
-        if not data.is_dir():
-            raise FileNotFoundError(
-                f"--data {data} is not a directory; pass one that holds "
-                "sequential_data.txt and item_metadata.json"
-            )
-        name, data_dir = data.resolve().name, data.resolve().parent
-    cutoffs = _whole_numbers("--ks", ks)
-    said = None
+        data = existing_directory(data)
+        name, data_dir = data.name, data.parent
+    try:
+        cutoffs = [int(k) for k in ks.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"--ks must be whole numbers separated by commas, such as 1,10,100, got {ks!r}"
+        ) from None
+    outputs = None
     if texts is not None:
         try:
-            said = read_texts(read_text(texts).split("\n"))
+            outputs = read_texts(read_text(texts).split("\n"))
         except ValueError as error:
             raise ValueError(f"{texts}: {error}") from error
     model = Encoder(encoder)
@@ -84,7 +97,7 @@ def evaluate(
         model,
         data_dir=data_dir,
         split=split,
-        texts=said,
+        texts=outputs,
         index=None if index is None else ItemIndex.open(index, encoder=model),
         num_negs=num_negs,
         num_users=users,
@@ -95,20 +108,137 @@ def evaluate(
         gamma=gamma,
         num_bootstrap=num_bootstrap,
     )
-    numbers, picture = (out / f"{name}_{split}.{kind}" for kind in ("json", "png"))
+    numbers, figure = (out / f"{name}_{split}.{kind}" for kind in ("json", "png"))
     result.save(numbers)
-    result.plot(picture, f"{name}, {split}")
+    result.plot(figure, f"{name}, {split}")
     console = Console()
     console.print(result.table(title=f"{name}, {split}"))
     for grouping in result.groups:
         console.print(result.table(grouping, title=f"{name}, {split}, by {grouping}"))
-    print(f"wrote {numbers} and {picture}")
+    print(f"wrote {numbers} and {figure}")
 
 
-def _whole_numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
+def evaluate_dataset(
+    name: str,
+    encoder: Encoder,
+    *,
+    data_dir: Path | None = None,
+    split: str = "test",
+    texts: Mapping[int, str] | None = None,
+    index: ItemIndex | None = None,
+    num_negs: int = 99,
+    num_users: int | None = None,
+    group_by: Sequence[str] = GROUPINGS,
+    seed: int = 42,
+    **options: Any,
+) -> evaluation.Evaluation:
+    """Rank each user's target by a text about the user.
+
+    Parameters
+    ----------
+    name : str
+        The data set.
+    encoder : Encoder
+        Encodes the texts, and the items if there is no index.
+    data_dir : Path, optional
+        See `load_item_metadata`.
+    split : str
+        ``"train"``, ``"valid"`` or ``"test"``.
+    texts : mapping of int to str, optional
+        A model's output by user id, from which the query is extracted as `RecReward` does; other
+        users are left out. Default: the latest titles of each user.
+    index : ItemIndex, optional
+        The items. Default: encoded here, and cached.
+    num_negs : int
+        Negatives per user; 0 ranks only among all items.
+    num_users : int, optional
+        Evaluate this many users, drawn at random. Default: all.
+    group_by : sequence of {"history", "popularity"}
+        Group by the length of the history, by the popularity of the target.
+    seed : int
+        Seed of the users, the negatives and the bootstrap.
+    **options
+        Passed to `evaluate`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the data set does not exist.
+    TypeError, ValueError, IndexError
+        If an argument is invalid, or a text is about a user who is not in the split.
+
+    Notes
+    -----
+    Negatives are items that the user never interacted with, while the whole catalog leaves out only
+    the history: for train and valid, it includes the user's few later items.
+    """
+    for grouping in group_by:
+        if grouping not in GROUPINGS:
+            raise ValueError(f"unknown grouping {grouping!r}; known are: {', '.join(GROUPINGS)}")
+    item_metadata = load_item_metadata(name, data_dir=data_dir)
+    dataset = load_split(name, item_metadata, split, num_negs, seed, data_dir)
+    with_text = np.arange(len(dataset)) if texts is None else _rows_of_users(dataset, texts)
+    rows = with_text[choose_rows(len(with_text), num_users, seed)]
+    histories = [dataset.history(int(row)) for row in rows]
+    if texts is None:
+        queries = [recent_titles(item_metadata, history) for history in histories]
+    else:
+        queries = [extract_query(texts[user]) for user in dataset.user_ids[rows].tolist()]
+        if len(rows) < len(dataset):
+            logger.info("evaluating %d of the %d users of %s", len(rows), len(dataset), split)
+    if index is None:
+        index = cached_index(name, item_metadata, encoder)
+    targets = dataset.targets[rows]
+    groups = {}
+    if "history" in group_by:
+        groups["history length"] = evaluation.history_lengths(histories)
+    if "popularity" in group_by:
+        groups["target popularity"] = evaluation.target_popularity(targets, dataset.item_counts)
+    return evaluation.evaluate(
+        encoder.encode_queries(queries).cpu(),
+        index.table,
+        targets,
+        negatives=dataset.negatives[rows] if num_negs else None,
+        exclude=histories,
+        valid=index.valid,
+        groups=groups,
+        seed=seed,
+        **options,
+    )
+
+
+def read_texts(lines: Iterable[str]) -> dict[int, str]:
+    """Read texts by user id from JSON lines ``{"user_id": …, "text": …}``.
+
+    Raises
+    ------
+    ValueError
+        If a line is malformed or repeats a user, or there are no lines.
+    """
+    texts: dict[int, str] = {}
+    for number, line, entry in json_lines(lines):
+        user, text = (
+            (entry.get("user_id"), entry.get("text")) if isinstance(entry, dict) else (None, None)
+        )
+        if type(user) is not int or not isinstance(text, str):
+            raise ValueError(
+                f'line {number} must be {{"user_id": number, "text": string}}, got {line[:60]}'
+            )
+        if user in texts:
+            raise ValueError(f"line {number}: user {user} already has a text; keep one")
+        texts[user] = text
+    if not texts:
+        raise ValueError('there are no texts; a line is {"user_id": number, "text": string}')
+    return texts
+
+
+def _rows_of_users(dataset: RecommendationDataset, texts: Mapping[int, str]) -> np.ndarray:
+    """The rows of the users with a text, in ascending order."""
+    users = np.fromiter(texts, dtype=np.int64, count=len(texts))
+    unknown = users[~np.isin(users, dataset.user_ids)]
+    if unknown.size:
         raise ValueError(
-            f"{option} must be whole numbers separated by commas, such as 1,10,100, got {text!r}"
-        ) from None
+            f"user {unknown[0]} has a text but is not in the split {dataset.split!r}; check that "
+            "both are of the same data set"
+        )
+    return np.flatnonzero(np.isin(dataset.user_ids, users))

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from rl4rec_kernels._utils.imports import require
-
-typer = require("typer", "cli")
+from rl4rec_kernels.cli.common import DataDir, EncoderName, typer
 
 _LOOK_S = 2.0  # how often `serve` looks whether the service is still there
 
@@ -37,13 +35,9 @@ def serve(
     datasets: Annotated[
         list[str], typer.Argument(help="Data sets: NAME, or NAME=INDEX.safetensors.")
     ],
-    encoder: Annotated[
-        str, typer.Option(help="'minilm', or a sentence-transformers name or path.")
-    ] = "minilm",
+    encoder: EncoderName = "minilm",
     backend: Annotated[str, typer.Option(help="Who encodes: torch, or openvino.")] = "torch",
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Directory of the data sets (default: $RL4REC_DATA).")
-    ] = None,
+    data_dir: DataDir = None,
     address: Address = None,
     name: Name = "RetrievalService",
     namespace: Namespace = "rl4rec",

@@ -9,27 +9,27 @@ from torch import Tensor
 from rl4rec_kernels._utils.progress import progress
 
 _BLOCK_BYTES = 32 << 20  # of the users' weights in a block of replicates
-_LONG_WORK = 200_000_000  # draws from which on a progress bar is shown
+_LONG_WORK = 200_000_000  # draws that take seconds, so that a progress bar is shown
 
 
 def bootstrap_intervals(
     values: Mapping[str, Tensor], num_bootstrap: int, confidence: float, seed: int
 ) -> dict[str, Tensor]:
-    """Intervals of the mean of every column, by drawing users with replacement.
+    """Return intervals of the mean of each column, by drawing users with replacement.
 
-    The users of a replicate are the same for all keys and columns, so that what is compared is
-    compared on the same users. Replicate i depends on the seed, i and the number of users only.
+    A replicate has the same users for all keys and columns, so that they can be compared.
+    Replicate i depends only on the seed, i and the number of users.
 
     Parameters
     ----------
     values : mapping of str to Tensor [B, M]
         Metrics of B >= 1 users.
     num_bootstrap : int
-        Replicates R.
+        Number R of replicates.
     confidence : float
         Share of the replicates inside the interval, for example 0.95.
     seed : int
-        Not negative.
+        At least 0.
 
     Returns
     -------
@@ -38,8 +38,8 @@ def bootstrap_intervals(
 
     Notes
     -----
-    A replicate is a vector of counts, how often each user was drawn, and its means are one row of
-    the product [R, B] x [B, M], which is taken in blocks of rows of 32 MiB.
+    A replicate is a vector of how often each user was drawn, and its means are one row of the
+    product [R, B] x [B, M], which is computed in blocks of rows of 32 MiB.
     """
     num_users = len(next(iter(values.values())))
     means = {
@@ -60,6 +60,6 @@ def bootstrap_intervals(
 
 
 def _times_drawn(num_users: int, seed: tuple[int, int]) -> np.ndarray:
-    """How often each user comes up in as many draws as there are users, float64."""
+    """How often each user is drawn, in as many draws as there are users, float64."""
     drawn = np.random.default_rng(seed).integers(num_users, size=num_users)
     return np.bincount(drawn, minlength=num_users).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Groups of users: by what they are called, or by ranges of a number."""
+"""Groups of users by a label, or by ranges of a number."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,12 @@ NUM_BINS = 5
 
 
 def history_lengths(histories: Any) -> np.ndarray:
-    """How many items each user's history holds, int64 [B], to group users by.
+    """Return the number of items in each history, int64 [B], to group users by.
 
     Parameters
     ----------
     histories : B lists of item ids, or RaggedIds with B rows
-        -1 is padding and does not count.
+        -1 is padding and is not counted.
     """
     rows = len(histories.offsets) - 1 if hasattr(histories, "offsets") else len(histories)
     return np.diff(as_ragged("histories", histories, rows).offsets)
@@ -25,7 +25,7 @@ def history_lengths(histories: Any) -> np.ndarray:
 def group_rows(
     groups: Mapping[str, Any], num_users: int, num_bins: int
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The rows of every group of every grouping.
+    """Return the rows of each group of each grouping.
 
     Parameters
     ----------
@@ -39,25 +39,24 @@ def group_rows(
     Returns
     -------
     dict of str to dict of str to int64 array
-        Labels in the order of the numbers, or of the alphabet; groups are never empty.
+        By grouping and label. Labels are in numerical or alphabetical order, and no group is empty.
 
     Raises
     ------
     TypeError, ValueError
-        If a grouping does not fit; the message names it.
+        If a grouping is invalid; the message names it.
     """
     if not isinstance(groups, Mapping):
         raise TypeError(
-            "groups must be a dict of a name to one label or number for each user, "
-            f"got {type(groups).__name__}"
+            f"groups must be a dict of one label or number per user, got {type(groups).__name__}"
         )
     rows = {}
     for name, labels in groups.items():
         values = np.asarray(labels)
         if values.shape != (num_users,):
             raise ValueError(
-                f"groups[{name!r}] must have one label or number for each of the "
-                f"{num_users} users, got shape {values.shape}"
+                f"groups[{name!r}] must have one label or number per user, {num_users}, got shape "
+                f"{values.shape}"
             )
         if values.dtype.kind in "iuf":
             rows[name] = _ranges(name, values, num_bins)
@@ -70,13 +69,13 @@ def group_rows(
 
 
 def _ranges(name: str, values: np.ndarray, num_bins: int) -> dict[str, np.ndarray]:
-    """Rows by ranges of a number that hold about equally many users each.
+    """Split users by ranges of a number, with about the same number of users in each.
 
-    Equal numbers stay together, so there are fewer ranges where many users share a number.
+    Equal numbers stay together, so there may be fewer ranges if many users share a number.
     """
     if not np.isfinite(values).all():
         row = np.flatnonzero(~np.isfinite(values))[0]
-        raise ValueError(f"groups[{name!r}]: row {row} has {values[row]}; numbers must be finite")
+        raise ValueError(f"groups[{name!r}] must be finite, but row {row} has {values[row]}")
     distinct = np.unique(values)
     if len(distinct) <= num_bins:
         bins = np.searchsorted(distinct, values)

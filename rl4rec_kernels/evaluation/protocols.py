@@ -1,24 +1,32 @@
-"""Ranking targets among negatives and among all items, and what follows from the counts."""
+"""Evaluation of queries by the ranks of their targets, among negatives and among all items."""
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import number, whole_number
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.evaluation.bootstrap import bootstrap_intervals
 from rl4rec_kernels.evaluation.correction import (
     DEFAULT_GAMMA,
     METHODS,
     check_gamma,
+    check_method,
     corrected_metrics,
 )
 from rl4rec_kernels.evaluation.groups import NUM_BINS, group_rows
-from rl4rec_kernels.evaluation.result import Estimate, Evaluation, Results, Settings
+from rl4rec_kernels.evaluation.report import Evaluation
+from rl4rec_kernels.evaluation.result import (
+    CATALOG,
+    CORRECTED,
+    SAMPLED,
+    Estimate,
+    Results,
+    Settings,
+)
 from rl4rec_kernels.ids import (
     RaggedIds,
     as_ragged,
@@ -35,8 +43,6 @@ from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts, rank_candidates, rank_catalog
 from rl4rec_kernels.ops._arguments import check_embeddings
 
-SAMPLED = "sampled"
-CATALOG = "whole catalog"
 DEFAULT_KS = (1, 5, 10, 20, 50, 100)
 
 
@@ -61,29 +67,29 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate queries by the ranks of their targets.
 
-    Each protocol ranks once; NDCG, Hit and MRR at every cut-off, ``mrr``, ``auc``, ``logrank`` and
-    the mean ``rank`` come from the same counts, with intervals from the same bootstrap.
+    Each protocol ranks once: NDCG, Hit and MRR at every cut-off, ``mrr``, ``auc``, ``logrank`` and
+    the mean ``rank`` are computed from the same counts, with intervals from the same bootstrap.
 
     Parameters
     ----------
     query : Tensor, shape [B, D]
-        A user a row: float32, float16 or bfloat16.
+        One row per user, float32, float16 or bfloat16.
     table : Tensor, shape [N, D]
         Embeddings of all items.
     targets : B item ids
         The true next items, rows of the table.
     negatives : B lists of item ids, a [B, m] array, or RaggedIds, optional
-        Adds the protocol ``"sampled"`` and the corrections. For the latter to hold they must be
-        drawn uniformly and without replacement from all items that may compete, as
-        `sample_negatives` does without weights and with ``seen=exclude``.
+        Adds the protocol ``"sampled"`` and the corrections. For the corrections to be valid, the
+        negatives must be drawn uniformly and without replacement from all items that may compete,
+        as `sample_negatives` does without weights and with ``seen=exclude``.
     exclude : B lists of item ids, or RaggedIds, optional
-        Items that do not compete, for example the user's history. A target is never excluded.
+        Items to leave out, for example the user's history. The target is never excluded.
     valid : Tensor, bool [N], optional
-        Rows that are items (`ItemIndex.valid`); by default all. Pass it where row 0 is padding.
+        Rows that are items (`ItemIndex.valid`). Default: all. Needed if row 0 is padding.
     whole_catalog : bool
-        Whether to rank among all items. Without, negatives are needed.
+        Whether to rank among all items. If False, `negatives` are required.
     corrections : sequence of str
-        How to estimate metrics of the whole catalog from the negatives: ``"unbiased"`` and
+        Estimators of the metrics of the whole catalog from the negatives: ``"unbiased"`` and
         ``"bias-variance"``, see `corrected_metrics`.
     ks : sequence of int
         Cut-offs.
@@ -92,36 +98,37 @@ def evaluate(
     gamma : float
         See `bias_variance_estimator`.
     groups : mapping of str to B labels or numbers, optional
-        Results by group as well. Numbers of more than `num_bins` kinds are split into ranges with
-        about equally many users. See `history_lengths` and `target_popularity`.
+        Also report results by group. Numbers with more than `num_bins` distinct values are split
+        into ranges with about the same number of users. See `history_lengths` and
+        `target_popularity`.
     num_bins : int
-        Ranges of a grouping by numbers.
+        Number of these ranges.
     num_bootstrap : int
-        Replicates of the bootstrap, from 2.
+        Bootstrap replicates, at least 2.
     confidence : float
-        Of the intervals, above 0 and below 1.
+        Confidence level of the intervals, more than 0 and less than 1.
     seed : int
-        Of the bootstrap.
+        Seed of the bootstrap.
 
     Returns
     -------
     Evaluation
-        Estimates by protocol and metric, for all users and by group; with ``table()``, ``plot()``,
-        ``to_dict()`` and ``save()``.
+        Estimates by protocol and metric, for all users and by group, with the methods ``table()``,
+        ``plot()``, ``to_dict()`` and ``save()``.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument does not fit, an embedding is not finite, a user has no negatives, or a
-        negative stands twice in its row, is the target, or may not compete; the message names it.
+        If an argument is invalid, an embedding is not finite, a user has no negatives, or a
+        negative is repeated in its row, is the target, or may not compete; the message names it.
     IndexError
-        If an id is not in the table, or no item; the message names it.
+        If an id is not in the table, or is not an item; the message names it.
 
     Notes
     -----
-    Intervals are percentiles of the bootstrap over users, within the group for groups. They tell
-    how the mean would vary with other users; for corrected metrics they hold the variance of the
-    draw of the negatives, but not the estimator's bias.
+    Intervals are percentiles of the bootstrap over users, or over the users of a group. They show
+    how the mean would vary with other users; for corrected metrics they include the variance of
+    the sampled negatives, but not the bias of the estimator.
 
     Examples
     --------
@@ -132,7 +139,7 @@ def evaluate(
     check_embeddings(query, table)
     num_users, num_rows = query.shape[0], table.shape[0]
     if not num_users:
-        raise ValueError("query has no rows: there is nobody to evaluate")
+        raise ValueError("query has no rows, so there is nothing to evaluate")
     cutoffs = _check_ks(ks)
     metrics = tuple(f"{family}@{k}" for family in ("ndcg", "hit", "mrr") for k in cutoffs)
     metrics += ("mrr", "auc", "logrank", "rank")
@@ -140,11 +147,14 @@ def evaluate(
     gamma = check_gamma(gamma)
     num_bootstrap = whole_number("num_bootstrap", num_bootstrap, 2)
     seed = whole_number("seed", seed, 0)
-    _check_confidence(confidence)
-    _check_corrections(corrections)
+    confidence = number("confidence", confidence, 0, 1, strict=True)
+    if isinstance(corrections, str):
+        raise TypeError(f"corrections must be a sequence of names, such as ({corrections!r},)")
+    for method in corrections:
+        check_method(method)
     members = group_rows(groups or {}, num_users, whole_number("num_bins", num_bins, 1))
     if negatives is None and not whole_catalog:
-        raise ValueError("whole_catalog=False needs negatives to rank among")
+        raise ValueError("whole_catalog is False, so negatives are required")
     items = check_targets(targets, num_users)
     may_compete = valid_rows(valid, num_rows)
     check_valid_items("targets", items, may_compete)
@@ -169,7 +179,7 @@ def evaluate(
     per_user = {name: metrics_from_counts(parts, metrics, ties) for name, parts in counts.items()}
     if sampled is not None:
         for method in corrections:
-            per_user[f"corrected ({method})"] = corrected_metrics(
+            per_user[CORRECTED[method]] = corrected_metrics(
                 counts[SAMPLED], metrics, num_items, method, gamma=gamma, ties=ties
             )
 
@@ -191,10 +201,10 @@ def evaluate(
             ties=ties,
             gamma=gamma,
             num_bootstrap=num_bootstrap,
-            confidence=float(confidence),
+            confidence=confidence,
             seed=seed,
-            items=(int(num_items.min()), int(num_items.max())),
-            negatives=None if sampled is None else _least_and_most(np.diff(sampled.offsets)),
+            items=_range(num_items),
+            negatives=None if sampled is None else _range(np.diff(sampled.offsets)),
         ),
     )
 
@@ -206,7 +216,7 @@ def _estimate(
     confidence: float,
     seed: int,
 ) -> Results:
-    """Means of every user's metrics with their intervals."""
+    """Means of the users' metrics, with their intervals."""
     ends = bootstrap_intervals(values, num_bootstrap, confidence, seed)
     protocols = {}
     for name, columns in values.items():
@@ -219,64 +229,41 @@ def _estimate(
 def _check_negatives(
     negatives: RaggedIds, items: np.ndarray, excluded: RaggedIds | None, valid: np.ndarray
 ) -> None:
-    """Check that negatives are a draw without replacement of what may compete."""
+    """Check that negatives are drawn without replacement from the items that may compete."""
 
     def refuse(bad: np.ndarray, why: str) -> None:
         if bad.any():
-            place = int(np.flatnonzero(bad)[0])
+            at = int(bad.argmax())
             raise ValueError(
-                f"negatives: item {negatives.values[place]} of row {rows[place]} "
-                f"{why}; draw them by sample_negatives(…, seen=exclude)"
+                f"negatives: item {negatives.values[at]} of row {rows[at]} {why}; draw them by "
+                "sample_negatives(…, seen=exclude)"
             )
 
     check_valid_items("negatives", negatives.values, valid)
     empty = np.flatnonzero(np.diff(negatives.offsets) == 0)
     if empty.size:
-        raise ValueError(
-            f"negatives: row {empty[0]} has none, so its target would always rank "
-            "first; give it some, or leave the row out"
-        )
+        raise ValueError(f"negatives: row {empty[0]} has none; add some, or leave the row out")
     rows = rows_of(negatives)
-    refuse(negatives.values == items[rows], "is the row's target")
+    refuse(negatives.values == items[rows], "is the target of the row")
     pairs = pairs_of(negatives, len(valid))
     order = pairs.argsort(kind="stable")
-    again = np.zeros(len(pairs), dtype=bool)
-    again[order[1:]] = np.diff(pairs[order]) == 0
-    refuse(again, "stands there twice")
+    repeated = np.zeros(len(pairs), dtype=bool)
+    repeated[order[1:]] = np.diff(pairs[order]) == 0
+    refuse(repeated, "is repeated")
     if excluded is not None:
         gone = pairs_of(excluded, len(valid))
         refuse(np.isin(pairs, gone), "is also in exclude")
 
 
 def _check_ks(ks: Any) -> tuple[int, ...]:
-    """The cut-offs, the least first."""
+    """Return the cut-offs in ascending order."""
     if isinstance(ks, str) or not isinstance(ks, Sequence):
         raise TypeError(f"ks must be a sequence of cut-offs such as (1, 10), got {ks!r}")
-    if not ks:
-        raise ValueError("ks is empty: pass at least one cut-off")
     cutoffs = sorted(whole_number("a cut-off of ks", k, 1, MAX_CUTOFF) for k in ks)
-    if len(set(cutoffs)) < len(cutoffs):
-        raise ValueError(f"ks has a cut-off twice: {tuple(ks)}")
+    if not cutoffs or len(set(cutoffs)) < len(cutoffs):
+        raise ValueError(f"ks must be one or more distinct cut-offs, got {tuple(ks)}")
     return tuple(cutoffs)
 
 
-def _check_confidence(confidence: Any) -> None:
-    if isinstance(confidence, bool) or not isinstance(confidence, Real):
-        raise TypeError(f"confidence must be a number, got {confidence!r}")
-    if not 0 < float(confidence) < 1:
-        raise ValueError(f"confidence must be above 0 and below 1, got {confidence}; 0.95 is usual")
-
-
-def _check_corrections(corrections: Any) -> None:
-    if isinstance(corrections, str):
-        raise TypeError(
-            f"corrections must be a sequence of names, got the string "
-            f"{corrections!r}; write ({corrections!r},)"
-        )
-    for method in corrections:
-        if method not in METHODS:
-            raise ValueError(f"unknown correction {method!r}; known are {', '.join(METHODS)}")
-
-
-def _least_and_most(values: np.ndarray) -> tuple[int, int]:
+def _range(values: Any) -> tuple[int, int]:
     return int(values.min()), int(values.max())

@@ -1,154 +1,213 @@
-"""An evaluation as a rich table and as a picture."""
+"""An evaluation as numbers, as a rich table and as a figure."""
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from torch import Tensor
+
 from rl4rec_kernels._utils.imports import require
-from rl4rec_kernels._utils.writing import save_figure
-from rl4rec_kernels.evaluation.result import Estimate, Evaluation, Results
+from rl4rec_kernels._utils.writing import replacing, save_figure
+from rl4rec_kernels.evaluation.result import (
+    CATALOG,
+    CORRECTED,
+    SAMPLED,
+    Estimate,
+    Results,
+    Settings,
+)
+from rl4rec_kernels.metrics import RankCounts
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_SAMPLED = "sampled"
 _STYLES = {
-    "whole catalog": {"color": "black", "marker": "o"},
-    "corrected (bias-variance)": {"color": "C0", "marker": "s"},
-    "corrected (unbiased)": {"color": "C1", "marker": "^"},
-    _SAMPLED: {"color": "C3", "marker": "x"},
+    CATALOG: {"color": "black", "marker": "o"},
+    CORRECTED["bias-variance"]: {"color": "C0", "marker": "s"},
+    CORRECTED["unbiased"]: {"color": "C1", "marker": "^"},
+    SAMPLED: {"color": "C3", "marker": "x"},
 }
 _FAMILIES = {"ndcg": "NDCG@k", "hit": "Hit@k"}
 
 
-def make_table(
-    evaluation: Evaluation, group_by: str | None, metrics: Sequence[str] | None, title: str
-) -> "Table":
-    """See `Evaluation.table`."""
-    require("rich", "cli")
-    from rich.table import Table
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """All metrics of all protocols, for all users and by group.
 
-    k = evaluation.main_cutoff
-    table = Table(title=title or None, caption=_caption(evaluation))
-    if group_by is None:
-        metrics = evaluation.check_metrics(evaluation.metrics if metrics is None else metrics)
-    else:
-        metrics = evaluation.check_metrics(
-            (f"ndcg@{k}", f"hit@{k}") if metrics is None else metrics
-        )
-        _check_grouping(evaluation, group_by)
-        table.add_column(group_by, overflow="fold")
-        table.add_column("users", justify="right")
-    table.add_column("metric")
-    for protocol in evaluation.overall.protocols:
-        header = protocol.replace(" (", "\n(").replace("-", "-\n")  # fits into 80 columns
-        table.add_column(header, justify="right")
-
-    def add(metric: str, results: Results, *first: str, end: bool) -> None:
-        cells = [_cell(metric, estimates[metric]) for estimates in results.protocols.values()]
-        table.add_row(*first, metric, *cells, end_section=end)
-
-    if group_by is None:
-        for metric, following in zip(metrics, [*metrics[1:], ""], strict=True):
-            family, at, _ = metric.partition("@")
-            add(metric, evaluation.overall, end=bool(at) and family != following.split("@")[0])
-        return table
-    for label, results in evaluation.groups[group_by].items():
-        for i, metric in enumerate(metrics):
-            first = ("", "") if i else (label, f"{results.users:,}")
-            add(metric, results, *first, end=i == len(metrics) - 1)
-    return table
-
-
-def draw(evaluation: Evaluation, path: Path, title: str) -> None:
-    """See `Evaluation.plot`."""
-    require("matplotlib", "cli")
-    from matplotlib.figure import Figure  # not pyplot: no window system is touched
-
-    groupings = list(evaluation.groups)
-    columns = max(2, len(groupings))
-    rows = 2 if groupings else 1
-    figure = Figure(figsize=(4.6 * columns, 3.6 * rows + 0.9), layout="constrained")
-    grid = figure.add_gridspec(rows, 2 * columns)
-    width = 2 * columns // len(_FAMILIES)
-    for i, family in enumerate(_FAMILIES):
-        axes = figure.add_subplot(grid[0, i * width : (i + 1) * width])
-        _draw_cutoffs(axes, evaluation, family)
-    for i, name in enumerate(groupings):
-        width = 2 * columns // len(groupings)
-        axes = figure.add_subplot(grid[1, i * width : (i + 1) * width])
-        _draw_groups(axes, evaluation, name)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(f"{title}: {_subject(evaluation)}" if title else _subject(evaluation), size=11)
-    save_figure(figure, path)
-
-
-def _draw_cutoffs(axes: Any, evaluation: Evaluation, family: str) -> None:
-    """A metric over the cut-off, one line a protocol, its interval as a band."""
-    ks = evaluation.settings.ks
-    for protocol in _in_order(evaluation):
-        estimates = [evaluation.overall.protocols[protocol][f"{family}@{k}"] for k in ks]
-        mean, low, high = zip(*estimates, strict=True)
-        dashed = "-" if protocol == "whole catalog" else "--"
-        axes.plot(ks, mean, label=protocol, linestyle=dashed, markersize=5, **_STYLES[protocol])
-        axes.fill_between(ks, low, high, color=_STYLES[protocol]["color"], alpha=0.15, linewidth=0)
-    axes.set(title=f"{_FAMILIES[family]}, all users", xlabel="k", xscale="log", yscale="log")
-    axes.set_xticks(ks, labels=[str(k) for k in ks])
-    axes.minorticks_off()
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.grid(alpha=0.3)
-
-
-def _draw_groups(axes: Any, evaluation: Evaluation, name: str) -> None:
-    """NDCG by group, one point a protocol; the sampled one has a scale of its own and is left out.
-
-    It is drawn where there is no other.
+    Attributes
+    ----------
+    overall : Results
+        For all users: ``overall.protocols["whole catalog"]["ndcg@10"].mean``.
+    groups : dict of str to dict of str to Results
+        By the name of a grouping, then by the label of a group.
+    metrics : tuple of str
+        The metrics, in the order of the columns of `per_user`.
+    per_user : dict of str to Tensor, float32 [B, M]
+        The metrics of each user, by protocol. Use corrected ones only as means.
+    counts : dict of str to RankCounts
+        The rank counts that the metrics were computed from, for ``"sampled"`` and ``"whole
+        catalog"`` if they were evaluated.
+    settings : Settings
+        Options and sizes.
     """
-    metric = f"ndcg@{evaluation.main_cutoff}"
-    groups = evaluation.groups[name]
-    protocols = [p for p in _in_order(evaluation) if p != _SAMPLED] or [_SAMPLED]
-    for i, protocol in enumerate(protocols):
-        estimates = [results.protocols[protocol][metric] for results in groups.values()]
-        mean, low, high = zip(*estimates, strict=True)
-        spread = [
-            [m - end for m, end in zip(mean, low, strict=True)],
-            [end - m for m, end in zip(mean, high, strict=True)],
-        ]
-        places = [group + 0.16 * (i - (len(protocols) - 1) / 2) for group in range(len(groups))]
-        axes.errorbar(
-            places, mean, spread, linestyle="", capsize=3, markersize=5, **_STYLES[protocol]
+
+    overall: Results
+    groups: dict[str, dict[str, Results]]
+    metrics: tuple[str, ...]
+    per_user: dict[str, Tensor]
+    counts: dict[str, RankCounts]
+    settings: Settings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings and estimates as plain dicts and lists, for JSON."""
+        return {
+            "settings": asdict(self.settings),
+            "overall": _plain(self.overall),
+            "groups": {
+                name: [{"label": label, **_plain(results)} for label, results in group.items()]
+                for name, group in self.groups.items()
+            },
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_dict` as JSON; missing directories are created."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        with replacing(path) as part:
+            Path(part).write_text(text, "utf-8")
+
+    def table(
+        self, group_by: str | None = None, metrics: Sequence[str] | None = None, title: str = ""
+    ) -> "Table":
+        """Return a rich table, to be printed by ``rich.print``.
+
+        Parameters
+        ----------
+        group_by : str, optional
+            A grouping, for one line per group and metric. By default there is one line per
+            metric, for all users.
+        metrics : sequence of str, optional
+            Metrics to show. Default: all, or NDCG and Hit at one cut-off with `group_by`.
+        title : str
+            Title of the table.
+
+        Raises
+        ------
+        ValueError
+            If the grouping or a metric does not exist.
+        ImportError
+            If rich is not installed.
+        """
+        require("rich", "cli")
+        from rich.table import Table
+
+        if group_by is None:
+            groups = {"": self.overall}
+            shown = self.check_metrics(self.metrics if metrics is None else metrics)
+        elif group_by in self.groups:
+            k = self.main_cutoff
+            groups = self.groups[group_by]
+            shown = self.check_metrics((f"ndcg@{k}", f"hit@{k}") if metrics is None else metrics)
+        else:
+            known = ", ".join(map(repr, self.groups)) or "none"
+            raise ValueError(f"there is no grouping {group_by!r}; known are: {known}")
+        half = f"± half the {self._interval()}"
+        table = Table(title=title or None, caption=f"{self._users_and_items()}; {half}")
+        if group_by is not None:
+            table.add_column(group_by, overflow="fold")
+            table.add_column("users", justify="right")
+        table.add_column("metric")
+        for protocol in self.overall.protocols:
+            header = protocol.replace(" (", "\n(").replace("-", "-\n")  # fits into 80 columns
+            table.add_column(header, justify="right")
+        for label, results in groups.items():
+            for i, (metric, following) in enumerate(zip(shown, [*shown[1:], ""], strict=True)):
+                cells = [_cell(metric, found[metric]) for found in results.protocols.values()]
+                if group_by is None:
+                    family, at, _ = metric.partition("@")
+                    end = bool(at) and family != following.partition("@")[0]
+                    table.add_row(metric, *cells, end_section=end)
+                else:
+                    first = ("", "") if i else (label, f"{results.users:,}")
+                    table.add_row(*first, metric, *cells, end_section=not following)
+        return table
+
+    def plot(self, path: str | os.PathLike[str], title: str = "") -> None:
+        """Write a PNG of the metrics by cut-off and by group; missing directories are created.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        require("matplotlib", "cli")
+        from matplotlib.figure import Figure  # not pyplot, which may need a display
+
+        columns = max(2, len(self.groups))
+        rows = 2 if self.groups else 1
+        figure = Figure(figsize=(4.6 * columns, 3.6 * rows + 0.9), layout="constrained")
+        grid = figure.add_gridspec(rows, 2 * columns)
+        for i, family in enumerate(_FAMILIES):
+            axes = figure.add_subplot(grid[0, i * columns : (i + 1) * columns])
+            _plot_cutoffs(axes, self.overall, self.settings.ks, family)
+        for i, (name, groups) in enumerate(self.groups.items()):
+            width = 2 * columns // len(self.groups)
+            axes = figure.add_subplot(grid[1, i * width : (i + 1) * width])
+            _plot_groups(axes, groups, name, f"ndcg@{self.main_cutoff}")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        subject = f"{title}: {self._users_and_items()}" if title else self._users_and_items()
+        subject += f"\nbands and bars: {self._interval()}s over users"
+        figure.suptitle(subject, size=11)
+        save_figure(figure, Path(path))
+
+    @property
+    def main_cutoff(self) -> int:
+        """The cut-off to show if there is room for one: the one nearest to 10."""
+        return min(self.settings.ks, key=lambda k: (abs(k - 10), k))
+
+    def check_metrics(self, metrics: Sequence[str]) -> tuple[str, ...]:
+        """Return metrics as a tuple.
+
+        Raises
+        ------
+        ValueError
+            If one was not computed.
+        """
+        for metric in metrics:
+            if metric not in self.metrics:
+                known = ", ".join(self.metrics)
+                raise ValueError(f"metric {metric!r} was not computed (see ks); known are: {known}")
+        return tuple(metrics)
+
+    def _users_and_items(self) -> str:
+        negatives, items = self.settings.negatives, self.settings.items
+        among = "" if negatives is None else f" or {_span(negatives)} negatives"
+        return f"{self.overall.users:,} users, ranked among {_span(items)} items{among}"
+
+    def _interval(self) -> str:
+        return f"{100 * self.settings.confidence:.4g}% interval"
+
+    def __repr__(self) -> str:
+        metric = f"ndcg@{self.main_cutoff}"
+        means = ", ".join(
+            f"{name} {estimates[metric].mean:.4f}"
+            for name, estimates in self.overall.protocols.items()
         )
-    labels = [f"{label}\n{results.users:,} users" for label, results in groups.items()]
-    axes.set_xticks(range(len(groups)), labels=labels, fontsize="small")
-    axes.set(title=f"{metric.upper()} by {name}", xlabel=name)
-    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-    axes.axhline(0, color="grey", linewidth=0.8)
-    axes.grid(axis="y", alpha=0.3)
+        return f"Evaluation({self.overall.users} users, {metric}: {means})"
 
 
-def _subject(evaluation: Evaluation) -> str:
-    """Who was ranked among what, and what the bars are."""
-    return f"{_users_and_items(evaluation)}\nbands and bars: {_interval(evaluation)}s over users"
-
-
-def _caption(evaluation: Evaluation) -> str:
-    return f"{_users_and_items(evaluation)}; ± half the {_interval(evaluation)}"
-
-
-def _users_and_items(evaluation: Evaluation) -> str:
-    settings = evaluation.settings
-    among = "" if settings.negatives is None else f" or {_span(settings.negatives)} negatives"
-    return f"{evaluation.overall.users:,} users, ranked among {_span(settings.items)} items{among}"
-
-
-def _interval(evaluation: Evaluation) -> str:
-    return f"{100 * evaluation.settings.confidence:.4g}% interval"
-
-
-def _span(ends: tuple[int, int]) -> str:
-    low, high = ends
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+def _plain(results: Results) -> dict[str, Any]:
+    protocols = {
+        name: {metric: estimate._asdict() for metric, estimate in estimates.items()}
+        for name, estimates in results.protocols.items()
+    }
+    return {"users": results.users, "protocols": protocols}
 
 
 def _cell(metric: str, estimate: Estimate) -> str:
@@ -157,12 +216,47 @@ def _cell(metric: str, estimate: Estimate) -> str:
     return f"{estimate.mean:,.{digits}f} ±{half:,.{digits}f}"
 
 
-def _in_order(evaluation: Evaluation) -> list[str]:
-    """The protocols as `_STYLES` has them."""
-    return [name for name in _STYLES if name in evaluation.overall.protocols]
+def _span(ends: tuple[int, int]) -> str:
+    low, high = ends
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
-def _check_grouping(evaluation: Evaluation, group_by: str) -> None:
-    if group_by not in evaluation.groups:
-        known = ", ".join(map(repr, evaluation.groups)) or "none"
-        raise ValueError(f"there is no grouping {group_by!r}; known are: {known}")
+def _plot_cutoffs(axes: Any, overall: Results, ks: Sequence[int], family: str) -> None:
+    """Plot a metric by cut-off, one line per protocol, with its interval as a band."""
+    for protocol in _in_order(overall):
+        estimates = [overall.protocols[protocol][f"{family}@{k}"] for k in ks]
+        mean, low, high = zip(*estimates, strict=True)
+        line = "-" if protocol == CATALOG else "--"
+        axes.plot(ks, mean, label=protocol, linestyle=line, markersize=5, **_STYLES[protocol])
+        axes.fill_between(ks, low, high, color=_STYLES[protocol]["color"], alpha=0.15, linewidth=0)
+    axes.set(title=f"{_FAMILIES[family]}, all users", xlabel="k", xscale="log", yscale="log")
+    axes.set_xticks(ks, labels=[str(k) for k in ks])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+
+
+def _plot_groups(axes: Any, groups: Mapping[str, Results], name: str, metric: str) -> None:
+    """Plot a metric by group, one point per protocol.
+
+    The sampled protocol has another scale: it is shown only if there is no other.
+    """
+    order = _in_order(next(iter(groups.values())))
+    protocols = [protocol for protocol in order if protocol != SAMPLED] or order
+    for i, protocol in enumerate(protocols):
+        estimates = [results.protocols[protocol][metric] for results in groups.values()]
+        mean, low, high = np.array(estimates).T
+        x = np.arange(len(groups)) + 0.16 * (i - (len(protocols) - 1) / 2)
+        style = {"linestyle": "", "capsize": 3, "markersize": 5, **_STYLES[protocol]}
+        axes.errorbar(x, mean, [mean - low, high - mean], **style)
+    labels = [f"{label}\n{results.users:,} users" for label, results in groups.items()]
+    axes.set_xticks(range(len(groups)), labels=labels, fontsize="small")
+    axes.set(title=f"{metric.upper()} by {name}", xlabel=name)
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.grid(axis="y", alpha=0.3)
+
+
+def _in_order(results: Results) -> list[str]:
+    """The protocols, in the order of `_STYLES`."""
+    return [name for name in _STYLES if name in results.protocols]

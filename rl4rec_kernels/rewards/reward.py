@@ -174,7 +174,7 @@ class RecReward:
         if normalize not in (True, False):
             raise ValueError(f"normalize must be True or False, got {normalize!r}")
         self.group_size = check_groups(group_size, normalize)
-        self.temperature = number("temperature", temperature, 0, np.inf, above=True)
+        self.temperature = number("temperature", temperature, 0, np.inf, strict=True)
         self.softmax_weight = number("softmax_weight", softmax_weight, 0, 1)
         self.weights = reward_parts(reward_type, k, self.softmax_weight)
         self.novelty = number("novelty", novelty, 0, np.inf)

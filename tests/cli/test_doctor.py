@@ -1,17 +1,15 @@
-"""The doctor, run as a user runs it, on installations that lack something."""
+"""``rl4rec doctor``, also on installations that lack something."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from rl4rec_kernels.cli import doctor
 from rl4rec_kernels.cli.doctor import Finding, State
+from tests.cli.commands import python
 
-# Stands for an environment without any extra: neither their modules nor their versions are found.
+# Imitates an environment without extras: neither their modules nor their versions are found.
 BARE = """
 import importlib.metadata, runpy, sys
 
@@ -30,16 +28,6 @@ importlib.metadata.version = version
 """
 
 
-def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **variables},
-    )
-
-
 def state_of(report: str, name: str) -> str:
     """The first word of the line about `name`."""
     found = re.search(rf"^  (\S+) +{re.escape(name)} ", report, re.MULTILINE)
@@ -47,8 +35,8 @@ def state_of(report: str, name: str) -> str:
     return found[1]
 
 
-def test_it_shows_and_checks_what_is_there():
-    done = run("-m", "rl4rec_kernels", "doctor", TRITON_INTERPRET="0")
+def test_it_reports_and_checks_the_installation():
+    done = python("-m", "rl4rec_kernels", "doctor", TRITON_INTERPRET="0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     for name in ("operators", "sampler", "encoder", "cpu", "cpu portable", "refine"):
@@ -66,32 +54,32 @@ def test_it_shows_and_checks_what_is_there():
     ids=["module", "command"],
 )
 def test_it_needs_no_extra(start):
-    done = run("-c", BARE + start)
+    done = python("-c", BARE + start)
     assert done.returncode == int(torch.cuda.is_available()), done.stdout + done.stderr
     assert state_of(done.stdout, "ray") == "-"
     assert (
-        "without ray, sentence-transformers; run: pip install 'rl4rec-kernels[ray]'" in done.stdout
+        "missing ray, sentence-transformers; run: pip install 'rl4rec-kernels[ray]'" in done.stdout
     )
     assert state_of(done.stdout, "cpu") == "ok"
 
 
-def test_a_wrong_result_is_found(monkeypatch, capsys):
-    right = doctor.rk.rank_candidates
+def test_a_wrong_result_is_reported(monkeypatch, capsys):
+    right = doctor.ops.rank_candidates
 
     def wrong(*args, backend, **options):
         counts = right(*args, backend=backend, **options)
         return counts if backend == "reference" else counts._replace(above=counts.above + 1)
 
-    monkeypatch.setattr(doctor.rk, "rank_candidates", wrong)
-    monkeypatch.setattr(doctor, "_backends", lambda: [Finding("Backends", "cpu", State.OK, "")])
+    monkeypatch.setattr(doctor.ops, "rank_candidates", wrong)
+    monkeypatch.setattr(doctor, "_runnable", lambda: [Finding("Backends", "cpu", State.OK, "")])
     assert doctor.main() == 1
     report = capsys.readouterr().out
     assert state_of(report, "cpu portable") == "FAILED"
-    assert "rank_candidates in torch.float32 differs from the definition" in report
+    assert "rank_candidates in torch.float32 differs from the reference" in report
     assert report.splitlines()[-1].startswith("failed: cpu ")
 
 
-def test_a_broken_triton_is_found(monkeypatch):
+def test_a_broken_triton_is_reported(monkeypatch):
     def broken(name):
         raise OSError("libtriton.so: undefined symbol: x\nand more")
 
@@ -103,8 +91,8 @@ def test_a_broken_triton_is_found(monkeypatch):
     )
 
 
-def test_every_level_goes_back_to_the_one_in_use():
-    before = doctor.rk.cpu_level()
+def test_the_level_is_restored():
+    before = doctor.ops.cpu_level()
     findings = list(doctor._self_check(["cpu"]))
     assert [finding.state for finding in findings] == [State.OK] * len(findings)
-    assert doctor.rk.cpu_level() == before
+    assert doctor.ops.cpu_level() == before

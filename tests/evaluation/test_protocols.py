@@ -1,40 +1,16 @@
-"""Evaluation, against counts by hand, the definition of the bootstrap, and real data."""
+"""Evaluation, checked against counts by hand and on real data."""
 
-import json
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 import torch
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.cli.evaluation_job import evaluate_dataset, read_texts
 from rl4rec_kernels.evaluation import history_lengths, target_popularity
-from rl4rec_kernels.evaluation.bootstrap import bootstrap_intervals
-from rl4rec_kernels.evaluation.groups import group_rows
-
-PROTOCOLS = ("sampled", "whole catalog", "corrected (unbiased)", "corrected (bias-variance)")
-NUM_ITEMS = 60
+from tests.errors import raises
+from tests.evaluation.cases import NUM_ITEMS, PROTOCOLS, make_case
 
 
-def a_case(users=40, negatives=9, seed=0):
-    """Queries, a table whose row 0 is padding, targets, histories and negatives."""
-    generator = torch.Generator().manual_seed(seed)
-    table = torch.randn(NUM_ITEMS + 1, 8, generator=generator)
-    query = torch.randn(users, 8, generator=generator)
-    rng = np.random.default_rng(seed)
-    rows = [rng.choice(NUM_ITEMS, 1 + rng.integers(0, 12), replace=False) + 1 for _ in range(users)]
-    targets, histories = [int(row[0]) for row in rows], [row[1:].tolist() for row in rows]
-    valid = torch.ones(NUM_ITEMS + 1, dtype=torch.bool)
-    valid[0] = False
-    seen = [row.tolist() for row in rows]
-    drawn = rk.sample_negatives(NUM_ITEMS + 1, seen, negatives, seed=seed)
-    return query, table, targets, {"negatives": drawn, "exclude": histories, "valid": valid}
-
-
-def test_counts_and_means_are_those_of_the_definition():
-    query, table, targets, options = a_case()
+def test_counts_and_means_match_the_definition():
+    query, table, targets, options = make_case()
     result = rk.evaluate(query, table, targets, ks=(5, 1), num_bootstrap=10, **options)
     assert result.metrics == (
         "ndcg@1",
@@ -73,9 +49,9 @@ def test_counts_and_means_are_those_of_the_definition():
         torch.testing.assert_close(torch.tensor(means), values.mean(0), rtol=1e-5, atol=1e-6)
 
 
-def test_items_are_counted_as_the_ranking_counts_them():
-    """Histories may hold an item twice, the target, padding, and rows that are no items."""
-    query, table, targets, options = a_case(users=3)
+def test_items_are_counted_as_in_the_ranking():
+    """Histories may hold an item twice, the target, padding, and rows that are not items."""
+    query, table, targets, options = make_case(users=3)
     valid = options["valid"].clone()
     others = [item for item in range(1, 61) if item not in targets][:4]
     valid[others[0]] = False
@@ -86,7 +62,7 @@ def test_items_are_counted_as_the_ranking_counts_them():
 
 
 def test_the_whole_catalog_can_be_left_out():
-    query, table, targets, options = a_case()
+    query, table, targets, options = make_case()
     whole = rk.evaluate(query, table, targets, num_bootstrap=10, **options)
     part = rk.evaluate(
         query,
@@ -107,7 +83,7 @@ def test_the_whole_catalog_can_be_left_out():
 
 
 def test_negatives_may_differ_in_number():
-    query, table, targets, options = a_case(users=3)
+    query, table, targets, options = make_case(users=3)
     drawn = options.pop("negatives")
     rows = [drawn[0, :3].tolist(), drawn[1].tolist(), drawn[2, :1].tolist()]
     for negatives in (rows, rk.RaggedIds.from_lists(rows)):
@@ -116,8 +92,8 @@ def test_negatives_may_differ_in_number():
         assert result.settings.negatives == (1, 9)
 
 
-def test_a_constant_model_earns_what_chance_earns():
-    _, table, targets, options = a_case()
+def test_a_constant_model_scores_as_chance():
+    _, table, targets, options = make_case()
     result = rk.evaluate(torch.zeros(40, 8), table, targets, num_bootstrap=2, **options)
     sizes = result.counts["whole catalog"].total.double()
     estimates = {name: result.overall.protocols[name] for name in PROTOCOLS}
@@ -128,36 +104,8 @@ def test_a_constant_model_earns_what_chance_earns():
     assert estimates["whole catalog"]["hit@5"].mean == pytest.approx(float((5 / sizes).mean()))
 
 
-def test_bootstrap_is_that_of_resampled_users():
-    values = torch.rand(30, 3, generator=torch.Generator().manual_seed(1)) ** 3
-    got = bootstrap_intervals({"a": values, "b": values * 2}, 400, 0.9, seed=5)
-    means = []
-    for i in range(400):
-        drawn = np.random.default_rng((5, i)).integers(30, size=30)
-        means.append(values.double()[drawn].mean(0).numpy())
-    want = np.quantile(np.stack(means), [0.05, 0.95], axis=0)
-    np.testing.assert_allclose(got["a"].numpy(), want, rtol=1e-6)
-    torch.testing.assert_close(got["b"], 2 * got["a"], rtol=1e-6, atol=0)
-
-
-def test_bootstrap_intervals_hold_the_truth_as_often_as_they_say():
-    truth, generator = 0.3, torch.Generator().manual_seed(2)
-    samples = (torch.rand(300, 200, generator=generator) < truth).float()
-    ends = [bootstrap_intervals({"a": s[:, None]}, 200, 0.9, seed=1)["a"] for s in samples]
-    inside = [bool(low <= truth <= high) for low, high in (end[:, 0] for end in ends)]
-    assert 0.84 <= np.mean(inside) <= 0.95
-
-
-def test_blocks_of_replicates_do_not_change_intervals(monkeypatch):
-    values = {"a": torch.rand(50, 2, generator=torch.Generator().manual_seed(3))}
-    whole = bootstrap_intervals(values, 33, 0.95, seed=0)
-    monkeypatch.setattr("rl4rec_kernels.evaluation.bootstrap._BLOCK_BYTES", 50 * 8 * 4)
-    parts = bootstrap_intervals(values, 33, 0.95, seed=0)
-    torch.testing.assert_close(parts["a"], whole["a"], rtol=1e-12, atol=0)
-
-
-def test_same_seed_same_intervals():
-    query, table, targets, options = a_case()
+def test_the_same_seed_gives_the_same_intervals():
+    query, table, targets, options = make_case()
     first, again, other = (
         rk.evaluate(query, table, targets, num_bootstrap=50, seed=seed, **options).to_dict()
         for seed in (1, 1, 2)
@@ -166,8 +114,8 @@ def test_same_seed_same_intervals():
     assert first["overall"] != other["overall"]
 
 
-def test_groups_are_evaluations_of_their_users():
-    query, table, targets, options = a_case()
+def test_a_group_is_an_evaluation_of_its_users():
+    query, table, targets, options = make_case()
     lengths = history_lengths(options["exclude"])
     assert lengths.tolist() == [len(history) for history in options["exclude"]]
     groups = {"length": lengths, "colour": ["red", "blue"] * 20}
@@ -194,136 +142,62 @@ def test_groups_are_evaluations_of_their_users():
             assert got.protocols[protocol][metric] == pytest.approx(estimate, rel=1e-6)
 
 
-def test_numbers_are_split_into_ranges_of_equally_many_users():
-    values = np.random.default_rng(0).permutation(100) / 4
-    rows = group_rows({"a": values}, 100, 4)["a"]
-    assert [len(members) for members in rows.values()] == [25, 25, 25, 25]
-    assert next(iter(rows)) == "0–6"
-    for label, members in rows.items():
-        low, high = map(float, label.split("–"))
-        assert values[members].min() == low
-        assert values[members].max() == high
-    skewed = group_rows({"a": np.array([4] * 90 + list(range(5, 15)))}, 100, 4)["a"]
-    assert list(skewed) == ["4", "5–14"]  # equal numbers stay together
-    few = group_rows({"a": np.array([3, 1, 3])}, 3, 4)["a"]
-    assert {label: members.tolist() for label, members in few.items()} == {"1": [1], "3": [0, 2]}
-
-
-def test_target_popularity():
-    assert target_popularity([2, 0], [5, 6, 7]).tolist() == [7, 5]
-    with pytest.raises(IndexError, match="targets: item 3 "):
-        target_popularity([3], [5, 6, 7])
-
-
-def test_table_json_and_picture(tmp_path):
-    from rich.console import Console
-
-    query, table, targets, options = a_case()
-    groups = {"length": history_lengths(options["exclude"])}
-    result = rk.evaluate(query, table, targets, groups=groups, num_bootstrap=20, **options)
-    console = Console(width=150, record=True, file=(tmp_path / "log").open("w"))
-    console.print(result.table(title="a title"))
-    console.print(result.table("length", metrics=("mrr",)))
-    text = console.export_text()
-    mean, low, high = result.overall.protocols["whole catalog"]["ndcg@20"]
-    for words in (
-        "a title",
-        *PROTOCOLS[:2],
-        "(unbiased)",
-        "variance)",
-        f"{mean:.4f} ±{(high - low) / 2:.4f}",
-        "40 users",
-        "mrr",
-    ):
-        assert words in text
-    result.save(tmp_path / "new" / "result.json")
-    saved = json.loads((tmp_path / "new" / "result.json").read_text())
-    assert saved == json.loads(json.dumps(result.to_dict()))
-    assert saved["overall"]["protocols"]["sampled"]["hit@5"]["mean"] == pytest.approx(
-        float(result.per_user["sampled"][:, result.metrics.index("hit@5")].double().mean())
-    )
-    assert [group["label"] for group in saved["groups"]["length"]] == list(result.groups["length"])
-    for name, evaluation in {
-        "all": result,
-        "plain": rk.evaluate(query, table, targets, ks=(3,), num_bootstrap=2),
-    }.items():
-        evaluation.plot(tmp_path / "pictures" / f"{name}.png", "a title")
-        picture = (tmp_path / "pictures" / f"{name}.png").read_bytes()
-        assert picture[:4] == b"\x89PNG"
-        assert len(picture) > 10_000
-    with pytest.raises(ValueError, match="no grouping 'age'; known are: 'length'"):
-        result.table("age")
-    with pytest.raises(ValueError, match="'ndcg@7' was not computed"):
-        result.table(metrics=("ndcg@7",))
-    assert "40 users, ndcg@10: sampled 0." in repr(result)
-
-
 def with_row(rows, row, value):
     return [value if i == row else list(old) for i, old in enumerate(rows)]
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "named"),
     [
-        (lambda o: {"ks": ()}, "ks is empty"),
-        (lambda o: {"ks": (1, 1)}, "a cut-off twice"),
-        (lambda o: {"ks": (0,)}, "must be from 1 to"),
-        (lambda o: {"confidence": 95}, "confidence must be above 0 and below 1"),
-        (lambda o: {"num_bootstrap": 1}, "num_bootstrap must be at least 2"),
-        (lambda o: {"ties": "lucky"}, "unknown tie rule"),
-        (lambda o: {"gamma": 2}, "gamma must be from"),
-        (lambda o: {"corrections": ("magic",)}, "unknown correction 'magic'"),
-        (lambda o: {"whole_catalog": False, "negatives": None}, "needs negatives"),
-        (lambda o: {"valid": torch.ones(3, dtype=torch.bool)}, r"valid must be a bool tensor \[61"),
-        (lambda o: {"groups": {"age": [1, 2]}}, r"groups\['age'\] must have one label"),
-        (lambda o: {"groups": {"age": [float("nan")] * 40}}, "row 0 has nan"),
-        (lambda o: {"negatives": with_row(o["negatives"], 3, [])}, "row 3 has none"),
-        (lambda o: {"negatives": with_row(o["negatives"], 3, [5, 6, 5])}, "item 5 of row 3 stands"),
+        (lambda o: {"ks": ()}, ("ks", "()")),
+        (lambda o: {"ks": (1, 1)}, ("ks", "(1, 1)")),
+        (lambda o: {"ks": (0,)}, ("ks", "from 1 to", 0)),
+        (lambda o: {"confidence": 95}, ("confidence", "0", "1", 95)),
+        (lambda o: {"confidence": 1}, ("confidence", "less than 1", 1)),
+        (lambda o: {"num_bootstrap": 1}, ("num_bootstrap", "at least 2", 1)),
+        (lambda o: {"ties": "lucky"}, ("tie", "lucky")),
+        (lambda o: {"gamma": 2}, ("gamma", "at most 1", 2)),
+        (lambda o: {"corrections": ("magic",)}, ("correction", "magic", "unbiased")),
+        (lambda o: {"whole_catalog": False, "negatives": None}, ("whole_catalog", "negatives")),
+        (lambda o: {"valid": torch.ones(3, dtype=torch.bool)}, ("valid", "bool", "[61")),
+        (lambda o: {"groups": {"age": [1, 2]}}, ("groups['age']", 40, "(2,)")),
+        (lambda o: {"groups": {"age": [float("nan")] * 40}}, ("groups['age']", "row 0", "nan")),
+        (lambda o: {"negatives": with_row(o["negatives"], 3, [])}, ("negatives", "row 3")),
+        (
+            lambda o: {"negatives": with_row(o["negatives"], 3, [5, 6, 5])},
+            ("negatives", "item 5", "row 3", "repeated"),
+        ),
         (
             lambda o: {"negatives": with_row(o["negatives"], 1, o["exclude"][1][:1])},
-            "of row 1 is also in exclude",
+            ("negatives", "row 1", "exclude"),
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(change, words):
-    query, table, targets, options = a_case()
+def test_invalid_arguments_are_refused(change, named):
+    query, table, targets, options = make_case()
     assert options["exclude"][1]
-    with pytest.raises(ValueError, match=words):
+    with raises(ValueError, *named):
         rk.evaluate(query, table, targets, **{**options, **change(options)})
 
 
-def test_bad_ids_and_embeddings_are_refused():
-    query, table, targets, options = a_case()
-    with pytest.raises(ValueError, match="is the row's target"):
+def test_invalid_ids_and_embeddings_are_refused():
+    query, table, targets, options = make_case()
+    with raises(ValueError, "negatives", "row 0", "target"):
         rk.evaluate(query, table, targets, negatives=[[target] for target in targets])
-    with pytest.raises(IndexError, match="targets: 0 is not an item"):
+    with raises(IndexError, "targets", 0, "item"):
         rk.evaluate(query, table, [0] * 40, **options)
-    with pytest.raises(IndexError, match="negatives: 0 is not an item"):
+    with raises(IndexError, "negatives", 0, "item"):
         rk.evaluate(query, table, targets, **{**options, "negatives": [[0]] * 40})
-    with pytest.raises(IndexError, match="exclude: item 99 is not in the index"):
+    with raises(IndexError, "exclude", 99, "index"):
         rk.evaluate(query, table, targets, exclude=[[99]] * 40)
-    with pytest.raises(ValueError, match="nobody to evaluate"):
+    with raises(ValueError, "query", "no rows"):
         rk.evaluate(query[:0], table, [])
     query[7] = torch.nan
-    with pytest.raises(ValueError, match="query: row 7 holds NaN"):
+    with raises(ValueError, "query", "row 7", "NaN"):
         rk.evaluate(query, table, targets, **options)
-    with pytest.raises(TypeError, match="ks must be a sequence"):
-        rk.evaluate(query, table, targets, ks="10")
-
-
-def test_read_texts():
-    lines = ['{"user_id": 3, "text": "a"}', "", '{"user_id": 1, "text": ""}']
-    assert read_texts(lines) == {3: "a", 1: ""}
-    for line, words in {
-        "{": "line 2 is not JSON",
-        "[1]": "line 2 must be",
-        '{"user_id": "3", "text": "a"}': "line 2 must be",
-        '{"user_id": 3, "text": "b"}': "line 2: user 3 has a text already",
-    }.items():
-        with pytest.raises(ValueError, match=words):
-            read_texts([lines[0], line])
-    with pytest.raises(ValueError, match="there are no texts"):
-        read_texts([])
+    for name, value in {"ks": "10", "confidence": "0.9", "corrections": "unbiased"}.items():
+        with raises(TypeError, name, repr(value)):
+            rk.evaluate(query, table, targets, **{name: value})
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +228,7 @@ def beauty_result(beauty_dir):
     )
 
 
-def test_corrections_are_nearer_to_the_truth_on_real_data(beauty_result):
+def test_corrections_are_closer_to_the_truth_on_real_data(beauty_result):
     means = {
         name: {metric: estimate.mean for metric, estimate in estimates.items()}
         for name, estimates in beauty_result.overall.protocols.items()
@@ -371,39 +245,4 @@ def test_corrections_are_nearer_to_the_truth_on_real_data(beauty_result):
     popular = beauty_result.groups["target popularity"]
     ndcg = [group.protocols["whole catalog"]["ndcg@100"].mean for group in popular.values()]
     assert len(ndcg) == 5
-    assert max(ndcg[:-1]) < ndcg[-1]  # a popularity model serves popular targets
-
-
-def test_texts_of_a_model_on_movielens(ml100k_dir, encoder, tmp_path, monkeypatch):
-    """Texts that name the target beat the users' latest titles."""
-    monkeypatch.setenv("RL4REC_CACHE", str(tmp_path))
-    items = rk.load_item_metadata("ml-100k", data_dir=ml100k_dir)
-    test = rk.RecommendationDataset(
-        "ml-100k", items, rk.PromptGenerator(items), "test", data_dir=ml100k_dir
-    )
-    texts = {
-        int(test.user_ids[row]): f"I think… <query>{items[test.targets[row]]['title']}</query>"
-        for row in range(0, 60)
-    }
-    options = {"data_dir": ml100k_dir, "num_negs": 20, "ks": (1, 10), "num_bootstrap": 20}
-    named = evaluate_dataset("ml-100k", encoder, texts=texts, **options)
-    assert named.overall.users == 60
-    assert list(named.groups) == ["history length", "target popularity"]
-    latest = evaluate_dataset("ml-100k", encoder, num_users=60, group_by=(), **options)
-    assert latest.overall.users == 60
-    assert not latest.groups
-    ndcg = [result.overall.protocols["whole catalog"]["ndcg@10"].mean for result in (named, latest)]
-    assert ndcg[0] > 0.8 > 0.2 > ndcg[1]
-    with pytest.raises(ValueError, match="user 99999 has a text but no sample"):
-        evaluate_dataset("ml-100k", encoder, texts={99999: "a"}, **options)
-    with pytest.raises(ValueError, match="unknown grouping 'age'"):
-        evaluate_dataset("ml-100k", encoder, group_by=("age",), **options)
-
-
-def test_importing_stays_light():
-    heavy = ("matplotlib", "rich", "scipy", "typer", "sentence_transformers")
-    code = (
-        "import sys; import rl4rec_kernels; "
-        f"assert not set({heavy}) & set(sys.modules), set({heavy}) & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert max(ndcg[:-1]) < ndcg[-1]  # a popularity model ranks popular targets first

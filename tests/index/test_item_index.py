@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.memory import peak_growth
 from rl4rec_kernels import Encoder, ItemIndex
-from tests.memory import peak_growth
 
 METADATA = {
     1: {"title": "Red nail polish", "brand": "OPI", "category": "Nails"},

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, Dataset
 
 import rl4rec_kernels as rk
-from tests.memory import peak_growth
+from benchmarks.memory import peak_growth
 from tests.ops.cases import BF16, F32
 from tests.ops.catalog_cases import CatalogCase, make_catalog_case
 

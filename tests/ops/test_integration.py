@@ -9,8 +9,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rl4rec_kernels as rk
+from benchmarks.memory import peak_growth
 from rl4rec_kernels.ops import cpu_levels, reference
-from tests.memory import peak_growth
 from tests.ops.cases import DTYPES, Case, make_case
 
 CASES = [

@@ -1,0 +1,70 @@
+"""Options and inputs that several commands share."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels.data import PromptGenerator, RecommendationDataset
+
+typer = require("typer", "cli")
+
+DatasetName = Annotated[str, typer.Argument(help="Name of the data set (its directory's name).")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Directory that contains the data sets (default: $RL4REC_DATA)."),
+]
+EncoderName = Annotated[
+    str, typer.Option("--encoder", help="'minilm', or a sentence-transformers name or path.")
+]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+
+
+def existing_directory(data: Path) -> Path:
+    """Return the absolute path of the directory given as ``--data``."""
+    if not data.is_dir():
+        raise FileNotFoundError(
+            f"--data {data} is not a directory; pass one that contains sequential_data.txt and "
+            "item_metadata.json"
+        )
+    return data.resolve()
+
+
+def load_split(
+    name: str,
+    item_metadata: Mapping[int, Mapping[str, Any]],
+    split: str,
+    num_negs: int,
+    seed: int,
+    data_dir: Path | None,
+) -> RecommendationDataset:
+    """Load a split of a data set, with random negatives."""
+    return RecommendationDataset(
+        name,
+        item_metadata,
+        PromptGenerator(item_metadata),
+        split,
+        num_negs=num_negs,
+        num_items=max(item_metadata) + 1,
+        seed=seed,
+        data_dir=data_dir,
+    )
+
+
+def json_lines(lines: Iterable[str]) -> Iterator[tuple[int, str, Any]]:
+    """Yield the number, the text and the value of each line that is not blank.
+
+    Raises
+    ------
+    ValueError
+        If a line is not JSON; the message has its number.
+    """
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:  # also long numbers and deep brackets
+            raise ValueError(f"line {number} is not JSON: {error}") from error
+        yield number, line.strip(), value
