@@ -219,6 +219,12 @@ def test_links_lead_somewhere(page):
     assert broken_links(page) == []
 
 
+def test_the_reference_has_all_public_names():
+    text = (ROOT / "docs" / "reference.md").read_text("utf-8")
+    documented = {*re.findall(r":: (\w+)$", text, re.MULTILINE), *rk.ops.__all__}
+    assert set(rk.__all__) - documented == {"RecRewardFrunction", "__version__"}
+
+
 def test_a_broken_link_is_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# Title\n[a](#title) [b](#other) [c](page.md#title) [d](none.md)", "utf-8")
