@@ -21,8 +21,8 @@ import torch
 import rl4rec_kernels as rk
 from rl4rec_kernels.data.recent import recent_titles
 from rl4rec_kernels.index.cache import cache_dir, cached_index
-from rl4rec_kernels.service.requests import check_arguments, make_request
-from rl4rec_kernels.service.wire import pack_call, unpack_counts
+from rl4rec_kernels.service.calls import check_call
+from rl4rec_kernels.service.wire import pack_call, unpack_answer
 
 ROUNDS = 3
 CALLERS = 64
@@ -106,7 +106,12 @@ def compare_callers(
     All encode the same texts, again in every round: nothing is remembered.
     """
     merged = start(name="merged", limits={"cache_mib": 0})
-    alone = {"max_batch": 1, "max_rows": 1, "max_wait_ms": 0, "cache_mib": 0}
+    alone = {
+        "max_batch_size": 1,
+        "max_rank_batch_size": 1,
+        "batch_wait_timeout_s": 0,
+        "cache_mib": 0,
+    }
     single = start(name="single", limits=alone)
     samples = [
         ([text], "beauty", [test[i]["target"]], [test[i]["neg_items"]])
@@ -171,13 +176,12 @@ def compare_calls(client: Any, local: Any, test: Any, texts: Sequence[str]) -> N
         )
         client.rank(*arguments)  # encodings are remembered from here on
         query = local._encoder.encode_queries(arguments[0])
-        checked = check_arguments(arguments[0], *arguments[2:], False)
-        request = make_request(local.items["beauty"], "beauty", checked)
+        call = check_call(*arguments, False)
         rounds = alternate(
             [
                 partial(times, partial(call_echo, echo, arguments)),
                 partial(times, partial(client.rank, *arguments)),
-                partial(times, partial(echo_and_rank, echo, arguments, local, request, query)),
+                partial(times, partial(echo_and_rank, echo, arguments, local, call, query)),
                 partial(times, lambda: ray.get(echo.answer.remote(24 * rows, arguments))),  # noqa: B023
             ]
         )
@@ -219,19 +223,18 @@ def compare_handles() -> None:
     serve.shutdown()
 
 
-def call_echo(echo: Any, arguments: tuple[Any, ...]) -> rk.RankCounts:
+def call_echo(echo: Any, arguments: tuple[Any, ...]) -> Any:
     """A bare call of an actor, packed and unpacked as the client does."""
-    texts, dataset, *ids = arguments
-    call = pack_call(dataset, check_arguments(texts, *ids, False))
-    return unpack_counts(ray.get(echo.answer.remote(24 * len(texts), *call)))
+    packed = pack_call(check_call(*arguments, False))
+    return unpack_answer(ray.get(echo.answer.remote(24 * len(arguments[0]), *packed)))
 
 
 def echo_and_rank(
-    echo: Any, arguments: tuple[Any, ...], local: Any, request: Any, query: torch.Tensor
+    echo: Any, arguments: tuple[Any, ...], local: Any, call: Any, query: torch.Tensor
 ) -> None:
     """The same, and then what the service ranks, in this process."""
     call_echo(echo, arguments)
-    local.items["beauty"].answer([request], query)
+    local.items["beauty"].answer([call], query)
 
 
 def times(call: Callable[[], Any], count: int = 100) -> np.ndarray:

@@ -14,6 +14,8 @@ from rl4rec_kernels import Encoder
 from rl4rec_kernels.ops import cpu_levels, use_cpu_level
 from tests.cuda.emulated import Emulated
 
+pytest_plugins = ["tests.service.fixtures"]
+
 
 @pytest.fixture(scope="session")
 def beauty_dir() -> Path:

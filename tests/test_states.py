@@ -66,7 +66,7 @@ class GateMachine(OnALoop):
 
     @initialize(capacity=st.integers(1, 8))
     def make(self, capacity: int) -> None:
-        self.gate = AdmissionQueue(capacity, max_wait_s=1000.0)
+        self.gate = AdmissionQueue(capacity, queue_timeout_s=1000.0)
         self.line: list[tuple[asyncio.Task[Any], int]] = []
         self.inside: list[int] = []
 
@@ -77,13 +77,13 @@ class GateMachine(OnALoop):
 
     @rule(size=st.integers(1, 10))
     def come(self, size: int) -> None:
-        self.line.append((self.start(self.gate.enter(size)), min(size, self.gate.capacity)))
+        self.line.append((self.start(self.gate.acquire(size)), min(size, self.gate.capacity)))
         self.admit()
 
     @precondition(lambda self: self.inside)
     @rule(which=INDEXES)
     def leave(self, which: int) -> None:
-        self.gate.leave(self.inside.pop(which % len(self.inside)))
+        self.gate.release(self.inside.pop(which % len(self.inside)))
         self.admit()
         self.let_run()
 
@@ -111,7 +111,7 @@ class EncodingsMachine(OnALoop):
     def make(self, room: int, batch: int) -> None:
         self.room, self.batch = room, batch
         self.encodings = EncodingCache(
-            self.encode, max_batch=batch, max_wait_s=0.0, cache_bytes=room
+            self.encode, max_batch_size=batch, batch_wait_timeout_s=0.0, cache_bytes=room
         )
         self.calls: list[tuple[list[str], asyncio.Task[Any]]] = []
         self.waiting = threading.Event()  # until somebody waits, nothing gets ready
@@ -156,8 +156,8 @@ class EncodingsMachine(OnALoop):
     @invariant()
     def remembers_no_more_than_it_may(self) -> None:
         if hasattr(self, "encodings"):
-            assert 0 <= self.encodings.kept_bytes <= self.room
-            assert self.encodings.found <= self.encodings.asked
+            assert 0 <= self.encodings.used_bytes <= self.room
+            assert self.encodings.hits <= self.encodings.lookups
 
     def teardown(self) -> None:
         if hasattr(self, "encodings"):

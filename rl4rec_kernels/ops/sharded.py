@@ -103,13 +103,10 @@ class ShardedTable:
 
         def look() -> dict[str, Any]:
             catalogs.append(_check_slice(table, valid))
-            return _facts(catalogs[0])
+            return slice_facts(catalogs[0])
 
         facts = members.gather_objects(look)
-        for rank, other in enumerate(facts):
-            for name, value in other.items():
-                if name not in ("rows", "CPU level") and value != facts[0][name]:
-                    _refuse(name, rank, facts[0], other)
+        check_slices(facts)
         rows = [other["rows"] for other in facts]
         return cls(table, catalogs[0], members, sum(rows[: members.rank]), sum(rows))
 
@@ -342,8 +339,8 @@ def _check_slice(table: Any, valid: Any) -> Catalog:
     return Catalog(*parts, valid)
 
 
-def _facts(catalog: Catalog) -> dict[str, Any]:
-    """What must go together in all processes; besides, the rows and the level of CPU features."""
+def slice_facts(catalog: Catalog) -> dict[str, Any]:
+    """Describe a slice: what `check_slices` compares, its rows and the level of CPU features."""
     values, row_stats, source, _ = catalog
     return {
         "rows": values.shape[0],
@@ -356,17 +353,29 @@ def _facts(catalog: Catalog) -> dict[str, Any]:
     }
 
 
-def _refuse(name: str, rank: int, first: dict[str, Any], other: dict[str, Any]) -> None:
-    if name == "scores":
-        raise ValueError(
-            f"the CPUs of process 0 (level {first['CPU level']}) and process {rank} (level "
-            f"{other['CPU level']}) round scores differently, so that they cannot be compared; set "
-            f"{_backends.LEVEL_VARIABLE} to one level for all, for example to avx2"
-        )
-    raise ValueError(
-        f"the slices do not go together: {name} is {first[name]} in process 0 but "
-        f"{other[name]} in process {rank}; make them in the same way"
-    )
+def check_slices(facts: Sequence[dict[str, Any]]) -> None:
+    """Check by the `slice_facts` of all slices that they make up one table.
+
+    Raises
+    ------
+    ValueError
+        If dimensions or dtypes differ, or scores, because the CPUs do.
+    """
+    first = facts[0]
+    for rank, other in enumerate(facts):
+        for name, value in other.items():
+            if name in ("rows", "CPU level") or value == first[name]:
+                continue
+            if name == "scores":
+                raise ValueError(
+                    f"the CPUs of process 0 (level {first['CPU level']}) and process {rank} (level "
+                    f"{other['CPU level']}) round scores differently, so they cannot be compared; "
+                    f"set {_backends.LEVEL_VARIABLE} to the same level for all, for example avx2"
+                )
+            raise ValueError(
+                f"the slices do not match: {name} is {first[name]} in process 0 but {value} in "
+                f"process {rank}; make them in the same way"
+            )
 
 
 def _probe(catalog: Catalog) -> list[list[int]]:

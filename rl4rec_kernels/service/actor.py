@@ -1,4 +1,4 @@
-"""The Ray actor, a thin shell around `BatchingService`."""
+"""The Ray actor: a `BatchingService` with its encoder and data sets."""
 
 import asyncio
 import os
@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels.data.metadata import load_item_metadata
+from rl4rec_kernels.index.cache import cached_index
 from rl4rec_kernels.index.encoder import PACKAGED, Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
-from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.service.base import AsyncRetrievalBackend
 from rl4rec_kernels.service.batching import BatchingService, Limits
+from rl4rec_kernels.service.calls import Call
+from rl4rec_kernels.service.items import Items
 from rl4rec_kernels.service.local import LocalRetrievalService, encode_finite
 from rl4rec_kernels.service.prometheus import PrometheusMetrics
-from rl4rec_kernels.service.requests import Items
 from rl4rec_kernels.service.shards import ShardedItems
 from rl4rec_kernels.service.wire import pack_answer, unpack_call
 
@@ -27,67 +29,66 @@ _OPTIONS = {"max_restarts": -1, "max_concurrency": 1000}
 
 
 class RetrievalService:
-    """Scores and ranks texts for many processes of a Ray cluster; an actor, so start it by Ray.
+    """Scores and ranks texts for the processes of a Ray cluster; an actor, to be started by Ray.
 
-    Concurrent calls are encoded and ranked together. Arguments and results are those of
-    `LocalRetrievalService`::
+    Concurrent calls are encoded and ranked in batches. Arguments and results are those of
+    `RetrievalBackend`::
 
         service = RetrievalService.options(
             name="RetrievalService", namespace="rl4rec", lifetime="detached", get_if_exists=True
         ).remote("beauty")
         scores = ray.get(service.calculate_reward.remote(texts, dataset_name="beauty"))
 
-    If its process dies, Ray starts it again with the same arguments (``max_restarts``).
+    If its process dies, Ray restarts it with the same arguments (``max_restarts``).
 
     Parameters
     ----------
     datasets : str, sequence of str, or mapping of str to path, ItemIndex or metadata
-        Names of data sets whose items are encoded (and cached on the machine that runs the actor),
-        or what each name stands for: an index file, an index, or items' metadata to encode.
+        Names of data sets, whose items are encoded (and cached on the actor's machine), or the
+        source of each by name: an index file, an index, or items' metadata to encode.
     encoder : str, mapping of str to object, or Encoder
-        What encodes texts: a model's name or path, or arguments of `Encoder`, with which the actor
-        makes one, on its GPU if it has one; or an encoder, which is sent to it.
+        Encodes the texts: a model's name or path, or arguments of `Encoder`, from which the actor
+        makes one, on its GPU if it has one; or an encoder, which is sent to the actor.
     data_dir : path, optional
         As in `load_item_metadata`.
     limits : mapping of str to number, optional
         See `Limits`.
     num_threads : int, optional
-        Threads that encode and rank; by default as many as the actor's ``num_cpus``, or as the
-        machine has where it was given none.
+        Threads for encoding and ranking. Default: the actor's ``num_cpus`` if it is given, else all
+        of the machine.
     replicas : sequence of str, optional
-        Names of all actors that serve the same, this one included; see `start_service`.
+        Names of all actors of the service, this one included; see `start_service`.
     shards : sequence of actor handles, optional
-        Those that hold the rows of the tables; see `start_service`.
+        The actors that hold the rows of the tables; see `start_service`.
     args : argparse.Namespace, optional
-        The same as attributes: ``datasets``, and, where there is no `encoder`, ``emb_model_name``.
+        Has ``datasets`` and, if `encoder` is not given, ``emb_model_name`` as attributes.
 
     Raises
     ------
     TypeError, ValueError, FileNotFoundError
-        If an argument does not fit: when the actor is first called.
+        If an argument is invalid; raised by the first call of the actor.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "RetrievalService":
-        """Say how it is started."""
+        """Say how to start it."""
         raise TypeError(
-            "RetrievalService is a Ray actor: start it with RetrievalService.options("
-            "name=…, namespace=…).remote(datasets), or use LocalRetrievalService in "
-            "this process"
+            "RetrievalService is a Ray actor: start it with RetrievalService.options(name=…, "
+            "namespace=…).remote(datasets), or use LocalRetrievalService in this process"
         )
 
     @staticmethod
     def options(**options: Any) -> Any:
-        """Set Ray's options of the actor; ``.remote(...)`` of what is returned starts it."""
+        """Set Ray's options for the actor; ``.remote(...)`` of the result starts it."""
         return require("ray", "ray").remote(RetrievalActor).options(**{**_OPTIONS, **options})
 
     @staticmethod
     def remote(*args: Any, **kwargs: Any) -> Any:
-        """Start the actor without a name."""
+        """Start an actor without a name."""
         return RetrievalService.options().remote(*args, **kwargs)
 
 
-class RetrievalActor:
-    """What runs in the actor's process; its methods are coroutines, so that calls meet."""
+class RetrievalActor(BatchingService):
+    """The class that Ray runs in the actor's process, see `RetrievalService`."""
 
     def __init__(
         self,
@@ -116,42 +117,30 @@ class RetrievalActor:
             items = {name: ShardedItems(name, index, shards) for name, index in indexes.items()}
         else:
             items = LocalRetrievalService(indexes, model).items
-        self._service = BatchingService(items, partial(encode_finite, model), settings)
+        super().__init__(items, partial(encode_finite, model), settings)
         self._datasets = {name: index.info() for name, index in indexes.items()}
         self._replicas = list(replicas)
         self._num_shards = len(shards)
         self._metrics: PrometheusMetrics | None = None
 
-    async def calculate_reward(
-        self,
-        texts: Sequence[str],
-        dataset_name: str,
-        targets: Any = None,
-        neg_items: Any = None,
-    ) -> Tensor:
-        """As `LocalRetrievalService.calculate_reward`."""
-        self._publish()
-        return await self._service.calculate_reward(texts, dataset_name, targets, neg_items)
+    # Every method of this actor is a coroutine, so these need no other name.
+    calculate_reward = AsyncRetrievalBackend.calculate_reward_async
+    rank = AsyncRetrievalBackend.rank_async
 
-    async def rank(
-        self,
-        texts: Sequence[str],
-        dataset_name: str,
-        targets: Any,
-        neg_items: Any = None,
-        histories: Any = None,
-    ) -> RankCounts:
-        """As `LocalRetrievalService.rank`."""
-        self._publish()
-        return await self._service.rank(texts, dataset_name, targets, neg_items, histories)
+    async def answer_packed(self, *packed: bytes) -> bytes | np.ndarray:
+        """Answer a call of `RetrievalClient`."""
+        return pack_answer(await self.answer_async(unpack_call(packed)))
 
-    async def answer_packed(self, *call: bytes) -> bytes | np.ndarray:
-        """Either, for `RetrievalClient`, which has checked the arguments."""
-        self._publish()
-        return pack_answer(await self._service.answer(*unpack_call(call)))
+    async def answer_async(self, call: Call) -> Any:
+        """Answer a call, and start to publish metrics with the first."""
+        if self._metrics is None:  # there is no loop yet when the actor is made
+            name = require("ray", "ray").get_runtime_context().get_actor_name() or "unnamed"
+            self._metrics = PrometheusMetrics(self.load, name)
+            self._metrics.start(asyncio.get_running_loop())
+        return await super().answer_async(call)
 
     async def describe(self) -> dict[str, Any]:
-        """What the service holds, where it runs, and its load."""
+        """Describe the actor's data sets, where it runs, and its load."""
         context = require("ray", "ray").get_runtime_context()
         return {
             "name": context.get_actor_name(),
@@ -161,15 +150,8 @@ class RetrievalActor:
             "pid": os.getpid(),
             "threads": torch.get_num_threads(),
             "datasets": self._datasets,
-            "load": self._service.load(),
+            "load": self.load(),
         }
-
-    def _publish(self) -> None:
-        """Start to publish metrics; there is no loop yet when the actor is made."""
-        if self._metrics is None:
-            name = require("ray", "ray").get_runtime_context().get_actor_name() or "unnamed"
-            self._metrics = PrometheusMetrics(self._service.load, name)
-            self._metrics.start(asyncio.get_running_loop())
 
 
 def make_encoder(encoder: str | Mapping[str, Any] | Encoder) -> Encoder:
@@ -187,17 +169,14 @@ def load_datasets(
     Raises
     ------
     TypeError, ValueError, FileNotFoundError
-        If there is none, or one is nothing that is known.
+        If there is no data set, or one has an unknown name or type.
     """
-    from rl4rec_kernels.data import load_item_metadata
-    from rl4rec_kernels.index.cache import cached_index
-
     if isinstance(datasets, str):
         datasets = [datasets]
     if not isinstance(datasets, Mapping | Sequence) or not datasets:
         raise ValueError(
-            "datasets must be a data set's name, a list of names, or a dict of index "
-            f"files, indexes or metadata by name; got {datasets!r}"
+            "datasets must be a data set's name, a list of names, or a dict of index files, "
+            f"indexes or metadata by name, got {datasets!r}"
         )
     if not isinstance(datasets, Mapping):
         datasets = dict.fromkeys(datasets)
@@ -211,27 +190,26 @@ def load_datasets(
             source = ItemIndex.build(source, encoder)
         elif not isinstance(source, ItemIndex):
             raise TypeError(
-                f"datasets[{name!r}] must be an index file's path, an ItemIndex or "
-                f"items' metadata, got {type(source).__name__}"
+                f"datasets[{name!r}] must be the path of an index file, an ItemIndex or items' "
+                f"metadata, got {type(source).__name__}"
             )
         indexes[name] = source
     return indexes
 
 
 def index_paths(datasets: Any) -> dict[str, str]:
-    """The index files that shards open.
+    """Return the index files that shards open.
 
     Raises
     ------
     ValueError
-        If `datasets` is no dict of paths.
+        If `datasets` is not a dict of paths.
     """
     paths = datasets if isinstance(datasets, Mapping) else {}
     if not paths or not all(isinstance(path, str | Path) for path in paths.values()):
         raise ValueError(
-            "with shards, datasets must be a dict of index files by name, which each "
-            f"shard opens for itself; got {datasets!r}: save the index and pass its "
-            "path"
+            "with shards, datasets must be a dict of index files by name, which each shard opens, "
+            f"got {datasets!r}; save the index and pass its path"
         )
     return {name: str(Path(path).resolve()) for name, path in paths.items()}
 

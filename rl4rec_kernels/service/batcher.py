@@ -1,4 +1,4 @@
-"""Many small calls made into few large ones, on an asyncio loop; knows nothing of Ray."""
+"""Batching and admission of small calls on an asyncio loop, without Ray."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class ServiceOverloadedError(RuntimeError):
-    """The service has had no room for a call for as long as it lets calls wait."""
+    """A call waited in the service's queue for too long."""
 
 
 @dataclass(slots=True)
@@ -26,53 +26,58 @@ class _Entry(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Collects items and works on them in batches, one batch at a time, in a thread of its own.
+    """Collects items and processes them in batches, one batch at a time, in its own thread.
 
-    While a batch is worked on, the items of the next one collect. When nothing is worked on, the
-    first item waits up to `max_wait_s` for company, unless `max_size` is reached before.
+    While a batch is processed, the next one collects. When nothing is being processed, the first
+    item waits for others up to `batch_wait_timeout_s`, or until the batch is full.
 
     Parameters
     ----------
     work : callable
         Takes a list of items, returns a list of as many results. If it raises for several items,
-        it is called with each alone, so that only those fail that fail by themselves.
-    max_size : int
-        The size of a batch; an item that is larger makes a batch of its own.
-    max_wait_s : float
+        it is called with each item alone, so that a bad item fails only for its caller.
+    max_batch_size : int
+        Total size of the items of a batch; a larger item is processed alone.
+    batch_wait_timeout_s : float
         Seconds that an item waits for others.
     name : str
-        Of the thread.
+        Name of the thread.
     is_short : callable, optional
-        Tells of a list of items whether they are worked on right away, on the loop, because that
-        takes less time than to hand them to a thread and back. Such an item waits for no others.
+        Whether a list of items is processed right away on the loop, without waiting for others,
+        because handing it to the thread and back would take longer.
     """
 
     def __init__(
         self,
         work: Callable[[list[Item]], Sequence[Result]],
         *,
-        max_size: int,
-        max_wait_s: float = 0.0,
+        max_batch_size: int,
+        batch_wait_timeout_s: float = 0.0,
         name: str = "batcher",
         is_short: Callable[[list[Item]], bool] = lambda items: False,
     ) -> None:
         self._work, self._is_short = work, is_short
-        self._max_size, self._max_wait_s = max_size, max_wait_s
+        self._max_size, self._wait_s = max_batch_size, batch_wait_timeout_s
         self._entries: deque[_Entry[Item, Result]] = deque()
         self._size = 0
         self._full = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None  # kept: the loop holds tasks weakly
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self.batches = self.items = 0  # worked on so far
+        self.batches = self.items = 0  # processed so far
 
     def submit(self, item: Item, size: int = 1) -> "asyncio.Future[Result]":
-        """Queue an item; the future gets its result, or the error of working on it.
+        """Queue an item; the future gets its result or its error.
 
-        An item whose future is cancelled before its batch begins is left out.
+        An item whose future is cancelled before its batch starts is left out.
         """
         future = asyncio.get_running_loop().create_future()
         if self._runner is None and self._is_short([item]):
-            return self._do_now(item, future)
+            self._count(1)
+            try:
+                future.set_result(self._work([item])[0])
+            except Exception as error:
+                future.set_exception(error)
+            return future
         self._entries.append(_Entry(item, size, time.monotonic(), future))
         self._size += size
         if self._size >= self._max_size:
@@ -82,20 +87,20 @@ class Batcher(Generic[Item, Result]):
         return future
 
     def close(self) -> None:
-        """End the thread; what is worked on is finished."""
+        """End the thread once the current batch is finished."""
         self._thread.shutdown(wait=False)
 
     async def _run(self) -> None:
         try:
             while self._entries:
-                await self._wait_for_company()
+                await self._wait_for_others()
                 if batch := self._take():
                     await self._finish(batch)
         finally:
             self._runner = None
 
-    async def _wait_for_company(self) -> None:
-        left = self._entries[0].since + self._max_wait_s - time.monotonic()
+    async def _wait_for_others(self) -> None:
+        left = self._entries[0].since + self._wait_s - time.monotonic()
         if left > 0 and self._size < self._max_size:
             self._full.clear()
             with contextlib.suppress(TimeoutError):
@@ -107,14 +112,14 @@ class Batcher(Generic[Item, Result]):
         while self._entries and (not batch or size + self._entries[0].size <= self._max_size):
             entry = self._entries.popleft()
             self._size -= entry.size
-            if not entry.future.cancelled():  # nobody waits for it any more
+            if not entry.future.cancelled():
                 batch.append(entry)
                 size += entry.size
         return batch
 
     async def _finish(self, batch: list[_Entry[Item, Result]]) -> None:
         try:
-            results = await self._do(batch)
+            results = await self._process([entry.item for entry in batch])
         except Exception as error:
             if len(batch) > 1:
                 for entry in batch:
@@ -126,88 +131,81 @@ class Batcher(Generic[Item, Result]):
             if not entry.future.done():
                 entry.future.set_result(result)
 
-    def _do_now(self, item: Item, future: "asyncio.Future[Result]") -> "asyncio.Future[Result]":
-        self.batches += 1
-        self.items += 1
-        try:
-            future.set_result(self._work([item])[0])
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    async def _do(self, batch: list[_Entry[Item, Result]]) -> Sequence[Result]:
-        self.batches += 1
-        self.items += len(batch)
-        items = [entry.item for entry in batch]
+    async def _process(self, items: list[Item]) -> Sequence[Result]:
+        self._count(len(items))
         if self._is_short(items):
             results = self._work(items)
         else:
             loop = asyncio.get_running_loop()
             results = await loop.run_in_executor(self._thread, self._work, items)
         if len(results) != len(items):
-            raise RuntimeError(f"{len(items)} items were worked on, {len(results)} results came")
+            raise RuntimeError(f"work returned {len(results)} results for {len(items)} items")
         return results
+
+    def _count(self, items: int) -> None:
+        self.batches += 1
+        self.items += items
 
 
 class AdmissionQueue:
-    """Lets in calls up to a total size; others stand in line, in order.
+    """Admits calls up to a total size; further calls wait in the queue, first come, first served.
 
     Parameters
     ----------
     capacity : int
-        Total size of the calls that are in. A larger call gets in when it is alone.
-    max_wait_s : float
-        Seconds that a call stands in line.
+        Total size of the admitted calls. A larger call is admitted when it is the only one.
+    queue_timeout_s : float
+        Seconds that a call waits in the queue.
     """
 
-    def __init__(self, capacity: int, max_wait_s: float) -> None:
-        self.capacity, self.max_wait_s = capacity, max_wait_s
+    def __init__(self, capacity: int, queue_timeout_s: float) -> None:
+        self.capacity, self.queue_timeout_s = capacity, queue_timeout_s
         self.used = 0
-        self._line: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
 
     @property
     def waiting(self) -> int:
-        """Calls that stand in line."""
-        return len(self._line)
+        """Calls in the queue."""
+        return len(self._queue)
 
-    async def enter(self, size: int) -> None:
-        """Wait for room, and take it; `leave` must follow.
+    async def acquire(self, size: int) -> None:
+        """Wait until there is room for a call, and take it; `release` must follow.
 
         Raises
         ------
         ServiceOverloadedError
-            If there has been none for `max_wait_s`.
+            If there was not enough room for `queue_timeout_s`.
         """
         size = min(size, self.capacity)
-        if not self._line and self.used + size <= self.capacity:
+        if not self._queue and self.used + size <= self.capacity:
             self.used += size
             return
-        place = asyncio.get_running_loop().create_future()
-        self._line.append((place, size))
+        admitted = asyncio.get_running_loop().create_future()
+        self._queue.append((admitted, size))
         try:
-            await asyncio.wait_for(place, self.max_wait_s)
+            await asyncio.wait_for(admitted, self.queue_timeout_s)
         except (asyncio.CancelledError, TimeoutError) as error:
-            if place.done() and not place.cancelled():
-                self.leave(size)  # it was let in at this very moment
+            if admitted.done() and not admitted.cancelled():
+                self.release(size)  # it was admitted at this very moment
             else:
-                self._line = deque(entry for entry in self._line if entry[0] is not place)
-                self._admit()  # it may have kept others from getting in
+                self._queue = deque(entry for entry in self._queue if entry[0] is not admitted)
+                self._admit()  # it may have kept others waiting
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise ServiceOverloadedError(
-                f"no room for a call of {size} texts within {self.max_wait_s:g} s: "
-                f"{self.used} of {self.capacity} are being worked on and {self.waiting} calls "
-                "wait; send less at once, or add replicas"
+                f"no room for a call of {size} texts within {self.queue_timeout_s:g} s: "
+                f"{self.used} of {self.capacity} texts are in flight and {self.waiting} calls are "
+                "queued; send fewer texts at once, or add replicas"
             ) from None
 
-    def leave(self, size: int) -> None:
-        """Give room back."""
+    def release(self, size: int) -> None:
+        """Give back the room of a call."""
         self.used -= min(size, self.capacity)
         self._admit()
 
     def _admit(self) -> None:
-        while self._line and self.used + self._line[0][1] <= self.capacity:
-            place, size = self._line.popleft()
-            if not place.done():
+        while self._queue and self.used + self._queue[0][1] <= self.capacity:
+            admitted, size = self._queue.popleft()
+            if not admitted.done():
                 self.used += size
-                place.set_result(None)
+                admitted.set_result(None)

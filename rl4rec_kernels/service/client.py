@@ -1,20 +1,20 @@
-"""The service of a Ray cluster, as trainers' processes call it."""
+"""The client by which trainers' processes call a service on Ray."""
 
 import asyncio
 import itertools
+import math
 import os
 import random
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-
+from rl4rec_kernels._utils.checks import number
 from rl4rec_kernels._utils.imports import require
-from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.service.base import RetrievalBackend
 from rl4rec_kernels.service.batcher import ServiceOverloadedError
-from rl4rec_kernels.service.requests import check_arguments
-from rl4rec_kernels.service.wire import pack_call, unpack_counts, unpack_scores
+from rl4rec_kernels.service.calls import Call
+from rl4rec_kernels.service.wire import pack_call, unpack_answer
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
@@ -22,31 +22,34 @@ _clients: dict[Any, "RetrievalClient"] = {}
 
 
 class ServiceUnavailableError(ConnectionError):
-    """A retrieval service was there, died, and did not come back in time."""
+    """A retrieval service could not be started, or died and did not come back in time."""
 
 
 class NoClusterError(LookupError):
-    """There is no Ray, no cluster, or no such actor in it."""
+    """Ray is not installed, or there is no Ray cluster, or no such actor in it."""
 
 
-class RetrievalClient:
-    """Calls a `RetrievalService` that runs on Ray, with the methods of `LocalRetrievalService`.
+class RetrievalClient(RetrievalBackend):
+    """Calls a `RetrievalService` that runs on Ray.
 
-    It may be called from several threads and asyncio loops, and be pickled. If the actor dies
-    during a call, which is answered by a pure function, the call is sent again: to another replica,
-    or to the actor once Ray has started it anew.
+    It may be called from several threads and asyncio loops, and can be pickled. Each client cycles
+    through the replicas, starting at a random one. Calls have no side effects, so if an actor dies
+    during a call, it is sent again: to another replica, or to the same one once Ray has restarted
+    it.
 
     Parameters
     ----------
     name, namespace : str
-        Those of the actor.
+        Name and namespace of the actor.
     timeout_s : float
         Seconds that a call may take.
     reconnect_s : float
-        Seconds that a call waits for an actor that died to come back.
+        Seconds that a call waits for a dead actor to come back.
 
     Raises
     ------
+    TypeError, ValueError
+        If a number of seconds is invalid.
     LookupError
         If there is no such actor.
     """
@@ -54,15 +57,13 @@ class RetrievalClient:
     def __init__(
         self, name: str, namespace: str, *, timeout_s: float = 600.0, reconnect_s: float = 120.0
     ) -> None:
-        for label, value in (("timeout_s", timeout_s), ("reconnect_s", reconnect_s)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                raise ValueError(f"{label} must be a positive number of seconds, got {value!r}")
+        self.timeout_s = number("timeout_s", timeout_s, 0, math.inf, above=True)
+        self.reconnect_s = number("reconnect_s", reconnect_s, 0, math.inf, above=True)
         self.name, self.namespace = name, namespace
-        self.timeout_s, self.reconnect_s = timeout_s, reconnect_s
         self._ray = connected_ray()
         self._handles: dict[str, Any] = {name: find_actor(name, namespace)}
         self._names: list[str] = []
-        # Not from 0: all processes would begin with the same replica.
+        # Not from 0: all processes would start with the same replica.
         self._turns = itertools.count(random.randrange(1 << 16))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,66 +77,35 @@ class RetrievalClient:
     def __repr__(self) -> str:
         return f"RetrievalClient({self.name!r}, {self.namespace!r})"
 
-    def calculate_reward(
-        self, texts: Sequence[str], dataset_name: str, targets: Any = None, neg_items: Any = None
-    ) -> Tensor:
-        """As `LocalRetrievalService.calculate_reward`.
+    def answer(self, call: Call) -> Any:
+        """Send a call to a replica and wait for its answer, see `RetrievalBackend`."""
+        attempts = _Attempts(self, self._replicas())
+        return unpack_answer(self._get(attempts, "answer_packed", *pack_call(call)))
 
-        Raises
-        ------
-        TypeError, ValueError, IndexError
-            As there.
-        ServiceOverloadedError
-            If the service had no room for the call for too long.
-        ServiceUnavailableError
-            If the service died and did not come back within `reconnect_s`.
-        TimeoutError
-            If there was no answer within `timeout_s`.
-        """
-        arguments = check_arguments(texts, targets, neg_items, None, True)
-        return unpack_scores(self._call(pack_call(dataset_name, arguments)))
-
-    def rank(
-        self,
-        texts: Sequence[str],
-        dataset_name: str,
-        targets: Any,
-        neg_items: Any = None,
-        histories: Any = None,
-    ) -> RankCounts:
-        """As `LocalRetrievalService.rank`; raises what `calculate_reward` does."""
-        arguments = check_arguments(texts, targets, neg_items, histories, False)
-        return unpack_counts(self._call(pack_call(dataset_name, arguments)))
-
-    async def calculate_reward_async(
-        self, texts: Sequence[str], dataset_name: str, targets: Any = None, neg_items: Any = None
-    ) -> Tensor:
-        """`calculate_reward` for callers on an asyncio loop."""
-        arguments = check_arguments(texts, targets, neg_items, None, True)
-        return unpack_scores(await self._call_async(pack_call(dataset_name, arguments)))
-
-    async def rank_async(
-        self,
-        texts: Sequence[str],
-        dataset_name: str,
-        targets: Any,
-        neg_items: Any = None,
-        histories: Any = None,
-    ) -> RankCounts:
-        """`rank` for callers on an asyncio loop."""
-        arguments = check_arguments(texts, targets, neg_items, histories, False)
-        return unpack_counts(await self._call_async(pack_call(dataset_name, arguments)))
+    async def answer_async(self, call: Call) -> Any:
+        """Send a call to a replica and await its answer, see `RetrievalBackend`."""
+        packed = pack_call(call)
+        attempts = _Attempts(self, self._names or await asyncio.to_thread(self._replicas))
+        while True:
+            try:
+                actor = attempts.known_actor() or await asyncio.to_thread(attempts.actor)
+                answer = asyncio.wrap_future(actor.answer_packed.remote(*packed).future())
+                # Not wait_for(), which makes a task of it.
+                await asyncio.wait([answer], timeout=attempts.left())
+                if not answer.done():
+                    raise TimeoutError
+                return unpack_answer(answer.result())
+            except Exception as error:
+                pause = attempts.pause(error)
+            await asyncio.sleep(pause)
 
     def describe(self) -> list[dict[str, Any]]:
-        """What each replica holds and does, see `RetrievalService.describe`."""
+        """Describe each replica: its data sets, where it runs, and its load."""
         first = self._ask(self.name)
         return [first, *(self._ask(name) for name in first["replicas"][1:])]
 
     def _ask(self, name: str) -> dict[str, Any]:
         return self._get(_Attempts(self, [name]), "describe")
-
-    def _call(self, call: list[bytes]) -> Any:
-        return self._get(_Attempts(self, self._replicas()), "answer_packed", *call)
 
     def _get(self, attempts: "_Attempts", method: str, *arguments: Any) -> Any:
         while True:
@@ -146,35 +116,19 @@ class RetrievalClient:
                 pause = attempts.pause(error)
             time.sleep(pause)
 
-    async def _call_async(self, call: list[bytes]) -> Any:
-        names = self._names or await asyncio.to_thread(self._replicas)
-        attempts = _Attempts(self, names)
-        while True:
-            try:
-                actor = attempts.known_actor() or await asyncio.to_thread(attempts.actor)
-                answer = asyncio.wrap_future(actor.answer_packed.remote(*call).future())
-                # Not wait_for(), which makes a task of it.
-                await asyncio.wait([answer], timeout=attempts.left())
-                if not answer.done():
-                    raise TimeoutError
-                return answer.result()
-            except Exception as error:
-                pause = attempts.pause(error)
-            await asyncio.sleep(pause)
-
     def _replicas(self) -> list[str]:
-        """The names of all replicas; the first tells them, once it is up."""
+        """Names of all replicas, which the first one knows once it is up."""
         if not self._names:
             self._names = self._ask(self.name)["replicas"]
         return self._names
 
 
 class _Attempts:
-    """One call's attempts: at whom the next one goes, when, and when to give up."""
+    """The attempts of one call: which replica is next, how long to wait, and when to give up."""
 
     def __init__(self, client: RetrievalClient, names: Sequence[str]) -> None:
         self._client, self._names = client, names
-        self._place = next(client._turns) % len(names)
+        self._next = next(client._turns) % len(names)
         self._end = time.monotonic() + client.timeout_s
         self._lost_at: float | None = None
         self._pause_s = _FIRST_PAUSE_S
@@ -184,49 +138,44 @@ class _Attempts:
         return max(0.001, self._end - time.monotonic())
 
     def known_actor(self) -> Any:
-        """The handle of the replica whose turn it is, if it need not be looked up."""
-        return self._client._handles.get(self._names[self._place])
+        """Handle of the next replica, if it is known without a look-up."""
+        return self._client._handles.get(self._names[self._next])
 
     def actor(self) -> Any:
-        """The handle of the replica whose turn it is."""
-        name = self._names[self._place]
-        if (handle := self._client._handles.get(name)) is None:
-            handle = find_actor(name, self._client.namespace)
-            self._client._handles[name] = handle
+        """Handle of the next replica."""
+        handle, name = self.known_actor(), self._names[self._next]
+        if handle is None:
+            handle = self._client._handles[name] = find_actor(name, self._client.namespace)
         return handle
 
     def pause(self, error: Exception) -> float:
-        """Seconds to wait before the next attempt after this error, if there is to be one.
+        """Seconds to wait after this error before the next attempt, if there is to be one.
 
         Raises
         ------
         Exception
-            What the caller gets if not: an error of the call itself without Ray's wrapping.
+            Otherwise, what the caller gets: an error of the call itself without Ray's wrapping.
         """
         client, errors = self._client, self._client._ray.exceptions
-        lost = (
-            NoClusterError,
-            errors.RayActorError,
-            errors.ObjectLostError,
-            errors.WorkerCrashedError,
-        )
+        who = f"retrieval service {client.name!r} in namespace {client.namespace!r}"
         now = time.monotonic()
         if getattr(error, "actor_init_failed", False):
             why = str(error)
             if errors.OwnerDiedError.__name__ in why:
                 why = (
-                    "the process that gave it an index, an encoder or metadata has ended; "
-                    "start it again, and pass names or paths, which stay"
+                    "the process that passed it an index, an encoder or metadata has ended; "
+                    "start it again, and pass names or paths, which last"
                 )
-            raise ServiceUnavailableError(f"{self._who} could not be started: {why}") from None
-        if isinstance(error, lost):
-            client._handles.pop(self._names[self._place], None)
-            self._place = (self._place + 1) % len(self._names)
+            raise ServiceUnavailableError(f"{who} could not be started: {why}") from None
+        lost = errors.RayActorError, errors.ObjectLostError, errors.WorkerCrashedError
+        if isinstance(error, (NoClusterError, *lost)):
+            client._handles.pop(self._names[self._next], None)
+            self._next = (self._next + 1) % len(self._names)
             self._lost_at = now if self._lost_at is None else self._lost_at
             if now >= min(self._end, self._lost_at + client.reconnect_s):
                 raise ServiceUnavailableError(
-                    f"{self._who} died and did not come back within "
-                    f"{now - self._lost_at:.0f} s; start it again with `rl4rec serve`"
+                    f"{who} died and did not come back within {now - self._lost_at:.0f} s; "
+                    "start it again with `rl4rec serve`"
                 ) from error
         elif isinstance(error, errors.RayTaskError):
             cause = error.cause if isinstance(error.cause, Exception) else error
@@ -235,21 +184,17 @@ class _Attempts:
             self._lost_at = None
         elif isinstance(error, TimeoutError):
             raise TimeoutError(
-                f"{self._who} gave no answer within {client.timeout_s:g} s; see `rl4rec status`"
+                f"{who} did not answer within {client.timeout_s:g} s; see `rl4rec status`"
             ) from None
         else:
             raise error
-        pause = self._pause_s * random.uniform(0.5, 1.0)  # not all callers at the same moment
+        pause = self._pause_s * random.uniform(0.5, 1.0)  # so that callers do not retry in step
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         return min(pause, self.left())
 
-    @property
-    def _who(self) -> str:
-        return f"retrieval service {self._client.name!r} in namespace {self._client.namespace!r}"
-
 
 def connect(name: str, namespace: str) -> RetrievalClient:
-    """Return this process's client of an actor.
+    """Return this process's client for an actor.
 
     Raises
     ------
@@ -257,7 +202,7 @@ def connect(name: str, namespace: str) -> RetrievalClient:
         If there is no such actor.
     """
     ray = connected_ray()
-    # A client's handles are those of one connection; a forked process needs its own.
+    # A client's handles belong to one connection; a forked process needs its own.
     key = (namespace, name, os.getpid(), ray.get_runtime_context().get_job_id())
     if key not in _clients:
         _clients[key] = RetrievalClient(name, namespace)
@@ -265,7 +210,7 @@ def connect(name: str, namespace: str) -> RetrievalClient:
 
 
 def connected_ray(address: str = "auto") -> Any:
-    """Return Ray, connected to the running cluster.
+    """Return the Ray module, connected to the running cluster.
 
     Raises
     ------
@@ -280,7 +225,8 @@ def connected_ray(address: str = "auto") -> Any:
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise NoClusterError(f"no Ray cluster was found ({_first_line(error)})") from None
+            first_line = str(error).strip().partition("\n")[0]
+            raise NoClusterError(f"no Ray cluster was found ({first_line})") from None
     return ray
 
 
@@ -298,7 +244,3 @@ def find_actor(name: str, namespace: str) -> Any:
         raise NoClusterError(
             f"the Ray cluster has no actor {name!r} in namespace {namespace!r}"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

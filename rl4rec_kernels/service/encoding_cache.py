@@ -1,4 +1,4 @@
-"""EncodingCache of texts: each text once, many at a time, the latest ones kept."""
+"""Encodings of texts: each distinct text is encoded once, in batches, and the latest are cached."""
 
 import asyncio
 import sys
@@ -11,44 +11,52 @@ from torch import Tensor
 from rl4rec_kernels.service.batcher import Batcher
 from rl4rec_kernels.service.threads import use_threads
 
-_ENTRY_BYTES = 400  # what a text and a tensor take beside their content, about
+_ENTRY_BYTES = 400  # overhead of a cached text and its tensor, about
 
 
 class EncodingCache:
-    """Encodes the texts of concurrent calls together and remembers the latest.
+    """Encodes the texts of concurrent calls in batches, and caches the latest encodings.
 
-    A text that several calls have is encoded once, so that they get the same bits: those may
-    otherwise depend on the batch that a text is encoded in. After it was forgotten, and in another
-    process, a text may get other last bits (about 1e-7).
+    A text that several calls contain is encoded once, so they all get the same bits, which might
+    otherwise depend on the batch. Once evicted from the cache, or in another process, a text may
+    get slightly different bits (about 1e-7).
 
     Parameters
     ----------
     encode : callable
         Takes a list of B texts, returns finite float32 [B, D].
-    max_batch : int
-        Texts encoded at once.
-    max_wait_s : float
+    max_batch_size : int
+        Texts encoded together.
+    batch_wait_timeout_s : float
         Seconds that a text waits for others when nothing is being encoded.
     cache_bytes : int
-        Memory for encodings and their texts; 0 remembers none.
+        Memory for encodings and their texts; 0 turns the cache off.
+
+    Attributes
+    ----------
+    lookups, hits : int
+        Texts asked for so far, and those of them that were cached.
     """
 
     def __init__(
         self,
         encode: Callable[[Sequence[str]], Tensor],
         *,
-        max_batch: int,
-        max_wait_s: float,
+        max_batch_size: int,
+        batch_wait_timeout_s: float,
         cache_bytes: int,
     ) -> None:
         self._encode, self._threads = encode, torch.get_num_threads()
         self._batcher: Batcher[str, Tensor] = Batcher(
-            self._work, max_size=max_batch, max_wait_s=max_wait_s, name="encode"
+            self._encode_batch,
+            max_batch_size=max_batch_size,
+            batch_wait_timeout_s=batch_wait_timeout_s,
+            name="encode",
         )
-        self._flying: dict[str, asyncio.Future[Tensor]] = {}
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
-        self._free = self._capacity = cache_bytes
-        self.asked = self.found = 0
+        self._pending: dict[str, asyncio.Future[Tensor]] = {}
+        self._cache: OrderedDict[str, Tensor] = OrderedDict()
+        self._cache_bytes = cache_bytes
+        self.lookups = self.hits = self.used_bytes = 0
 
     @property
     def encoded(self) -> int:
@@ -59,11 +67,6 @@ class EncodingCache:
     def batches(self) -> int:
         """Batches encoded so far."""
         return self._batcher.batches
-
-    @property
-    def kept_bytes(self) -> int:
-        """Memory that is in use for remembering, about."""
-        return self._capacity - self._free
 
     async def get(self, texts: Sequence[str]) -> Tensor:
         """Return the encodings, float32 [len(texts), D].
@@ -78,14 +81,14 @@ class EncodingCache:
         for text in texts:
             if text in vectors or text in missing:
                 continue
-            kept = self._kept.get(text)
-            if kept is None:
-                missing[text] = self._flying.get(text) or self._launch(text)
+            cached = self._cache.get(text)
+            if cached is None:
+                missing[text] = self._pending.get(text) or self._submit(text)
             else:
-                self._kept.move_to_end(text)
-                vectors[text] = kept
-        self.asked += len(texts)
-        self.found += len(texts) - len(missing)
+                self._cache.move_to_end(text)
+                vectors[text] = cached
+        self.lookups += len(texts)
+        self.hits += len(texts) - len(missing)
         if missing:
             # wait() leaves the futures alone if this call is cancelled: others may share them.
             await asyncio.wait(missing.values())
@@ -97,25 +100,25 @@ class EncodingCache:
         """End the thread."""
         self._batcher.close()
 
-    def _launch(self, text: str) -> "asyncio.Future[Tensor]":
-        future = self._flying[text] = self._batcher.submit(text)
-        future.add_done_callback(lambda done: self._land(text, done))
+    def _submit(self, text: str) -> "asyncio.Future[Tensor]":
+        future = self._pending[text] = self._batcher.submit(text)
+        future.add_done_callback(lambda done: self._store(text, done))
         return future
 
-    def _land(self, text: str, done: "asyncio.Future[Tensor]") -> None:
-        del self._flying[text]
+    def _store(self, text: str, done: "asyncio.Future[Tensor]") -> None:
+        del self._pending[text]
         if done.exception() is not None:
             return
-        self._kept[text] = done.result()
-        self._free -= _bytes(text, done.result())
-        while self._free < 0:
-            self._free += _bytes(*self._kept.popitem(last=False))
+        self._cache[text] = done.result()
+        self.used_bytes += _num_bytes(text, done.result())
+        while self.used_bytes > self._cache_bytes:
+            self.used_bytes -= _num_bytes(*self._cache.popitem(last=False))
 
-    def _work(self, texts: list[str]) -> list[Tensor]:
-        torch.set_num_threads(self._threads)  # of this thread, which began with any number
+    def _encode_batch(self, texts: list[str]) -> list[Tensor]:
+        torch.set_num_threads(self._threads)  # this thread may have started with another number
         # Copies: a view of one row would keep the whole batch in memory.
         return [vector.clone() for vector in self._encode(texts)]
 
 
-def _bytes(text: str, vector: Tensor) -> int:
+def _num_bytes(text: str, vector: Tensor) -> int:
     return sys.getsizeof(text) + vector.nbytes + _ENTRY_BYTES

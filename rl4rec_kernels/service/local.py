@@ -1,6 +1,5 @@
-"""Scores and ranks of texts against data sets of items, in the caller's process."""
+"""The retrieval service in the caller's process, and how services are found by name."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,14 +8,10 @@ from torch import Tensor
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.index.encoder import Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
-from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.service.requests import (
-    Items,
-    LocalItems,
-    answer_together,
-    check_arguments,
-    make_request,
-)
+from rl4rec_kernels.service.base import RetrievalBackend
+from rl4rec_kernels.service.calls import Call
+from rl4rec_kernels.service.client import NoClusterError, connect
+from rl4rec_kernels.service.items import Items, LocalItems, answer_calls, find_items
 
 DEFAULT_NAME = "RetrievalService"
 DEFAULT_NAMESPACE = "rl4rec"
@@ -24,7 +19,7 @@ DEFAULT_NAMESPACE = "rl4rec"
 _registry: dict[tuple[str, str], "LocalRetrievalService"] = {}
 
 
-class LocalRetrievalService:
+class LocalRetrievalService(RetrievalBackend):
     """Scores generated texts against the items of one or more data sets.
 
     It may be called from several threads.
@@ -40,12 +35,12 @@ class LocalRetrievalService:
     Attributes
     ----------
     items : dict of str to Items
-        The items of each data set, where the encoder is.
+        The items of each data set, on the encoder's device.
 
     Raises
     ------
     TypeError, ValueError
-        If there is no data set, or an index does not belong to the encoder or is not finite; the
+        If there is no data set, or an index was built with another encoder or is not finite; the
         message names the data set and the row.
     """
 
@@ -70,95 +65,14 @@ class LocalRetrievalService:
     def register(
         self, name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE
     ) -> "LocalRetrievalService":
-        """Make the service known by name to `RecReward` in this process; returns itself."""
+        """Let `RecReward` find the service by name in this process; returns the service."""
         _registry[namespace, name] = self
         return self
 
-    def calculate_reward(
-        self,
-        texts: Sequence[str],
-        dataset_name: str,
-        targets: Any = None,
-        neg_items: Any = None,
-    ) -> Tensor:
-        """Score texts against items.
-
-        Parameters
-        ----------
-        texts : sequence of str
-            B texts.
-        dataset_name : str
-            The data set.
-        targets : B item ids, optional
-            Needed with `neg_items`; without, only checked.
-        neg_items : B lists of item ids, a [B, num_negs] array, or RaggedIds, optional
-            Negatives, of any number a row; -1 is padding.
-
-        Returns
-        -------
-        Tensor
-            float32. With negatives [B, 1 + num_negs], column 0 the target's score; rows with
-            fewer negatives than others end with -inf. Without, [B, N], the score of every row of
-            the table, -inf for rows that are no items.
-
-        Raises
-        ------
-        TypeError, ValueError, IndexError
-            If an argument does not fit; the message names it.
-        """
-        return self._answer(dataset_name, texts, targets, neg_items, None, True)
-
-    def rank(
-        self,
-        texts: Sequence[str],
-        dataset_name: str,
-        targets: Any,
-        neg_items: Any = None,
-        histories: Any = None,
-    ) -> RankCounts:
-        """Count how the competitors of each target score; no matrix of scores is made.
-
-        Parameters
-        ----------
-        texts, dataset_name, targets, neg_items
-            As in `calculate_reward`. Without negatives, all items compete.
-        histories : B lists of item ids, optional
-            Items that do not compete when all items do. A target is never left out.
-
-        Returns
-        -------
-        RankCounts
-            int64, shape [B] each.
-        """
-        return self._answer(dataset_name, texts, targets, neg_items, histories, False)
-
-    async def calculate_reward_async(
-        self, texts: Sequence[str], dataset_name: str, targets: Any = None, neg_items: Any = None
-    ) -> Tensor:
-        """`calculate_reward`, in a thread, for callers on an asyncio loop."""
-        return await asyncio.to_thread(
-            self.calculate_reward, texts, dataset_name, targets, neg_items
-        )
-
-    async def rank_async(
-        self,
-        texts: Sequence[str],
-        dataset_name: str,
-        targets: Any,
-        neg_items: Any = None,
-        histories: Any = None,
-    ) -> RankCounts:
-        """`rank`, in a thread, for callers on an asyncio loop."""
-        return await asyncio.to_thread(
-            self.rank, texts, dataset_name, targets, neg_items, histories
-        )
-
-    def _answer(self, dataset_name: str, *arguments: Any) -> Any:
-        """Check, encode and answer one call."""
-        items = find_items(self.items, dataset_name)
-        request = make_request(items, dataset_name, check_arguments(*arguments))
-        query = encode_finite(self._encoder, request.texts)
-        return answer_together(self.items, [request], query)[0]
+    def answer(self, call: Call) -> Any:
+        """Encode the texts of a call and answer it, see `RetrievalBackend`."""
+        find_items(self.items, call.dataset).check_ids(call)
+        return answer_calls(self.items, [call], encode_finite(self._encoder, call.texts))[0]
 
 
 def encode_finite(encoder: Encoder, texts: Sequence[str]) -> Tensor:
@@ -174,37 +88,21 @@ def encode_finite(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     return query
 
 
-def find_items(items: Mapping[str, Items], dataset_name: str) -> Items:
-    """Return the items of a data set.
+def find_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> RetrievalBackend:
+    """Return the service with this name in this process, or else on the Ray cluster.
 
-    Raises
-    ------
-    ValueError
-        If there is no such data set; the message names those there are.
-    """
-    if not isinstance(dataset_name, str) or dataset_name not in items:
-        raise ValueError(
-            f"unknown data set {dataset_name!r}; this service has {', '.join(map(repr, items))}"
-        )
-    return items[dataset_name]
-
-
-def find_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> Any:
-    """Return the service of that name: of this process, or of the Ray cluster.
-
-    If Ray is not initialised in this process, it is connected to the cluster of ``RAY_ADDRESS``, or
-    else to the one that runs on this machine.
+    If Ray is not initialized in this process, connects to the cluster at ``RAY_ADDRESS``, or else
+    to the one that runs on this machine.
 
     Parameters
     ----------
     name, namespace : str
-        As in `LocalRetrievalService.register`, and as the Ray actor was named.
+        As in `LocalRetrievalService.register`, or the name and namespace of the Ray actor.
 
     Returns
     -------
-    LocalRetrievalService or RetrievalClient
-        Both have ``rank``, ``calculate_reward`` and their coroutines ``rank_async`` and
-        ``calculate_reward_async``.
+    RetrievalBackend
+        A `LocalRetrievalService` or a `RetrievalClient`.
 
     Raises
     ------
@@ -213,14 +111,11 @@ def find_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -
     """
     if (namespace, name) in _registry:
         return _registry[namespace, name]
-    from rl4rec_kernels.service.client import NoClusterError, connect
-
     try:
         return connect(name, namespace)
     except NoClusterError as error:
         raise LookupError(
-            f"no retrieval service {name!r} in namespace {namespace!r}: there is none in this "
-            f"process, and {error}; start one with `rl4rec serve`, or with "
-            f"LocalRetrievalService({{name: index}}, encoder).register({name!r}, {namespace!r}), "
-            "or pass service="
+            f"no retrieval service {name!r} in namespace {namespace!r}: not in this process, and "
+            f"{error}; start one with `rl4rec serve` or LocalRetrievalService({{name: index}}, "
+            f"encoder).register({name!r}, {namespace!r}), or pass service="
         ) from None

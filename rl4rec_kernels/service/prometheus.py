@@ -1,4 +1,4 @@
-"""A service's load as Ray's metrics, which Ray offers to Prometheus."""
+"""A service's load as Ray metrics, which Ray exports to Prometheus."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,55 +9,49 @@ from rl4rec_kernels._utils.imports import require
 _EVERY_S = 1.0
 
 _COUNTERS = {
-    "calls": "Calls so far",
+    "calls": "Calls",
     "errors": "Calls that ended in an error",
-    "texts": "Texts of the calls so far",
-    "texts_encoded": "Texts encoded: neither remembered nor doubled",
+    "texts": "Texts in calls",
+    "encoded_texts": "Texts encoded, without those cached or shared by concurrent calls",
 }
 _GAUGES = {
-    "texts_in_work": "Texts that are worked on or queued",
-    "calls_in_line": "Calls that wait to get in",
-    "texts_per_encoding": "Texts encoded at once, mean",
-    "calls_per_ranking": "Calls ranked at once, mean",
-    "texts_remembered_share": "Share of texts whose encoding was remembered",
-    "cache_mib": "Memory of the remembered encodings",
+    "inflight_texts": "Texts being processed",
+    "queued_calls": "Calls waiting in the admission queue",
+    "encode_batch_size": "Mean texts per encoding batch",
+    "rank_batch_size": "Mean texts per ranking batch",
+    "cache_hit_ratio": "Share of texts whose encoding was cached",
+    "cache_mib": "Memory of the cached encodings in MiB",
 }
 
 
 class PrometheusMetrics:
-    """Publishes a service's load once a second, so that a call pays nothing for it.
+    """Publishes a service's load once per second, so that calls do not pay for it.
 
     Parameters
     ----------
     load : callable
         Returns the load, see `BatchingService.load`.
     service : str
-        The tag by which the metrics of several services and replicas are told apart.
+        Tag that tells the metrics of several services and replicas apart.
     """
 
     def __init__(self, load: Callable[[], dict[str, Any]], service: str) -> None:
         metrics = require("ray.util.metrics", "ray")
-        self._load = load
-        self._counters = {
-            name: metrics.Counter(f"rl4rec_{name}", description=text, tag_keys=("service",))
-            for name, text in _COUNTERS.items()
-        }
-        self._gauges = {
-            name: metrics.Gauge(f"rl4rec_{name}", description=text, tag_keys=("service",))
-            for name, text in _GAUGES.items()
-        }
-        self._latency = metrics.Gauge(
-            "rl4rec_latency_ms",
-            description="Time of the latest calls",
-            tag_keys=("service", "quantile"),
-        )
-        for metric in (*self._counters.values(), *self._gauges.values(), self._latency):
+
+        def make(kind: Any, name: str, description: str, *tags: str) -> Any:
+            metric = kind(f"rl4rec_{name}", description, tag_keys=("service", *tags))
             metric.set_default_tags({"service": service})
+            return metric
+
+        self._load = load
+        self._counters = {name: make(metrics.Counter, name, _COUNTERS[name]) for name in _COUNTERS}
+        self._gauges = {name: make(metrics.Gauge, name, _GAUGES[name]) for name in _GAUGES}
+        self._latency = make(metrics.Gauge, "latency_ms", "Latency of the latest calls", "quantile")
         self._published = dict.fromkeys(_COUNTERS, 0)
         self._task: asyncio.Task[None] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Publish from now on."""
+        """Start publishing."""
         self._task = loop.create_task(self._run())
 
     async def _run(self) -> None:
@@ -66,7 +60,7 @@ class PrometheusMetrics:
             await asyncio.sleep(_EVERY_S)
 
     def publish(self) -> None:
-        """Publish the load as it is now."""
+        """Publish the current load."""
         load = self._load()
         for name, counter in self._counters.items():
             if more := load[name] - self._published[name]:

@@ -1,7 +1,7 @@
-"""A table's rows spread over Ray actors, for tables that outgrow a machine.
+"""A table whose rows are spread over Ray actors, for tables larger than one machine's memory.
 
-Each shard counts among its own rows; counts add up to exactly those of the whole table, because a
-target is scored once, where it is, and everybody compares with that score's bits.
+Each shard counts among its own rows. The counts add up to exactly those of the whole table, because
+a target is scored once, by the shard that has it, and all shards compare with the same bits.
 """
 
 import os
@@ -17,11 +17,11 @@ from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.ids import RaggedIds, rows_of
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops import score_candidates
+from rl4rec_kernels.ops import rank_candidates, score_candidates
 from rl4rec_kernels.ops._arguments import Catalog
 from rl4rec_kernels.ops._blocks import count_slices, local_ids, score_targets
-from rl4rec_kernels.ops.sharded import _facts, _refuse
-from rl4rec_kernels.service.requests import Answer, Request, merge, pad_scores, split_counts
+from rl4rec_kernels.ops.sharded import check_slices, slice_facts
+from rl4rec_kernels.service.items import Items
 
 
 class Shard:
@@ -30,12 +30,12 @@ class Shard:
     Parameters
     ----------
     paths : mapping of str to path
-        Index files by data set; they must be there on the shard's machine. They are mapped, so
-        that only the shard's part is ever read.
+        Index files by data set, which must exist on the shard's machine. They are mapped, so only
+        the shard's part is read.
     part, parts : int
         Which part, from 0, of how many.
     num_threads : int, optional
-        Threads that score; by default as many as the machine has.
+        Threads for scoring. Default: all of the machine.
     """
 
     def __init__(
@@ -56,11 +56,11 @@ class Shard:
             self._starts[name] = index.num_rows * part // parts
 
     def facts(self, dataset: str) -> dict[str, Any]:
-        """What must be the same in all shards, see `ShardedTable`."""
-        return _facts(self._catalogs[dataset])
+        """Describe the shard's rows, see `check_slices`."""
+        return slice_facts(self._catalogs[dataset])
 
     def score_targets(self, dataset: str, query: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Scores of the targets that are here, float32 [B]; -inf for others."""
+        """Score the targets of this shard, float32 [B]; -inf for others."""
         here = self._local(dataset, targets)
         return score_targets(_tensor(query), self._catalogs[dataset], here).numpy()
 
@@ -72,7 +72,7 @@ class Shard:
         target_scores: np.ndarray,
         exclude: tuple[np.ndarray, np.ndarray] | None,
     ) -> np.ndarray:
-        """Count this shard's competitors above, at the target's score, and all: int64 [3, B]."""
+        """Count this shard's competitors: above the target, tied with it, and all; int64 [3, B]."""
         ids = offsets = None
         if exclude is not None:
             ids, offsets = self._local(dataset, exclude[0]), _tensor(exclude[1])
@@ -89,12 +89,12 @@ class Shard:
     def score_candidates(
         self, dataset: str, query: np.ndarray, values: np.ndarray, offsets: np.ndarray
     ) -> np.ndarray:
-        """Scores of the candidates that are here, float32 [nnz]; -inf for others."""
+        """Score the candidates of this shard, float32 [nnz]; -inf for others."""
         candidates = RaggedIds(self._local(dataset, values), _tensor(offsets))
         return score_candidates(_tensor(query), self._catalogs[dataset].values, candidates).numpy()
 
-    def score_rows(self, dataset: str, query: np.ndarray) -> np.ndarray:
-        """Scores of all rows that are here, float32 [B, rows]; -inf where they are no items."""
+    def score_all(self, dataset: str, query: np.ndarray) -> np.ndarray:
+        """Score all rows of this shard, float32 [B, rows]; -inf for rows that are not items."""
         table, _, _, valid = self._catalogs[dataset]
         assert valid is not None
         everything = torch.arange(len(table)).expand(len(query), -1)
@@ -107,13 +107,13 @@ class Shard:
         return local_ids(_tensor(ids), start, end)
 
 
-class ShardedItems:
-    """The items of a data set whose rows are with several `Shard` actors.
+class ShardedItems(Items):
+    """The items of a data set whose rows are spread over several `Shard` actors.
 
     Parameters
     ----------
     dataset : str
-        The data set's name.
+        Name of the data set.
     index : ItemIndex
         The opened file. Only its mask of items is read here.
     shards : sequence of actor handles
@@ -122,74 +122,53 @@ class ShardedItems:
     Raises
     ------
     ValueError
-        If the shards' machines would round scores differently.
+        If the shards' machines round scores differently.
     """
 
     is_local = False
 
     def __init__(self, dataset: str, index: ItemIndex, shards: Sequence[Any]) -> None:
-        self._dataset, self._index, self._shards = dataset, index, list(shards)
+        super().__init__(index)
+        self._dataset, self._shards = dataset, list(shards)
         self._ray = require("ray", "ray")
-        facts = self._ray.get([shard.facts.remote(dataset) for shard in self._shards])
-        for number, other in enumerate(facts):
-            for name, value in other.items():
-                if name not in ("rows", "CPU level") and value != facts[0][name]:
-                    _refuse(name, number, facts[0], other)
+        check_slices(self._ray.get([shard.facts.remote(dataset) for shard in self._shards]))
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of the whole table."""
-        return self._index.num_rows
+    def _score_candidates(self, query: Tensor, candidates: RaggedIds) -> Tensor:
+        # Only the shard that has a candidate knows its score; the others answer -inf.
+        scores = self._ask("score_candidates", self._put(query), *candidates)
+        return torch.from_numpy(np.maximum.reduce(scores))
 
-    def check_items(self, name: str, ids: np.ndarray) -> None:
-        """Raise IndexError if an id is no item."""
-        self._index.check_items(name, ids)
+    def _rank_candidates(self, query: Tensor, candidates: RaggedIds) -> RankCounts:
+        """Rank the scores themselves, as a table of one dimension whose query is 1."""
+        scores = self._score_candidates(query, candidates)
+        targets = candidates.offsets[:-1][rows_of(candidates)]
+        is_target = candidates.values == candidates.values[targets]
+        rows = np.where(is_target, targets, np.arange(len(scores)))
+        ids = RaggedIds(*map(torch.from_numpy, (rows, candidates.offsets)))
+        return rank_candidates(scores.new_ones(len(query), 1), scores[:, None], ids)
 
-    def answer(self, requests: Sequence[Request], query: Tensor) -> list[Answer]:
-        """Answer calls of one kind."""
-        first = requests[0]
-        vectors = self._ray.put(query.cpu().numpy())  # once, however many shards there are
-        if first.candidates is not None:
-            candidates = merge([request.candidates for request in requests])
-            found = self._all("score_candidates", vectors, *map(np.asarray, candidates))
-            scores = torch.from_numpy(np.maximum.reduce(found))
-            if first.wants_scores:
-                return pad_scores(requests, scores)
-            return split_counts(requests, _count(scores.numpy(), candidates))
-        if first.wants_scores:
-            parts = self._all("score_rows", vectors)
-            scores = torch.from_numpy(np.concatenate(parts, axis=1))
-            return list(scores.split([len(request.texts) for request in requests]))
-        targets = np.concatenate([request.targets for request in requests])
-        seen = None
-        if first.histories is not None:
-            seen = tuple(map(np.asarray, merge([request.histories for request in requests])))
-        # One shard has a target, the others say -inf.
-        target_scores = np.maximum.reduce(self._all("score_targets", vectors, targets))
-        above, tied, others = sum(self._all("count", vectors, targets, target_scores, seen))
-        counts = RankCounts(*map(torch.from_numpy, (above, tied, others + 1)))
-        return split_counts(requests, counts)
+    def _score_all(self, query: Tensor) -> Tensor:
+        return torch.from_numpy(np.concatenate(self._ask("score_all", self._put(query)), axis=1))
 
-    def _all(self, method: str, *arguments: Any) -> list[Any]:
-        """Every shard's answer."""
+    def _rank_all(self, query: Tensor, targets: np.ndarray, seen: RaggedIds | None) -> RankCounts:
+        vectors = self._put(query)
+        target_scores = np.maximum.reduce(self._ask("score_targets", vectors, targets))
+        exclude = None if seen is None else tuple(seen)
+        parts = self._ask("count", vectors, targets, target_scores, exclude)
+        above, tied, others = map(torch.from_numpy, sum(parts))
+        return RankCounts(above, tied, others + 1)
+
+    def _put(self, query: Tensor) -> Any:
+        """Store the query vectors in Ray, once for all shards."""
+        return self._ray.put(query.cpu().numpy())
+
+    def _ask(self, method: str, *arguments: Any) -> list[Any]:
+        """Return every shard's answer."""
         sent = [getattr(shard, method).remote(self._dataset, *arguments) for shard in self._shards]
-        # In a thread beside the actor's loop; ray.get would warn that it blocks the loop.
+        # This runs in a thread beside the actor's loop; ray.get would warn that it blocks the loop.
         return [reference.future().result() for reference in sent]
 
 
-def _count(scores: np.ndarray, candidates: RaggedIds) -> RankCounts:
-    """`rank_candidates` of finite scores that are there already."""
-    row, starts = rows_of(candidates), candidates.offsets[:-1]
-    others = candidates.values != candidates.values[starts][row]
-    against = scores[starts][row]
-
-    def count(mask: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.bincount(row[mask & others], minlength=len(starts)))
-
-    everything = np.ones(len(scores), bool)
-    return RankCounts(count(scores > against), count(scores == against), count(everything) + 1)
-
-
 def _tensor(array: np.ndarray) -> Tensor:
-    """A tensor of an array that Ray may not let anyone write to."""
+    """Make a tensor of an array, which Ray may have made read-only."""
     return torch.from_numpy(array if array.flags.writeable else array.copy())

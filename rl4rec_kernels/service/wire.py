@@ -1,9 +1,9 @@
-"""How the client and the actor write calls and answers.
+"""How the client and the actor serialize calls and answers.
 
-Flat bytes instead of tensors and arrays: a tensor takes Ray's pickler some 0.1 ms, which is as much
-as ranking a sample. Bytes pass it as they are. Up to 100 KiB of them travel with the call; more
-would go through Ray's shared memory, which takes 1.5 ms. So ids are written in as few bytes as they
-fit in, and a call in pieces.
+As flat bytes instead of tensors and arrays: pickling a tensor for Ray takes about 0.1 ms, as long
+as ranking a sample, while bytes are sent as they are. Arguments of up to 100 KiB are sent with the
+call; larger ones would go through Ray's shared memory, which takes 1.5 ms. So ids are stored in the
+smallest type that holds them, and a call is sent in pieces.
 """
 
 import pickle
@@ -15,50 +15,45 @@ from torch import Tensor
 
 from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.service.requests import Answer, Arguments
+from rl4rec_kernels.service.calls import Answer, Call
 
 _PIECE = 96_000  # bytes
-_SMALL = 256  # ids that are not worth narrowing
+_SMALL = 256  # fewer ids than this are not worth narrowing
 
 
-def pack_call(dataset_name: str, arguments: Arguments) -> list[bytes]:
+def pack_call(call: Call) -> list[bytes]:
     """Pack a call, in pieces that are each an argument of the actor's method."""
-    texts, targets, negatives, histories, wants_scores = arguments
-    ids = [None if part is None else tuple(map(_write, part)) for part in (negatives, histories)]
+    dataset, texts, targets, candidates, histories, wants_scores = call
+    ids = [None if part is None else tuple(map(_write, part)) for part in (candidates, histories)]
     target_ids = None if targets is None else _write(targets)
-    call = dataset_name, texts, target_ids, *ids, wants_scores
-    packed = pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
+    packed = pickle.dumps((dataset, texts, target_ids, *ids, wants_scores), pickle.HIGHEST_PROTOCOL)
     return [packed[start : start + _PIECE] for start in range(0, len(packed), _PIECE)]
 
 
-def unpack_call(pieces: Sequence[bytes]) -> tuple[str, Arguments]:
-    """The data set's name and the arguments that were packed."""
-    dataset_name, texts, target_ids, *ids, wants_scores = pickle.loads(b"".join(pieces))
-    negatives, histories = (part and RaggedIds(*map(_read, part)) for part in ids)
+def unpack_call(pieces: Sequence[bytes]) -> Call:
+    """Return the call that was packed."""
+    dataset, texts, target_ids, *ids, wants_scores = pickle.loads(b"".join(pieces))
+    candidates, histories = (part and RaggedIds(*map(_read, part)) for part in ids)
     targets = target_ids and _read(target_ids)
-    return dataset_name, Arguments(texts, targets, negatives, histories, wants_scores)
+    return Call(dataset, texts, targets, candidates, histories, wants_scores)
 
 
 def pack_answer(answer: Answer) -> bytes | np.ndarray:
-    """Pack an answer: counts as bytes, scores as an array, which Ray shares where it is large."""
+    """Pack an answer: counts as bytes, scores as an array, which Ray shares if it is large."""
     if isinstance(answer, Tensor):
         return answer.numpy()
     return b"".join([count.numpy().tobytes() for count in answer])
 
 
-def unpack_counts(packed: bytes) -> RankCounts:
-    """The counts that were packed."""
-    # A copy: torch wants memory that may be written to.
+def unpack_answer(packed: bytes | np.ndarray) -> Answer:
+    """Return the answer that was packed; a copy, because torch needs writable memory."""
+    if isinstance(packed, np.ndarray):
+        return torch.from_numpy(packed.copy())
     return RankCounts(*torch.from_numpy(np.frombuffer(packed, np.int64).copy()).reshape(3, -1))
 
 
-def unpack_scores(packed: np.ndarray) -> Tensor:
-    """The scores that were packed; a copy, for Ray's memory is not to be written to."""
-    return torch.from_numpy(packed.copy())
-
-
 def _write(ids: np.ndarray) -> tuple[str, bytes]:
-    """An int64 array as the smallest type that holds its numbers, and bytes."""
+    """Return an int64 array as bytes of the smallest type that holds its values, with that type."""
     if ids.size > _SMALL:
         for smaller in (np.uint16, np.uint32):
             narrow = ids.astype(smaller)

@@ -1,4 +1,4 @@
-"""``rl4rec serve``, ``status`` and ``stop``: shards, replicas and HTTP, as a user runs them."""
+"""``rl4rec serve``, ``status`` and ``stop`` with shards, replicas and HTTP, as a user runs them."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from rl4rec_kernels.adapters.http import read_rows, start_http
 from rl4rec_kernels.cli.serve import read_datasets
 from rl4rec_kernels.data.labels import write_label
 from rl4rec_kernels.service import RetrievalClient
+from tests.errors import raises
 from tests.service.cases import is_same, make_calls
 
 URL = "http://127.0.0.1:18473/reward"
@@ -71,7 +72,7 @@ def post(body: bytes, url: str = URL, token: str = "s3cret") -> tuple[int, objec
         return error.code, json.load(error)
 
 
-def test_shards_and_replicas_give_the_answers_of_one_table(served, local):
+def test_shards_and_replicas_answer_as_one_table(served, local):
     for call in make_calls(12, seed=4):
         want = getattr(local, call.method)(*call.arguments)
         assert is_same(getattr(served, call.method)(*call.arguments), want)
@@ -80,7 +81,7 @@ def test_shards_and_replicas_give_the_answers_of_one_table(served, local):
     assert [state["load"]["calls"] for state in served.describe()] in ([6, 7], [7, 6])
 
 
-def test_http_answers_as_openrlhf_and_slime_ask(served, local):
+def test_http_answers_openrlhf_and_slime(served, local):
     reward = RecReward(service=local, dataset_name="toys", reward_type="mrr")
     negatives = [[2, 3, 4], [8, 9]]
     want = reward(["soap", "perfume"], [5, 6], [[1], []], negatives)
@@ -98,36 +99,38 @@ def test_http_answers_as_openrlhf_and_slime_ask(served, local):
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "words"),
+    ("body", "status", "named"),
     [
-        (b"\xff\xfe{", 400, "not JSON"),
-        (b'{"query": ["a"], "labels": [99999]}', 400, "targets: item 99999 is not in the index"),
-        (b'{"query": ["a", "b"], "labels": [1]}', 400, "must be of one length, got 2, 2 and 1"),
-        (b'{"query": [], "labels": []}', 400, "query must be a list of at least one"),
-        (b'{"query": ["\\ud800"], "labels": [1]}', 400, "no valid Unicode"),
-        (b" " * (33 << 20), 413, "larger than 32 MiB"),
+        (b"\xff\xfe{", 400, ["JSON"]),
+        (b'{"query": ["a"], "labels": [99999]}', 400, ["targets", "item 99999"]),
+        (b'{"query": ["a", "b"], "labels": [1]}', 400, ["query", "labels", "2, 2 and 1"]),
+        (b'{"query": [], "labels": []}', 400, ["query", "[]"]),
+        (b'{"query": ["\\ud800"], "labels": [1]}', 400, ["Unicode"]),
+        (b" " * (33 << 20), 413, ["32 MiB"]),
     ],
 )
-def test_http_errors_say_what_is_wrong(served, body, status, words):
+def test_http_errors_name_what_is_wrong(served, body, status, named):
     code, answer = post(body)
     assert code == status
-    assert words in answer["error"]
+    assert not [part for part in named if part not in answer["error"]], answer
 
 
-def test_http_wants_the_token(served):
+def test_http_requires_the_token(served):
     body = b'{"query": ["a"], "labels": [1]}'
     for token in ("", "s3cre", "wrong"):
         assert post(body, token=token)[0] == 401
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Serve's own
-def test_http_does_not_listen_where_it_was_not_told_to(served):
-    with pytest.raises(ValueError, match=r"listens at 127\.0\.0\.1:18473 already"):
+def test_http_does_not_listen_at_another_address(served):
+    with raises(ValueError, "127.0.0.1:18473"):
         start_http("toys", name="cli", namespace="tests", port=18474)
 
 
 def test_status_then_stop(served, rl4rec):
     where = ("--name", "cli", "--namespace", "tests")
+    table = rl4rec("status", *where)
+    assert all(word in table for word in ("504 items", "inflight_texts", "cache_hit_ratio", "p99"))
     first, second = json.loads(rl4rec("status", *where, "--json"))
     assert (first["name"], second["name"]) == ("cli", "cli-1")
     assert first["datasets"]["toys"]["items"] == 504
@@ -137,36 +140,37 @@ def test_status_then_stop(served, rl4rec):
         RetrievalClient("cli", "tests")
 
 
-def test_the_endpoint_is_not_opened_to_others_without_a_token():
-    with pytest.raises(ValueError, match=r"host '0\.0\.0\.0' lets other machines in"):
+def test_other_machines_need_a_token():
+    with raises(ValueError, "host", "'0.0.0.0'", "token"):
         start_http("toys", host="0.0.0.0")
-    with pytest.raises(ValueError, match="token is empty"):
+    with raises(ValueError, "token", "empty"):
         start_http("toys", token="")
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "named"),
     [
-        ({"query": ["a"], "labels": ["soap"]}, r"labels\[0\]: label 'soap' is not JSON"),
-        ({"query": ["a"], "labels": [None]}, r"labels\[0\]: label must be JSON text"),
-        ({"query": [1], "labels": [1]}, r"query\[0\] must be a string, got int"),
-        ({"query": ["a"], "labels": ["[" * 10**5]}, r"labels\[0\]: label '\[.* is not JSON"),
-        ({"query": ["a"], "prompts": ["b"], "labels": [1]}, r"query\[0\]: the query does not"),
-        ({"response": "a", "label": {"target": True}}, "target must be an item id, got True"),
-        ([1], "must be a JSON object"),
+        ({"query": ["a"], "labels": ["soap"]}, ["labels[0]", "'soap'", "JSON"]),
+        ({"query": ["a"], "labels": [None]}, ["labels[0]", "JSON text"]),
+        ({"query": [1], "labels": [1]}, ["query[0]", "string", "int"]),
+        ({"query": ["a"], "labels": ["[" * 10**5]}, ["labels[0]", "'[", "JSON"]),
+        ({"query": ["a"], "prompts": ["b"], "labels": [1]}, ["query[0]"]),
+        ({"response": "a", "label": {"target": True}}, ["target", "item id", True]),
+        ([1], ["JSON object"]),
     ],
 )
-def test_bad_requests_are_named(body, words):
-    with pytest.raises((TypeError, ValueError), match=words):
+def test_invalid_requests_are_named(body, named):
+    with raises((TypeError, ValueError), *named):
         read_rows(json.dumps(body).encode())
 
 
-def test_data_sets_of_the_command_line(index_file):
+def test_datasets_of_the_command_line(index_file):
     assert read_datasets(["beauty", f"toys={index_file}"]) == {
         "beauty": None,
         "toys": str(index_file),
     }
-    with pytest.raises(FileNotFoundError, match="/nowhere does not exist"):
+    with raises(FileNotFoundError, "/nowhere", "rl4rec index build"):
         read_datasets(["a=/nowhere"])
-    with pytest.raises(ValueError, match="'a' is no data set, or is there twice"):
-        read_datasets(["a", "a"])
+    for datasets in (["a", "a"], ["a", "a="], [""]):
+        with raises(ValueError, repr(datasets[-1]), "NAME=INDEX.safetensors"):
+            read_datasets(datasets)

@@ -1,4 +1,4 @@
-"""Items, calls and their answers, which all tests of the service share."""
+"""Items, calls and answers shared by the tests of the service."""
 
 import random
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ METADATA = {
 
 
 class Call(NamedTuple):
-    """A call of `rank`, or of `calculate_reward` where there is no fifth argument."""
+    """A call of `rank` or `calculate_reward`, which has no fifth argument."""
 
     method: str
     arguments: tuple[Any, ...]
@@ -58,9 +58,9 @@ def make_calls(count: int, seed: int, texts: int = 2) -> list[Call]:
 
 
 def is_same(got: Any, want: Any) -> bool:
-    """Whether two answers are equal: counts to the last, scores but for their last bits.
+    """Whether two answers are equal: counts exactly, scores up to their last bits.
 
-    Those depend on the batch that a text was encoded in.
+    The last bits depend on the batch that a text was encoded in.
     """
     if isinstance(want, RankCounts):
         return torch.equal(torch.stack(got), torch.stack(want))

@@ -1,5 +1,6 @@
 """The service in the caller's process, against a loop over rows."""
 
+import asyncio
 import threading
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 
 from rl4rec_kernels import Encoder, ItemIndex, LocalRetrievalService, RaggedIds, load_item_metadata
 from rl4rec_kernels.service import find_service
+from tests.errors import raises
+from tests.service.cases import is_same, make_calls
 
 TEXTS = ["glitter nail polish", "shampoo for dry hair", "a perfume for men"]
 TARGETS = [2, 60, 150]
@@ -70,7 +73,7 @@ def test_padding_arrays_and_ragged_ids_are_the_same(service):
         assert torch.equal(torch.stack(got), torch.stack(want))
 
 
-def test_threads_get_their_own_answers(service):
+def test_each_thread_gets_its_own_answers(service):
     want = [service.calculate_reward([text], "beauty") for text in TEXTS]
     wrong = []
 
@@ -89,41 +92,33 @@ def test_threads_get_their_own_answers(service):
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "words"),
+    ("changes", "error", "named"),
     [
-        (
-            {"dataset_name": "toys"},
-            ValueError,
-            "unknown data set 'toys'; this service has 'beauty'",
-        ),
-        ({"texts": []}, ValueError, "texts is empty"),
-        ({"texts": "abc"}, TypeError, "list of strings"),
-        ({"targets": None}, ValueError, "targets"),
-        ({"targets": [1, 2]}, ValueError, "one id for each of the 3"),
-        ({"targets": [1, 2, 200]}, IndexError, "targets: item 200 is not in the index.*below 200"),
-        ({"targets": [1, 2, 0]}, IndexError, "targets: 0 is not an item"),
-        ({"targets": [1, 2, -1]}, IndexError, "targets: item -1"),
-        ({"targets": [1.0, 2.0, 3.0]}, TypeError, "targets must be whole numbers"),
-        ({"targets": [[1], [2, 3], [4]]}, ValueError, "targets must be"),
-        (
-            {"targets": np.array([1, 2, 2**63], np.uint64)},
-            IndexError,
-            "targets: 9223372036854775808",
-        ),
-        ({"neg_items": [[1], [2]]}, ValueError, "neg_items must have one list for each of the 3"),
-        ({"neg_items": [[1], [2], [500]]}, IndexError, "neg_items: item 500"),
-        ({"neg_items": [[1], [2], [0]]}, IndexError, "neg_items: 0 is not an item"),
-        ({"neg_items": [[1], [2], [-2]]}, IndexError, "neg_items: -2 is not an item id"),
-        ({"neg_items": [[1], [2], ["x"]]}, TypeError, r"neg_items\[2\]"),
-        ({"neg_items": 7}, TypeError, "neg_items must be a list of lists"),
-        ({"neg_items": ragged([1.7, 2], [0, 1, 2, 2])}, TypeError, "neg_items.values must be"),
-        ({"neg_items": ragged([1, 2], [0, 1, 1, 1])}, ValueError, "must rise from 0 to 2"),
-        ({"neg_items": ragged([1, 2], [1, 1, 2, 2])}, ValueError, "must rise from 0 to 2"),
-        ({"neg_items": ragged([1, 2], [0, 2, 1, 2])}, ValueError, "must rise from 0 to 2"),
-        ({"neg_items": ragged([1, 2], [0, 2])}, ValueError, "neg_items must have one list"),
+        ({"dataset_name": "toys"}, ValueError, ("unknown data set", "'toys'", "'beauty'")),
+        ({"texts": []}, ValueError, ("texts", "empty")),
+        ({"texts": "abc"}, TypeError, ("texts", "list of strings", "str")),
+        ({"targets": None}, ValueError, ("targets",)),
+        ({"targets": [1, 2]}, ValueError, ("targets", 3, "(2,)")),
+        ({"targets": [1, 2, 200]}, IndexError, ("targets", "item 200", "below 200")),
+        ({"targets": [1, 2, 0]}, IndexError, ("targets", "0 ")),
+        ({"targets": [1, 2, -1]}, IndexError, ("targets", "item -1")),
+        ({"targets": [1.0, 2.0, 3.0]}, TypeError, ("targets", "float64")),
+        ({"targets": [[1], [2, 3], [4]]}, ValueError, ("targets", "length")),
+        ({"targets": np.array([1, 2, 2**63], np.uint64)}, IndexError, ("targets", 2**63)),
+        ({"neg_items": [[1], [2]]}, ValueError, ("neg_items", 3, "got 2")),
+        ({"neg_items": [[1], [2], [500]]}, IndexError, ("neg_items", "item 500")),
+        ({"neg_items": [[1], [2], [0]]}, IndexError, ("neg_items", "0 ")),
+        ({"neg_items": [[1], [2], [-2]]}, IndexError, ("neg_items", -2)),
+        ({"neg_items": [[1], [2], ["x"]]}, TypeError, ("neg_items[2]",)),
+        ({"neg_items": 7}, TypeError, ("neg_items", "list of lists", 7)),
+        ({"neg_items": ragged([1.7, 2], [0, 1, 2, 2])}, TypeError, ("neg_items.values", "float64")),
+        ({"neg_items": ragged([1, 2], [0, 1, 1, 1])}, ValueError, ("neg_items.offsets", "0 to 2")),
+        ({"neg_items": ragged([1, 2], [1, 1, 2, 2])}, ValueError, ("neg_items.offsets", "0 to 2")),
+        ({"neg_items": ragged([1, 2], [0, 2, 1, 2])}, ValueError, ("neg_items.offsets", "0 to 2")),
+        ({"neg_items": ragged([1, 2], [0, 2])}, ValueError, ("neg_items", 3, "got 1")),
     ],
 )
-def test_bad_arguments_are_named(service, changes, error, words):
+def test_invalid_arguments_are_named(service, changes, error, named):
     arguments = {
         "texts": TEXTS,
         "dataset_name": "beauty",
@@ -131,49 +126,49 @@ def test_bad_arguments_are_named(service, changes, error, words):
         "neg_items": NEGATIVES,
     } | changes
     for method in (service.calculate_reward, service.rank):
-        with pytest.raises(error, match=words):
+        with raises(error, *named):
             method(**arguments)
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "words"),
+    ("changes", "error", "named"),
     [
-        ({"texts": None}, TypeError, "texts must be a list of strings, got NoneType"),
-        ({"texts": "abc"}, TypeError, "put a single text in a list"),
-        ({"targets": [1, 2]}, ValueError, "one id for each of the 3"),
-        ({"targets": [1, 2, 0]}, IndexError, "targets: 0 is not an item"),
+        ({"texts": None}, TypeError, ("texts", "list of strings", "NoneType")),
+        ({"texts": "abc"}, TypeError, ("texts", "str", "in a list")),
+        ({"targets": [1, 2]}, ValueError, ("targets", 3, "(2,)")),
+        ({"targets": [1, 2, 0]}, IndexError, ("targets", "0 ")),
     ],
 )
-def test_bad_arguments_are_named_without_negatives_too(service, changes, error, words):
+def test_invalid_arguments_are_named_without_negatives_too(service, changes, error, named):
     arguments = {"texts": TEXTS, "dataset_name": "beauty", "targets": TARGETS} | changes
     for method in (service.calculate_reward, service.rank):
-        with pytest.raises(error, match=words):
+        with raises(error, *named):
             method(**arguments)
 
 
-def test_bad_histories_are_named(service):
-    with pytest.raises(IndexError, match="histories: item 999 is not in the index"):
+def test_invalid_histories_are_named(service):
+    with raises(IndexError, "histories", "item 999", "not in the index"):
         service.rank(TEXTS, "beauty", TARGETS, histories=[[999], [], []])
-    with pytest.raises(ValueError, match="histories must have one list for each of the 3"):
+    with raises(ValueError, "histories", 3, "got 1"):
         service.rank(TEXTS, "beauty", TARGETS, histories=[[1]])
 
 
 def test_an_index_must_belong_to_the_encoder(index, encoder):
-    with pytest.raises(ValueError, match=r"datasets\['a'\]: the index was built with another"):
+    with raises(ValueError, "datasets['a']", "another encoder"):
         LocalRetrievalService({"a": index}, Encoder(encoder.model, normalize=False))
     narrow = ItemIndex.from_embeddings(torch.ones(5, 10))
-    with pytest.raises(ValueError, match="384 dimensions but the index has 10"):
+    with raises(ValueError, "datasets['a']", 384, 10):
         LocalRetrievalService({"a": narrow}, encoder)
-    with pytest.raises(ValueError, match="at least one ItemIndex"):
+    with raises(ValueError, "datasets", "{}"):
         LocalRetrievalService({}, encoder)
-    with pytest.raises(TypeError, match=r"datasets\['a'\] must be an ItemIndex"):
+    with raises(TypeError, "datasets['a']", "ItemIndex"):
         LocalRetrievalService({"a": torch.ones(2, 384)}, encoder)
 
 
 def test_a_damaged_table_is_refused(index, encoder):
     table = index.table.clone()
     table[7, 3] = torch.nan
-    with pytest.raises(ValueError, match=r"datasets\['a'\]: row 7 holds NaN"):
+    with raises(ValueError, "datasets['a']", "row 7", "NaN"):
         LocalRetrievalService({"a": ItemIndex(table, index.valid, index.origin)}, encoder)
 
 
@@ -182,12 +177,18 @@ def test_a_non_finite_encoding_is_refused(index):
     with torch.no_grad():
         broken.model[0].auto_model.embeddings.word_embeddings.weight[2:].fill_(torch.nan)
     index = ItemIndex.from_embeddings(index.table)
-    with pytest.raises(ValueError, match="the encoder's output: row 0 holds NaN"):
+    with raises(ValueError, "encoder", "row 0", "NaN"):
         LocalRetrievalService({"beauty": index}, broken).rank(["soap"], "beauty", [1])
 
 
 def test_services_are_found_by_name(service):
     service.register("mine", "tests")
     assert find_service("mine", "tests") is service
-    with pytest.raises(LookupError, match=r"no retrieval service 'other'.*LocalRetrievalService"):
+    with raises(LookupError, "'other'", "'tests'", "LocalRetrievalService"):
         find_service("other", "tests")
+
+
+def test_coroutines_answer_as_the_methods(local):
+    for call in make_calls(4, seed=2):
+        coroutine = getattr(local, f"{call.method}_async")(*call.arguments)
+        assert is_same(asyncio.run(coroutine), getattr(local, call.method)(*call.arguments))

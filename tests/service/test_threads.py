@@ -1,4 +1,4 @@
-"""How many threads short rankings take."""
+"""How many threads short rankings use."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ def test_free_processors_of_this_machine():
 
 
 @pytest.mark.parametrize(("running", "free"), [(1, 8), (3, 6), (8, 1), (9, 1), (500, 1)])
-def test_running_threads_take_a_processor_each(tmp_path, monkeypatch, running, free):
+def test_each_running_thread_occupies_a_processor(tmp_path, monkeypatch, running, free):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))
     monkeypatch.setattr(threads, "_LOAD", tmp_path / "loadavg")
     (tmp_path / "loadavg").write_text(f"0.20 0.18 0.12 {running}/80 11206\n")
@@ -23,7 +23,7 @@ def test_running_threads_take_a_processor_each(tmp_path, monkeypatch, running, f
 
 
 @pytest.mark.parametrize("text", [None, "", "0.20 0.18 0.12", "0.20 0.18 0.12 a/b 3"])
-def test_one_where_nothing_is_known(tmp_path, monkeypatch, text):
+def test_one_processor_if_the_load_is_unknown(tmp_path, monkeypatch, text):
     monkeypatch.setattr(threads, "_LOAD", tmp_path / "loadavg")
     if text is not None:
         (tmp_path / "loadavg").write_text(text)
@@ -37,7 +37,7 @@ def test_use_threads_restores_the_number():
     assert torch.get_num_threads() == before
 
 
-def test_encoding_takes_the_threads_that_were_there_when_it_was_made():
+def test_encoding_uses_the_number_of_threads_set_at_construction():
     seen = []
 
     def encode(texts):
@@ -45,11 +45,11 @@ def test_encoding_takes_the_threads_that_were_there_when_it_was_made():
         return torch.ones(len(texts), 2)
 
     async def main():
-        with threads.use_threads(1):  # in which the thread that encodes begins
+        with threads.use_threads(1):  # in which the encoding thread starts
             await encodings.get(["soap"])
 
     with threads.use_threads(3):
-        encodings = EncodingCache(encode, max_batch=4, max_wait_s=0.0, cache_bytes=0)
+        encodings = EncodingCache(encode, max_batch_size=4, batch_wait_timeout_s=0.0, cache_bytes=0)
         asyncio.run(main())
     encodings.close()
     assert seen == [3]

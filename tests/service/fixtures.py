@@ -1,4 +1,4 @@
-"""One local Ray, with one service, for all tests of this directory."""
+"""One local Ray with one service for all tests that need them."""
 
 import os
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ def index_file(encoder: Encoder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def local(index_file, encoder) -> LocalRetrievalService:
-    """The same in this process, to hold answers against."""
+    """The same service in this process, whose answers are expected."""
     return LocalRetrievalService({"toys": ItemIndex.open(index_file)}, encoder)
 
 
 @pytest.fixture(scope="session")
 def ray() -> Iterator[Any]:
-    """A Ray of its own; its workers see the machine as this process does."""
+    """A separate Ray, whatever RAY_ADDRESS says."""
     ray = pytest.importorskip("ray")
     before = os.environ.pop("RAY_ADDRESS", None)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -38,7 +38,7 @@ def ray() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def client(ray, index_file) -> Any:
-    """The service, started as the user's guide does it, and found as `RecReward` finds it."""
+    """The service, started as in the user's guide, and found as `RecReward` finds it."""
     RetrievalService.options(
         name="OnRay", namespace="tests", lifetime="detached", get_if_exists=True, num_cpus=0.5
     ).remote({"toys": str(index_file), "beauty": str(index_file)})

@@ -1,0 +1,175 @@
+"""The items of a data set, which answer batches of calls.
+
+Calls of the same kind become one call of an operator. A score depends only on its query and its
+item, so each call gets the answer that it would get alone.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl4rec_kernels.ids import RaggedIds, check_inside, merge
+from rl4rec_kernels.index.item_index import ItemIndex
+from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.ops import rank_candidates, rank_catalog, score_candidates
+from rl4rec_kernels.service.calls import Answer, Call
+
+
+class Items(ABC):
+    """The items of a data set; a subclass knows where their embeddings are.
+
+    Parameters
+    ----------
+    index : ItemIndex
+        Which rows are items.
+
+    Attributes
+    ----------
+    is_local : bool
+        Whether the embeddings are in this process.
+    """
+
+    is_local = True
+
+    def __init__(self, index: ItemIndex) -> None:
+        self._index = index
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the table."""
+        return self._index.num_rows
+
+    def check_ids(self, call: Call) -> None:
+        """Check that the ids of a call are items.
+
+        Raises
+        ------
+        IndexError
+            If one is not; the message names the argument.
+        """
+        if call.targets is not None:
+            self._index.check_items("targets", call.targets)
+        if call.candidates is not None:  # with the targets, which have just been checked
+            self._index.check_items("neg_items", call.candidates.values)
+        if call.histories is not None:
+            check_inside("histories", call.histories.values, self.num_rows)
+
+    def answer(self, calls: Sequence[Call], query: Tensor) -> list[Answer]:
+        """Answer calls of one kind; `query` holds the encodings of all their texts in order."""
+        first = calls[0]
+        if first.candidates is not None:
+            candidates = merge([call.candidates for call in calls])
+            if first.wants_scores:
+                return _pad_scores(calls, self._score_candidates(query, candidates))
+            return _split_counts(calls, self._rank_candidates(query, candidates))
+        if first.wants_scores:
+            return list(self._score_all(query).split([len(call.texts) for call in calls]))
+        seen = None if first.histories is None else merge([call.histories for call in calls])
+        targets = np.concatenate([call.targets for call in calls])
+        return _split_counts(calls, self._rank_all(query, targets, seen))
+
+    @abstractmethod
+    def _score_candidates(self, query: Tensor, candidates: RaggedIds) -> Tensor:
+        """Scores of candidates, float32 [nnz], on the CPU."""
+
+    @abstractmethod
+    def _rank_candidates(self, query: Tensor, candidates: RaggedIds) -> RankCounts:
+        """Counts of each row's candidates against its first, the target."""
+
+    @abstractmethod
+    def _score_all(self, query: Tensor) -> Tensor:
+        """Scores of all rows of the table, float32 [B, N] on the CPU; -inf for non-items."""
+
+    @abstractmethod
+    def _rank_all(self, query: Tensor, targets: np.ndarray, seen: RaggedIds | None) -> RankCounts:
+        """Counts of all items against each target, those in `seen` left out."""
+
+
+class LocalItems(Items):
+    """Items whose embeddings are in this process, on the device where texts are encoded."""
+
+    def __init__(self, index: ItemIndex, device: torch.device | str = "cpu") -> None:
+        super().__init__(index)
+        self._table = index.table.to(device)
+        self._valid = index.valid.to(device)
+
+    def _score_candidates(self, query: Tensor, candidates: RaggedIds) -> Tensor:
+        return score_candidates(query, self._table, self._to_device(candidates)).cpu()
+
+    def _rank_candidates(self, query: Tensor, candidates: RaggedIds) -> RankCounts:
+        return rank_candidates(query, self._table, self._to_device(candidates))
+
+    def _score_all(self, query: Tensor) -> Tensor:
+        everything = torch.arange(self.num_rows, device=query.device).expand(len(query), -1)
+        scores = score_candidates(query, self._table, everything)
+        return scores.masked_fill_(~self._valid, -torch.inf).cpu()
+
+    def _rank_all(self, query: Tensor, targets: np.ndarray, seen: RaggedIds | None) -> RankCounts:
+        exclude = None if seen is None else self._to_device(seen)
+        ids = torch.from_numpy(targets).to(query.device)
+        return rank_catalog(query, self._table, ids, exclude, valid=self._valid)
+
+    def _to_device(self, ids: RaggedIds) -> RaggedIds:
+        return RaggedIds(*(torch.from_numpy(part).to(self._table.device) for part in ids))
+
+
+def find_items(datasets: Mapping[str, Items], name: str) -> Items:
+    """Return the items of a data set.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data set; the message lists the existing ones.
+    """
+    if not isinstance(name, str) or name not in datasets:
+        known = ", ".join(map(repr, datasets))
+        raise ValueError(f"unknown data set {name!r}; this service has {known}")
+    return datasets[name]
+
+
+def answer_calls(
+    datasets: Mapping[str, Items], calls: Sequence[Call], query: Tensor
+) -> list[Answer]:
+    """Answer calls of any kind, those of one kind together; `query` as in `Items.answer`."""
+    kinds: dict[tuple[Any, ...], list[int]] = {}
+    for i, call in enumerate(calls):
+        kinds.setdefault(call.kind, []).append(i)
+    if len(kinds) == 1:
+        return datasets[calls[0].dataset].answer(calls, query)
+    rows = _row_slices(calls)
+    answers: list[Any] = [None] * len(calls)
+    for members in kinds.values():
+        chosen = [calls[i] for i in members]
+        part = torch.cat([query[rows[i]] for i in members])
+        for i, answer in zip(
+            members, datasets[chosen[0].dataset].answer(chosen, part), strict=True
+        ):
+            answers[i] = answer
+    return answers
+
+
+def _row_slices(calls: Sequence[Call]) -> list[slice]:
+    """The rows of each call in a table of all calls' rows."""
+    ends = accumulate((len(call.texts) for call in calls), initial=0)
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def _split_counts(calls: Sequence[Call], counts: RankCounts) -> list[Answer]:
+    if len(calls) == 1 and counts.above.device.type == "cpu":
+        return [counts]
+    together = torch.stack(tuple(counts)).cpu()  # one copy from a device
+    return [RankCounts(*together[:, rows].clone()) for rows in _row_slices(calls)]
+
+
+def _pad_scores(calls: Sequence[Call], scores: Tensor) -> list[Answer]:
+    """Give each call its scores, [B, 1 + num_negs], shorter rows padded with -inf."""
+    lengths = [np.diff(call.candidates.offsets).tolist() for call in calls if call.candidates]
+    return [
+        torch.nn.utils.rnn.pad_sequence(list(mine.split(rows)), True, -torch.inf)
+        for rows, mine in zip(lengths, scores.split(list(map(sum, lengths))), strict=True)
+    ]
