@@ -57,8 +57,8 @@ class RetrievalClient(RetrievalBackend):
     def __init__(
         self, name: str, namespace: str, *, timeout_s: float = 600.0, reconnect_s: float = 120.0
     ) -> None:
-        self.timeout_s = number("timeout_s", timeout_s, 0, math.inf, above=True)
-        self.reconnect_s = number("reconnect_s", reconnect_s, 0, math.inf, above=True)
+        self.timeout_s = number("timeout_s", timeout_s, 0, math.inf, strict=True)
+        self.reconnect_s = number("reconnect_s", reconnect_s, 0, math.inf, strict=True)
         self.name, self.namespace = name, namespace
         self._ray = connected_ray()
         self._handles: dict[str, Any] = {name: find_actor(name, namespace)}
