@@ -6,6 +6,7 @@ is only compiled, and the names that it imports, reads and passes must exist.
 """
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -21,7 +22,8 @@ import typer
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.cli.app import app
-from rl4rec_kernels.service import local
+from rl4rec_kernels.service import local, prometheus
+from rl4rec_kernels.service.batching import Limits
 from tests.errors import raises
 
 ROOT = Path(__file__).parent.parent
@@ -223,6 +225,14 @@ def test_the_reference_has_all_public_names():
     text = (ROOT / "docs" / "reference.md").read_text("utf-8")
     documented = {*re.findall(r":: (\w+)$", text, re.MULTILINE), *rk.ops.__all__}
     assert set(rk.__all__) - documented == {"RecRewardFrunction", "__version__"}
+
+
+def test_the_service_page_has_all_limits_and_metrics():
+    text = (ROOT / "docs" / "service.md").read_text("utf-8")
+    rows = set(re.findall(r"^\| `(\w+)` \| [\d,.]+ \|", text, re.MULTILINE))
+    assert rows == {field.name for field in dataclasses.fields(Limits)}
+    metrics = {name.removesuffix("_total") for name in re.findall(r"`ray_rl4rec_(\w+)`", text)}
+    assert metrics == {*prometheus._COUNTERS, *prometheus._GAUGES, "latency_ms"}
 
 
 def test_a_broken_link_is_found(tmp_path):
