@@ -1,9 +1,9 @@
 """The service on Ray against a bare actor, and the encoder's backends against each other.
 
-Not on pytest-benchmark as the other files here: what counts are tails, rates of many callers, and
-ratios of measurements that must alternate on one machine. Run it as a script, with $RL4REC_DATA; it
-prints a section of Markdown. Each ratio is the median of several rounds in which the contestants
-take turns, with the range of the rounds beside it.
+Unlike the other files here, this one does not use pytest-benchmark, because it measures tails, the
+rates of many callers, and ratios of measurements that must alternate on one machine. Run it as a
+script, with $RL4REC_DATA; it prints a section of Markdown. Each ratio is the median of several
+rounds in which the contestants take turns, with the range over the rounds.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ THREADS = len(os.sched_getaffinity(0))
 
 
 class BareEcho:
-    """What Ray alone costs: takes a call, returns as many bytes as its answer has."""
+    """What Ray alone costs: takes a call, returns as many bytes as the answer has."""
 
     async def answer(self, size: int, *call: Any) -> bytes:
         return bytes(size)
@@ -61,7 +61,7 @@ def main() -> None:
     print("\n### Many callers of one sample\n")
     compare_callers(local, start, test, texts[512 : 512 + 3 * CALLERS])
     client = start()
-    print("\n### Beside encoding\n")
+    print("\n### Overhead besides encoding\n")
     compare_calls(client, local, test, texts)
     print("\n### Replicas\n")
     compare_handles()
@@ -69,13 +69,13 @@ def main() -> None:
 
 
 def compare_backends(encoder: rk.Encoder, index: rk.ItemIndex, texts: Sequence[str]) -> None:
-    """Torch by 64 texts, by its default, and OpenVINO: speed, and how far the results are apart."""
+    """Compare torch with batches of 64, torch by default and OpenVINO: speed and results."""
     plain, fast = rk.Encoder(encoder.model, batch_size=64), rk.Encoder(backend="openvino")
     query, other = encoder.encode_queries(texts), fast.encode_queries(texts)
     best, same = (rk.topk_catalog(q, index.table, 10, valid=index.valid)[1] for q in (query, other))
     cosine = torch.nn.functional.cosine_similarity(query, other).min()
     print(
-        f"- smallest cosine {cosine:.7f}; best 10 of Beauty equal for "
+        f"- smallest cosine {cosine:.7f}; the best 10 items of Beauty are equal for "
         f"{(best == same).all(1).float().mean():.1%} of {len(texts)} texts"
     )
     for name, count in (("a text alone", 1), ("64 texts", 64)):
@@ -84,13 +84,13 @@ def compare_backends(encoder: rk.Encoder, index: rk.ItemIndex, texts: Sequence[s
             f"{name}, plain torch (batches of 64) / torch by default",
             rounds[0],
             rounds[1],
-            "ms a text",
+            "ms per text",
         )
-        report(f"{name}, plain torch / OpenVINO", rounds[0], rounds[2], "ms a text")
+        report(f"{name}, plain torch / OpenVINO", rounds[0], rounds[2], "ms per text")
 
 
 def encode_in(encoder: rk.Encoder, texts: Sequence[str], count: int) -> float:
-    """Milliseconds a text."""
+    """Milliseconds per text."""
     chosen = texts[: 16 if count == 1 else 128]
     start = time.perf_counter()
     for first in range(0, len(chosen), count):
@@ -101,11 +101,11 @@ def encode_in(encoder: rk.Encoder, texts: Sequence[str], count: int) -> float:
 def compare_callers(
     local: rk.LocalRetrievalService, start: Callable[..., Any], test: Any, texts: Sequence[str]
 ) -> None:
-    """64 callers with a sample each: merged, not merged, and as one batch without Ray.
+    """Compare 64 callers of one sample each, batched and not batched, with batches without Ray.
 
-    All encode the same texts, again in every round: nothing is remembered.
+    All encode the same texts, again in every round: nothing is cached.
     """
-    merged = start(name="merged", limits={"cache_mib": 0})
+    batched = start(name="batched", limits={"cache_mib": 0})
     alone = {
         "max_batch_size": 1,
         "max_rank_batch_size": 1,
@@ -132,7 +132,7 @@ def compare_callers(
         left = iter(samples)
 
         async def caller() -> None:
-            for sample in left:  # the next one that nobody took
+            for sample in left:  # the next sample that no caller has taken
                 await client.rank_async(*sample)
 
         async def everybody() -> None:
@@ -142,20 +142,20 @@ def compare_callers(
         asyncio.run(everybody())
         return len(samples) / (time.perf_counter() - start)
 
-    rates = alternate([batches, partial(callers, merged), partial(callers, single)])
-    report("merged, of one batch's rate", rates[1], rates[0], "samples/s")
-    report("merged against not merged", rates[1], rates[2], "samples/s")
-    rk.stop_service("merged")
+    rates = alternate([batches, partial(callers, batched), partial(callers, single)])
+    report("batched, of the rate without Ray", rates[1], rates[0], "samples/s")
+    report("batched against not batched", rates[1], rates[2], "samples/s")
+    rk.stop_service("batched")
     rk.stop_service("single")
 
 
 def compare_calls(client: Any, local: Any, test: Any, texts: Sequence[str]) -> None:
-    """Calls whose encodings are remembered, against an echo of the same bytes.
+    """Compare calls whose encodings are cached with an echo of the same bytes.
 
     Both start from Python lists: the echo's calls are packed as the client packs its own, and its
-    answers, which have as many bytes, are unpacked as the client's are. A third contestant ranks
-    after each echo: so the caches are as cold as the service finds them. A fourth sends the lists
-    as they are, which is what a call costs without the client.
+    answers, which have as many bytes, are unpacked like the client's. A third contestant ranks
+    after each echo, so that the CPU's caches are as cold as for the service. A fourth sends the
+    lists unchanged, which is what a call costs without the client.
     """
     echo = Echo.remote()
     cases = (
@@ -174,7 +174,7 @@ def compare_calls(client: Any, local: Any, test: Any, texts: Sequence[str]) -> N
             negatives,
             histories,
         )
-        client.rank(*arguments)  # encodings are remembered from here on
+        client.rank(*arguments)  # encodings are cached from here on
         query = local._encoder.encode_queries(arguments[0])
         call = check_call(*arguments, False)
         rounds = alternate(
@@ -205,7 +205,7 @@ def compare_calls(client: Any, local: Any, test: Any, texts: Sequence[str]) -> N
 
 
 def compare_handles() -> None:
-    """What Ray Serve's handle would cost instead of an actor's."""
+    """Compare a call by Ray Serve's handle with one by an actor's."""
     from ray import serve
 
     serve.start(http_options={"location": "NoServer"})
@@ -232,7 +232,7 @@ def call_echo(echo: Any, arguments: tuple[Any, ...]) -> Any:
 def echo_and_rank(
     echo: Any, arguments: tuple[Any, ...], local: Any, call: Any, query: torch.Tensor
 ) -> None:
-    """The same, and then what the service ranks, in this process."""
+    """The same, followed by the service's ranking in this process."""
     call_echo(echo, arguments)
     local.items["beauty"].answer([call], query)
 
@@ -248,7 +248,7 @@ def times(call: Callable[[], Any], count: int = 100) -> np.ndarray:
 
 
 def alternate(contestants: Sequence[Callable[[], Any]]) -> list[list[Any]]:
-    """Results of several rounds, in each of which all take their turn, after one to warm up."""
+    """Results of several rounds, in each of which all take a turn, after one to warm up."""
     rounds = [[contestant() for contestant in contestants] for _ in range(ROUNDS + 1)][1:]
     return [list(results) for results in zip(*rounds, strict=True)]
 

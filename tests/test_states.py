@@ -164,7 +164,6 @@ class EncodingsMachine(OnALoop):
             if self.calls:
                 self.wait()
             self.waiting.set()
-            self.encodings.close()
         super().teardown()
 
 

@@ -124,7 +124,8 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the data sets of a running service, its load, and the latency of calls."""
-    replicas = _client(address, name, namespace).describe()
+    connected_ray(address or "auto")
+    replicas = RetrievalClient(name, namespace).describe()
     if as_json:
         print(json.dumps(replicas, indent=2))
         return
@@ -182,17 +183,6 @@ def read_datasets(arguments: list[str]) -> dict[str, str | None]:
             raise FileNotFoundError(f"{path} does not exist; build it with `rl4rec index build`")
         sources[name] = str(Path(path).resolve()) if is_file else None
     return sources
-
-
-def _client(address: str | None, name: str, namespace: str) -> RetrievalClient:
-    connected_ray(address or "auto")
-    try:
-        return RetrievalClient(name, namespace)
-    except NoClusterError as error:
-        raise LookupError(
-            f"no retrieval service {name!r} in namespace {namespace!r}: {error}; start one with "
-            "`rl4rec serve`"
-        ) from None
 
 
 def _exists(client: RetrievalClient) -> bool:

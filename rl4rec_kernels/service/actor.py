@@ -108,7 +108,8 @@ class RetrievalActor(BatchingService):
             datasets = getattr(args, "datasets", None)
         if encoder is None:
             encoder = getattr(args, "emb_model_name", PACKAGED)
-        model = make_encoder(encoder)
+        options = encoder if isinstance(encoder, Mapping) else {"model": encoder}
+        model = encoder if isinstance(encoder, Encoder) else Encoder(**options)
         indexes = load_datasets(datasets, model, data_dir)
         items: Mapping[str, Items]
         if shards:
@@ -152,13 +153,6 @@ class RetrievalActor(BatchingService):
             "datasets": self._datasets,
             "load": self.load(),
         }
-
-
-def make_encoder(encoder: str | Mapping[str, Any] | Encoder) -> Encoder:
-    """Load the encoder of a service, see `RetrievalService`."""
-    if isinstance(encoder, Mapping):
-        return Encoder(**encoder)
-    return encoder if isinstance(encoder, Encoder) else Encoder(encoder)
 
 
 def load_datasets(

@@ -45,6 +45,11 @@ class Batcher(Generic[Item, Result]):
     is_short : callable, optional
         Whether a list of items is processed right away on the loop, without waiting for others,
         because handing it to the thread and back would take longer.
+
+    Attributes
+    ----------
+    batches, items : int
+        Batches and items processed so far.
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class Batcher(Generic[Item, Result]):
         self._full = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None  # kept: the loop holds tasks weakly
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self.batches = self.items = 0  # processed so far
+        self.batches = self.items = 0
 
     def submit(self, item: Item, size: int = 1) -> "asyncio.Future[Result]":
         """Queue an item; the future gets its result or its error.
@@ -85,10 +90,6 @@ class Batcher(Generic[Item, Result]):
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
         return future
-
-    def close(self) -> None:
-        """End the thread once the current batch is finished."""
-        self._thread.shutdown(wait=False)
 
     async def _run(self) -> None:
         try:

@@ -118,7 +118,7 @@ class BatchingService(AsyncRetrievalBackend):
                 return None
             return round(1000 * seconds[min(len(seconds) - 1, p * len(seconds) // 100)], 3)
 
-        encodings = self._encodings
+        encodings, encoder = self._encodings, self._encodings.batcher
         return {
             "uptime_s": round(time.monotonic() - self._started, 1),
             "calls": self._calls,
@@ -126,18 +126,13 @@ class BatchingService(AsyncRetrievalBackend):
             "texts": self._texts,
             "inflight_texts": self._admission.used,
             "queued_calls": self._admission.waiting,
-            "encoded_texts": encodings.encoded,
-            "encode_batch_size": round(encodings.encoded / max(1, encodings.batches), 1),
+            "encoded_texts": encoder.items,
+            "encode_batch_size": round(encoder.items / max(1, encoder.batches), 1),
             "rank_batch_size": round(self._ranked_texts / max(1, self._ranker.batches), 1),
             "cache_hit_ratio": round(encodings.hits / max(1, encodings.lookups), 4),
             "cache_mib": round(encodings.used_bytes / 2**20, 1),
             "latency_ms": {f"p{p}": percentile(p) for p in (50, 90, 99)},
         }
-
-    def close(self) -> None:
-        """End the threads."""
-        self._encodings.close()
-        self._ranker.close()
 
     async def answer_async(self, call: Call) -> Any:
         """Check and answer a call together with others, see `RetrievalBackend`."""

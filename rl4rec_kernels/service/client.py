@@ -226,7 +226,9 @@ def connected_ray(address: str = "auto") -> Any:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
             first_line = str(error).strip().partition("\n")[0]
-            raise NoClusterError(f"no Ray cluster was found ({first_line})") from None
+            raise NoClusterError(
+                f"no Ray cluster was found ({first_line}); start one with `rl4rec serve`"
+            ) from None
     return ray
 
 
@@ -242,5 +244,6 @@ def find_actor(name: str, namespace: str) -> Any:
         return require("ray", "ray").get_actor(name, namespace=namespace)
     except ValueError:
         raise NoClusterError(
-            f"the Ray cluster has no actor {name!r} in namespace {namespace!r}"
+            f"the Ray cluster has no actor {name!r} in namespace {namespace!r}; start it with "
+            "`rl4rec serve`"
         ) from None

@@ -1,4 +1,4 @@
-"""Start and stop a service: its replicas and its shards."""
+"""Start and stop a service with its replicas and shards."""
 
 import os
 import re
@@ -13,9 +13,8 @@ from rl4rec_kernels.service.client import RetrievalClient, connected_ray
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
 from rl4rec_kernels.service.shards import Shard
 
-# Replicas are called one after the other by each process, from a random one on. Ray Serve would
-# choose by load, but its handle takes two to four times a call of an actor (benchmarks/
-# bench_service.py), and cannot keep a service's name.
+# Why not Ray Serve, which would route by load: a call by its handle takes two to four times as long
+# as a call of an actor (benchmarks/bench_service.py), and its actors cannot keep a service's name.
 
 
 def start_service(
@@ -32,30 +31,30 @@ def start_service(
     num_threads: int | None = None,
     limits: Mapping[str, Any] | None = None,
 ) -> RetrievalClient:
-    """Start a detached service on the Ray cluster, or find the one that runs; wait until it is up.
+    """Start a detached service on the Ray cluster, or find it if it runs; wait until it is up.
 
     Parameters
     ----------
     datasets, encoder, data_dir, num_threads, limits
-        As in `RetrievalService`. Ray starts a dead actor again with the same arguments: it finds
-        names and paths at any time, but indexes and encoders only while this process lives.
+        As in `RetrievalService`. Ray restarts a dead actor with the same arguments: names and paths
+        always work, but indexes and encoders are lost when this process ends.
     name, namespace : str
-        Of the actor; further replicas are called ``name-1`` and so on.
+        Name and namespace of the actor; further replicas are called ``name-1`` and so on.
     replicas : int
-        Actors that do the same. `RetrievalClient` goes to one after the other.
+        Identical actors. Each client cycles through them, starting at a random one.
     shards : int
         Actors that share the rows of the tables; 0 keeps whole tables in each replica. `datasets`
-        must then be a dict of index files that are there on all machines.
+        must then be a dict of index files that exist on all machines.
     num_cpus, num_gpus : float
-        What each replica takes of the cluster; fractions are fine.
+        CPUs and GPUs that Ray reserves for each replica, possibly fractions.
 
     Raises
     ------
     LookupError
         If there is no cluster.
     TypeError, ValueError
-        If an argument does not fit, or a service of that name runs with other data sets, replicas
-        or shards.
+        If an argument is invalid, or a service of that name runs with other data sets, replicas or
+        shards.
     ServiceUnavailableError
         If an actor could not be started; the message says why.
     """
@@ -68,27 +67,22 @@ def start_service(
         "get_if_exists": True,
         "namespace": namespace,
         "scheduling_strategy": "SPREAD",
+        "num_cpus": num_cpus,
     }
     parts = []
     if shards:
         paths = index_paths(datasets)
-        actor = require("ray", "ray").remote(Shard)
+        # Their methods have no side effects, so Ray may repeat them.
+        actor = require("ray", "ray").remote(max_restarts=-1, max_task_retries=-1)(Shard)
         parts = [
-            # Their methods are pure functions, so Ray may run them again.
-            actor.options(
-                name=f"{name}-shard-{part}",
-                num_cpus=num_cpus,
-                max_restarts=-1,
-                max_task_retries=-1,
-                **detached,
-            ).remote(paths, part, shards, num_threads)
+            actor.options(name=f"{name}-shard-{part}", **detached).remote(
+                paths, part, shards, num_threads
+            )
             for part in range(shards)
         ]
     names = [name, *(f"{name}-{number}" for number in range(1, replicas))]
     for replica in names:
-        RetrievalService.options(
-            name=replica, num_cpus=num_cpus, num_gpus=num_gpus, **detached
-        ).remote(
+        RetrievalService.options(name=replica, num_gpus=num_gpus, **detached).remote(
             datasets,
             encoder,
             data_dir=data_dir,
@@ -98,29 +92,29 @@ def start_service(
             shards=parts,
         )
     client = RetrievalClient(name, namespace)
-    wanted = {"data sets": _names(datasets), "replicas": replicas, "shards": shards}
+    known = [datasets] if isinstance(datasets, str) else list(datasets)
+    wanted = {"data sets": known, "replicas": replicas, "shards": shards}
     for state in client.describe():
-        runs = {
+        running = {
             "data sets": list(state["datasets"]),
             "replicas": len(state["replicas"]),
             "shards": state["shards"],
         }
-        if runs != wanted:
+        if running != wanted:
             raise ValueError(
-                f"service {name!r} in namespace {namespace!r} runs already, with "
-                f"{runs} instead of {wanted}; stop it first, or choose another "
-                "name"
+                f"service {name!r} in namespace {namespace!r} already runs with {running} instead "
+                f"of {wanted}; stop it first, or choose another name"
             )
     return client
 
 
 def stop_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> list[str]:
-    """Stop a service for good, with its replicas and shards.
+    """Stop a service with its replicas and shards.
 
     Returns
     -------
     list of str
-        The actors that were stopped.
+        Names of the actors that were stopped.
 
     Raises
     ------
@@ -141,7 +135,3 @@ def stop_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -
     for actor in sorted(found):
         ray.kill(ray.get_actor(actor, namespace=namespace), no_restart=True)
     return sorted(found)
-
-
-def _names(datasets: Any) -> list[str]:
-    return [datasets] if isinstance(datasets, str) else list(datasets)

@@ -34,8 +34,12 @@ class EncodingCache:
 
     Attributes
     ----------
+    batcher : Batcher
+        Counts the texts encoded so far, and their batches.
     lookups, hits : int
-        Texts asked for so far, and those of them that were cached.
+        Texts asked for so far, and how many of them were cached.
+    used_bytes : int
+        Memory of the cached encodings and their texts, about.
     """
 
     def __init__(
@@ -47,7 +51,7 @@ class EncodingCache:
         cache_bytes: int,
     ) -> None:
         self._encode, self._threads = encode, torch.get_num_threads()
-        self._batcher: Batcher[str, Tensor] = Batcher(
+        self.batcher: Batcher[str, Tensor] = Batcher(
             self._encode_batch,
             max_batch_size=max_batch_size,
             batch_wait_timeout_s=batch_wait_timeout_s,
@@ -57,16 +61,6 @@ class EncodingCache:
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._cache_bytes = cache_bytes
         self.lookups = self.hits = self.used_bytes = 0
-
-    @property
-    def encoded(self) -> int:
-        """Texts encoded so far."""
-        return self._batcher.items
-
-    @property
-    def batches(self) -> int:
-        """Batches encoded so far."""
-        return self._batcher.batches
 
     async def get(self, texts: Sequence[str]) -> Tensor:
         """Return the encodings, float32 [len(texts), D].
@@ -96,12 +90,8 @@ class EncodingCache:
         with use_threads(1):
             return torch.stack([vectors[text] for text in texts])
 
-    def close(self) -> None:
-        """End the thread."""
-        self._batcher.close()
-
     def _submit(self, text: str) -> "asyncio.Future[Tensor]":
-        future = self._pending[text] = self._batcher.submit(text)
+        future = self._pending[text] = self.batcher.submit(text)
         future.add_done_callback(lambda done: self._store(text, done))
         return future
 

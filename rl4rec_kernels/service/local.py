@@ -115,7 +115,7 @@ def find_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -
         return connect(name, namespace)
     except NoClusterError as error:
         raise LookupError(
-            f"no retrieval service {name!r} in namespace {namespace!r}: not in this process, and "
-            f"{error}; start one with `rl4rec serve` or LocalRetrievalService({{name: index}}, "
-            f"encoder).register({name!r}, {namespace!r}), or pass service="
+            f"no retrieval service {name!r} in namespace {namespace!r} of this process, and "
+            f"{error}, or make one by LocalRetrievalService({{name: index}}, encoder).register("
+            f"{name!r}, {namespace!r}), or pass service="
         ) from None

@@ -1,4 +1,4 @@
-"""How many threads short work on a service's loop may use."""
+"""The number of threads for short work on a service's loop."""
 
 import os
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ _LOAD = Path("/proc/loadavg")
 
 @contextmanager
 def use_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads, the calling one included.
+    """Let torch use `count` threads, the calling one included.
 
-    Python threads that first use torch meanwhile begin with this number too.
+    Python threads that first use torch meanwhile start with this number too.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -25,13 +25,13 @@ def use_threads(count: int) -> Iterator[None]:
 
 
 def free_processors() -> int:
-    """Count the processors on which nothing runs at this moment, and the caller's; 1 if unknown.
+    """Count the idle processors and the caller's own; 1 if unknown.
 
-    A second thread halves work of a millisecond where a processor is free. Where trainers keep all
-    of them busy, waiting for that thread takes ten milliseconds.
+    A second thread halves a millisecond of work if a processor is idle. If trainers keep all of
+    them busy, waiting for that thread takes ten milliseconds.
     """
-    with suppress(OSError, ValueError, IndexError, AttributeError):  # only Linux has these
-        # "0.20 0.18 0.12 1/80 11206": of 80 threads 1 runs, which is the caller
+    with suppress(OSError, ValueError, IndexError, AttributeError):  # Linux only
+        # "0.20 0.18 0.12 1/80 11206": 1 of 80 threads runs, the caller
         running = int(_LOAD.read_text().split()[3].partition("/")[0])
         return max(1, len(os.sched_getaffinity(0)) - running + 1)
     return 1

@@ -1,8 +1,8 @@
-"""Whether the service's memory stays where it is: calls of all kinds for some minutes.
+"""Whether the service's memory stays constant under calls of all kinds.
 
-A program, not a test: ``python -m tests.service.soak 10`` calls a service on a Ray of its own for
-ten minutes and prints, twenty times, how much memory each of its processes holds. It fails if one
-that has passed the first third grows by more than 5 % and 20 MiB until the end.
+A program, not a test: ``python -m tests.service.soak 10`` calls a service on its own Ray for ten
+minutes and prints the memory of each of its processes twenty times. It fails if a process grows by
+more than 5 % and 20 MiB after the first third.
 """
 
 import os
@@ -27,7 +27,7 @@ def main(minutes: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "toys.safetensors")
         rk.ItemIndex.build(METADATA, rk.Encoder()).save(path)
-        # So little memory for encodings that it is full, and forgets, soon.
+        # A small cache of encodings, so that it is soon full.
         client = rk.start_service(
             {"toys": path}, name="soak", namespace="tests", shards=2, limits={"cache_mib": 8}
         )
@@ -36,7 +36,7 @@ def main(minutes: float) -> None:
 
 
 def call_for(client: rk.RetrievalClient, seconds: float) -> None:
-    """Call from several threads, and look at the memory meanwhile."""
+    """Call from several threads, and measure the memory meanwhile."""
     end, counts, broken = time.monotonic() + seconds, [0] * CALLERS, []
     callers = [
         threading.Thread(target=call_until, args=(client, end, number, counts, broken))
@@ -63,7 +63,7 @@ def call_for(client: rk.RetrievalClient, seconds: float) -> None:
 def call_until(
     client: rk.RetrievalClient, end: float, number: int, counts: list[int], broken: list[Exception]
 ) -> None:
-    """Calls with texts that were never said before, and now and then one that is refused."""
+    """Call with new texts, and now and then with an invalid argument."""
     draw = random.Random(number)
     try:
         while time.monotonic() < end and not broken:
@@ -84,7 +84,7 @@ def make(client: rk.RetrievalClient, call: Call, texts: list[str]) -> None:
 
 
 def memory_of_actors() -> dict[str, float]:
-    """MiB of memory of its own that each actor of this machine's Ray holds, by name and process."""
+    """Private memory of each actor that this process started, in MiB by name and process id."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -95,7 +95,7 @@ def memory_of_actors() -> dict[str, float]:
             if is_mine(int(process.name)) and name.startswith(("ray::Retrieval", "ray::Shard")):
                 title = name.removeprefix("ray::").split(".")[0]
                 found[f"{title}[{process.name}]"] = int(status["RssAnon"].split()[0]) / 1024
-        except (OSError, KeyError):  # it has ended meanwhile
+        except (OSError, KeyError):  # the process has ended
             continue
     return found
 
@@ -109,5 +109,5 @@ def is_mine(process: int) -> bool:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit("say for how many minutes: python -m tests.service.soak 10")
+        raise SystemExit("usage: python -m tests.service.soak MINUTES")
     main(float(sys.argv[1]))

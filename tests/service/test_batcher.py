@@ -29,7 +29,6 @@ def test_items_are_batched_and_get_their_own_results():
         batcher = Batcher(squares(batches, 0.01), max_batch_size=8, batch_wait_timeout_s=0.02)
         results = await asyncio.gather(*(batcher.submit(i) for i in range(30)))
         assert results == [i * i for i in range(30)]
-        batcher.close()
 
     asyncio.run(main())
     assert batches == [list(range(8)), list(range(8, 16)), list(range(16, 24)), list(range(24, 30))]

@@ -51,5 +51,4 @@ def test_encoding_uses_the_number_of_threads_set_at_construction():
     with threads.use_threads(3):
         encodings = EncodingCache(encode, max_batch_size=4, batch_wait_timeout_s=0.0, cache_bytes=0)
         asyncio.run(main())
-    encodings.close()
     assert seen == [3]
