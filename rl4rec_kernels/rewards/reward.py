@@ -3,50 +3,31 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rl4rec_kernels._utils.checks import number, whole_number
-from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets, rows_of, select
+from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets, target_popularity
 from rl4rec_kernels.metrics import RankCounts, parse_metrics, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.rewards.completions import completion_text, extract_query
+from rl4rec_kernels.rewards.explanation import Explanation
 from rl4rec_kernels.rewards.formulas import (
     CUT_OFF_TYPES,
     SOFTMAX,
-    check_groups,
     check_item_counts,
     counts_of_scores,
     leave_out,
     normalized,
-    novelty_weights,
-    parts_table,
     reward_parts,
     softmax_of_target,
 )
+from rl4rec_kernels.rewards.negatives import NegativesReport, clean_negatives
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE, find_service
 
 logger = logging.getLogger("rl4rec_kernels.rewards")
-
-
-@dataclass(frozen=True)
-class NegativesReport:
-    """What the last call removed from the negatives it was given.
-
-    Attributes
-    ----------
-    duplicates : int
-        Items that stood in their row before.
-    targets : int
-        Items that were their row's target.
-    """
-
-    duplicates: int = 0
-    targets: int = 0
 
 
 class Scored(NamedTuple):
@@ -57,7 +38,7 @@ class Scored(NamedTuple):
     rewards : list of float
         B rewards.
     counts : RankCounts
-        How each target stands among its competitors, int64 [B] each.
+        How the competitors of each target score, int64 [B] each.
     """
 
     rewards: list[float]
@@ -71,7 +52,8 @@ class _Request(NamedTuple):
     targets: np.ndarray
     histories: RaggedIds | None
     negatives: RaggedIds | None
-    weights: np.ndarray | float
+    removed: NegativesReport
+    weights: np.ndarray  # of the targets, by novelty
 
 
 class RecReward:
@@ -80,71 +62,71 @@ class RecReward:
     Parameters
     ----------
     retrieval_service_name, namespace : str
-        The service that encodes and ranks; looked up at each call, in every process anew.
+        The service that encodes and ranks. It is looked up in each call and each process.
     dataset_name : str
-        The data set, as the service knows it.
+        The service's name of the data set.
     reward_type : str
-        ``"ndcg"``, ``"hit"``, ``"mrr"`` (cut off at `k`), ``"mixed"``, ``"ndcg_softmax"``,
-        ``"softmax"``, or any metric of `metrics_from_counts`, such as ``"ndcg@5"``, ``"auc"``,
+        ``"ndcg"``, ``"hit"``, ``"mrr"`` (with the cut-off `k`), ``"mixed"``, ``"ndcg_softmax"``,
+        ``"softmax"``, or any metric of `metrics_from_counts`, such as ``"ndcg@5"``, ``"auc"`` or
         ``"logrank"``; see the table below.
     k : int
         The cut-off.
     ties : str
         See `metrics_from_counts`.
     use_negatives_only : bool, optional
-        Rank the target among the negatives (True: they must be given) or among all items (False:
-        negatives are ignored). By default among the negatives where they are given.
+        True: rank the target among the negatives, which are required. False: rank it among all
+        items and ignore negatives. Default: among the negatives if they are given.
     normalize : bool
-        Scale the rewards of a call to mean 0 and standard deviation 1. Off by default: a trainer
-        that normalises in groups would be misled.
+        Scale the rewards of a call to mean 0 and standard deviation 1. Default: off, because
+        trainers normalize per group themselves.
     service : object, optional
         The service itself instead of its name.
     group_size : int, optional
-        With `normalize`: scale each group of so many consecutive texts, not the whole call.
+        With `normalize`: scale each group of this many consecutive texts, not the whole call.
     temperature : float
-        Of the softmax; scores of unit vectors lie between -1 and 1.
+        Of the softmax. Scores of unit vectors are between -1 and 1.
     softmax_weight : float
-        The softmax's share w in ``"ndcg_softmax"``.
+        The weight w of the softmax in ``"ndcg_softmax"``.
     novelty : float
-        Exponent a >= 0 of the weight (1 + n)^-a of a target that was taken n times; 0 is off.
+        Exponent a >= 0 of the weight (1 + n)^-a of a target with n interactions; 0 is off.
     item_counts : int, shape [num_items], optional
-        How often each item was taken, which `novelty` needs: the training data's `item_counts`.
+        Interactions per item, required for `novelty`: the training data's `item_counts`.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument does not fit.
+        If an argument is invalid.
 
     Notes
     -----
-    Of a text with ``<query>…</query>`` the last complete pair counts, for reasoning before it may
-    quote the tag; after an unclosed tag, all that follows; without a tag, the whole text. An empty
-    query is ranked as it is.
+    If a text contains ``<query>…</query>``, the last complete pair is encoded, because reasoning
+    before it may quote the tag. After a tag that is not closed, the rest of the text is encoded;
+    without a tag, the whole text. An empty query is ranked like any other.
 
     ================ ============================== ============ ==================================
     reward_type      with rank r of n candidates    range        where it is flat
     ================ ============================== ============ ==================================
-    ndcg             [r <= k] / log2(1 + r)         0, or to 1   0 at every rank beyond k: at random
-                                                                 among 100, for 90 % with k = 10
+    ndcg             [r <= k] / log2(1 + r)         0 to 1       0 at every rank beyond k: 90 % of
+                                                                 random ranks of 100 with k = 10
     hit              [r <= k]                       0 or 1       everywhere but between k and k + 1
-    mrr              [r <= k] / r                   0, or to 1   as ndcg; half is lost from 1 to 2
-    mixed            0.7 ndcg + 0.3 hit             0, or to 1   as ndcg; a step at k
-    softmax          p = exp(s/t) / sum exp(s_i/t)  0 to 1       near 1 once the target leads by
+    mrr              [r <= k] / r                   0 to 1       as ndcg; halves from rank 1 to 2
+    mixed            0.7 ndcg + 0.3 hit             0 to 1       as ndcg; a step at k
+    softmax          p = exp(s/t) / sum exp(s_i/t)  0 to 1       near 1 if the target leads by
                                                                  several t; near 0 in large catalogs
-    ndcg_softmax     (1 - w) ndcg + w p             0 to 1       nowhere: p tells apart what ndcg
-                                                                 does not
-    logrank          1 - log(r) / log(n)            0 to 1       nowhere; most at the top
-    auc              (n - r) / (n - 1)              0 to 1       nowhere, but the first places of a
-                                                                 large catalog are worth 1 / n each
+    ndcg_softmax     (1 - w) ndcg + w p             0 to 1       nowhere: p differs where ndcg does
+                                                                 not
+    logrank          1 - log(r) / log(n)            0 to 1       nowhere; steepest at the top
+    auc              (n - r) / (n - 1)              0 to 1       nowhere, but each rank of a large
+                                                                 catalog is worth only 1 / n
     ================ ============================== ============ ==================================
 
-    ``ndcg_softmax`` is the fused reward of R2ec (You et al., NeurIPS 2025), who take w = 0.05 and
-    NDCG@1000 over the catalog. Among all items the softmax needs every score: [B, N] float32 then
-    leave the service. ``rank`` is a metric to look at: lower is better.
+    ``ndcg_softmax`` is the fused reward of R2ec (You et al., NeurIPS 2025), which uses w = 0.05 and
+    NDCG@1000 over the catalog. Among all items the softmax needs all scores, so the service returns
+    [B, N] float32. ``rank`` is a metric for inspection: lower is better.
 
-    Trainers compare texts for one user, so a group's texts have one target and `novelty` scales
-    all their rewards alike. A trainer that divides by the group's standard deviation undoes that;
-    switch it off (in TRL ``scale_rewards="none"``).
+    Trainers compare texts for the same user. All texts of a group then have one target, and
+    `novelty` scales their rewards equally. A trainer that divides by the group's standard deviation
+    cancels that; turn it off (in TRL: ``scale_rewards="none"``).
     """
 
     def __init__(
@@ -173,16 +155,17 @@ class RecReward:
             )
         if normalize not in (True, False):
             raise ValueError(f"normalize must be True or False, got {normalize!r}")
-        self.group_size = check_groups(group_size, normalize)
+        if group_size is not None:
+            if not normalize:
+                raise ValueError(f"group_size={group_size} needs normalize=True")
+            group_size = whole_number("group_size", group_size, 2)
+        self.group_size = group_size
         self.temperature = number("temperature", temperature, 0, np.inf, strict=True)
         self.softmax_weight = number("softmax_weight", softmax_weight, 0, 1)
         self.weights = reward_parts(reward_type, k, self.softmax_weight)
         self.novelty = number("novelty", novelty, 0, np.inf)
         if self.novelty and item_counts is None:
-            raise ValueError(
-                f"novelty={novelty} needs item_counts, how often each item was taken; "
-                "pass the training data's item_counts"
-            )
+            raise ValueError(f"novelty={novelty} needs item_counts: pass the training data's")
         self.item_counts = None if item_counts is None else check_item_counts(item_counts)
         self.retrieval_service_name = retrieval_service_name
         self.namespace = namespace
@@ -193,31 +176,28 @@ class RecReward:
         self.use_negatives_only = None if use_negatives_only is None else bool(use_negatives_only)
         self.normalize = bool(normalize)
         self.last_report = NegativesReport()
+        self._metrics = [name for name in self.weights if name != SOFTMAX]
         self._service = service
         self._warned = False
         self.__name__ = f"rec_{reward_type}"  # trainers log a reward function by this name
 
     def __call__(
-        self,
-        generated_texts: Sequence[Any],
-        targets: Any,
-        histories: Any,
-        neg_items: Any = None,
+        self, generated_texts: Sequence[Any], targets: Any, histories: Any, neg_items: Any = None
     ) -> list[float]:
         """Compute the reward of each text.
 
         Parameters
         ----------
         generated_texts : sequence of str
-            B completions; each may also be a list of chat messages, of which the last one by the
-            assistant counts.
+            B completions. Each may also be a list of chat messages, whose last one by the assistant
+            is used.
         targets : B item ids
             The true next items.
         histories : B lists of item ids
-            What the users had before; does not compete when all items do.
+            The items the users interacted with before. They do not compete when all items do.
         neg_items : B lists of item ids, optional
-            Negatives, of any number a row. Repeats and the target are removed, see `last_report`.
-            Where all lists are empty, all items compete as if there were none.
+            Negatives, of any number per row. Repeats and targets are removed, see `last_report`. If
+            all lists are empty, all items compete, as without negatives.
 
         Returns
         -------
@@ -227,41 +207,54 @@ class RecReward:
         Raises
         ------
         ValueError, TypeError, IndexError
-            If an argument does not fit; the message names it.
+            If an argument is invalid; the message names it.
         LookupError
             If there is no such service.
         """
         return self.score(generated_texts, targets, histories, neg_items).rewards
 
     def score(
-        self,
-        generated_texts: Sequence[Any],
-        targets: Any,
-        histories: Any,
-        neg_items: Any = None,
+        self, generated_texts: Sequence[Any], targets: Any, histories: Any, neg_items: Any = None
     ) -> Scored:
-        """Compute the rewards and the counts that they come from; arguments as in a call."""
-        request = self._check(generated_texts, targets, histories, neg_items)
-        method, arguments = self._question(request)
-        return self._rewards(request, getattr(self._find(), method)(**arguments))
+        """Compute the rewards and the counts behind them; arguments as in a call."""
+        request = self._check(generated_texts, targets, histories, neg_items, self.group_size)
+        return self._rewards(request, self._ask(request))
 
     async def score_async(
-        self,
-        generated_texts: Sequence[Any],
-        targets: Any,
-        histories: Any,
-        neg_items: Any = None,
+        self, generated_texts: Sequence[Any], targets: Any, histories: Any, neg_items: Any = None
     ) -> Scored:
         """As `score`, but other coroutines run while the service works."""
-        request = self._check(generated_texts, targets, histories, neg_items)
+        request = self._check(generated_texts, targets, histories, neg_items, self.group_size)
         method, arguments = self._question(request)
-        service = await asyncio.to_thread(self._find)  # may connect to a cluster
+        # Finding a service by name may connect to a cluster.
+        service = self._service or await asyncio.to_thread(self._find)
         coroutine = getattr(service, f"{method}_async", None)
         if coroutine is None:
-            answer = await asyncio.to_thread(getattr(service, method), **arguments)
+            answer = await asyncio.to_thread(getattr(service, method), *arguments)
         else:
-            answer = await coroutine(**arguments)
+            answer = await coroutine(*arguments)
         return self._rewards(request, answer)
+
+    def explain(
+        self, text: Any, target: int, history: Sequence[int] | None, neg_items: Any = None
+    ) -> Explanation:
+        """Say how one text gets its reward: print what this returns.
+
+        Parameters
+        ----------
+        text, target, history, neg_items
+            One row of what a call takes.
+
+        Raises
+        ------
+        ValueError, TypeError, IndexError, LookupError
+            As in a call.
+        """
+        histories = None if history is None else [history]
+        negatives = None if neg_items is None else [neg_items]
+        request = self._check([text], [target], histories, negatives)
+        counts, values = self._values(request, self._ask(request))
+        return self._explanation(request, counts, values)
 
     def compute_metrics(
         self,
@@ -271,110 +264,124 @@ class RecReward:
         neg_items: Any = None,
         metrics: Sequence[str] | None = None,
     ) -> dict[str, float]:
-        """Mean of several metrics over the texts; by default NDCG, Hit and MRR at `k`."""
+        """Mean of several metrics over the texts. Default: NDCG, Hit and MRR at `k`."""
         names = [f"{name}@{self.k}" for name in CUT_OFF_TYPES] if metrics is None else metrics
         parse_metrics(names)
         request = self._check(generated_texts, targets, histories, neg_items)
-        counts = self._find().rank(**self._arguments(request), histories=request.histories)
-        values = metrics_from_counts(counts, names, self.ties).double().cpu()
+        queries, items, seen, negatives, *_ = request
+        counts = self._find().rank(queries, self.dataset_name, items, negatives, seen)
+        values = metrics_from_counts(counts, names, self.ties).double()
         return dict(zip(names, values.mean(0).tolist(), strict=True))
 
-    def _check(self, texts: Any, targets: Any, histories: Any, neg_items: Any) -> _Request:
+    def _check(
+        self,
+        texts: Any,
+        targets: Any,
+        histories: Any,
+        neg_items: Any,
+        group_size: int | None = None,
+    ) -> _Request:
         """Check the arguments of a call before anything is encoded."""
         if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
             raise TypeError(
-                "generated_texts must be a list of completions, got "
-                f"{type(texts).__name__}; put a single one in a list"
+                f"generated_texts must be a list of completions, got {type(texts).__name__}; put a "
+                "single one in a list"
             )
         queries = [extract_query(completion_text(text, i)) for i, text in enumerate(texts)]
         if not queries:
             raise ValueError("generated_texts is empty: pass at least one text")
-        if self.group_size is not None and len(queries) % self.group_size:
+        if group_size is not None and len(queries) % group_size:
             raise ValueError(
-                f"generated_texts has {len(queries)} texts, which are no whole number "
-                f"of groups of group_size={self.group_size}"
+                f"generated_texts must be groups of group_size={group_size} texts, got "
+                f"{len(queries)} texts"
             )
         items = check_targets(targets, len(queries))
         seen = None if histories is None else as_ragged("histories", histories, len(queries))
-        weights: np.ndarray | float = 1.0
-        if self.novelty and self.item_counts is not None:
-            weights = novelty_weights(items, self.item_counts, self.novelty)
-        return _Request(queries, items, seen, self._negatives(items, neg_items), weights)
-
-    def _negatives(self, targets: np.ndarray, neg_items: Any) -> RaggedIds | None:
-        """The negatives to rank among, without repeats and targets; None for all items."""
-        self.last_report = NegativesReport()
-        if self.use_negatives_only is False:
-            return None
-        given = None if neg_items is None else as_ragged("neg_items", neg_items, len(targets))
-        if given is None or not given.values.size:  # a dataset without negatives has empty lists
-            if self.use_negatives_only:
-                raise ValueError(
-                    "use_negatives_only=True needs neg_items: pass the negatives, or "
-                    "use_negatives_only=None to rank among all items"
-                )
-            return None
-        cleaned, self.last_report = remove_repeats(given, targets)
-        empty = np.flatnonzero(np.diff(cleaned.offsets) == 0)
-        if empty.size:
-            raise ValueError(
-                f"neg_items: row {empty[0]} has no negatives but its target, which "
-                "would then always rank first; give it some"
-            )
-        if self.last_report != NegativesReport() and not self._warned:
+        weights = np.ones(len(items))
+        if self.novelty:
+            weights = (1.0 + target_popularity(items, self.item_counts)) ** -self.novelty
+        negatives, removed = clean_negatives(neg_items, items, self.use_negatives_only)
+        self.last_report = removed
+        if removed != NegativesReport() and not self._warned:
             self._warned = True
-            logger.warning(
-                "neg_items had %d repeats and %d targets among the negatives; they were removed",
-                self.last_report.duplicates,
-                self.last_report.targets,
-            )
-        return cleaned
+            logger.warning("%s were removed from neg_items", removed)
+        return _Request(queries, items, seen, negatives, removed, weights)
 
     def _find(self) -> Any:
         return self._service or find_service(self.retrieval_service_name, self.namespace)
 
-    def _arguments(self, request: _Request) -> dict[str, Any]:
-        return {
-            "texts": request.queries,
-            "dataset_name": self.dataset_name,
-            "targets": request.targets,
-            "neg_items": request.negatives,
-        }
-
-    def _question(self, request: _Request) -> tuple[str, dict[str, Any]]:
+    def _question(self, request: _Request) -> tuple[str, tuple[Any, ...]]:
         """What to ask the service: a method and its arguments."""
+        arguments = (request.queries, self.dataset_name, request.targets, request.negatives)
         if SOFTMAX in self.weights:
-            return "calculate_reward", self._arguments(request)
-        return "rank", {**self._arguments(request), "histories": request.histories}
+            return "calculate_reward", arguments
+        return "rank", (*arguments, request.histories)
 
-    def _rewards(self, request: _Request, answer: Any) -> Scored:
-        """The rewards by what the service answered: counts or scores."""
+    def _ask(self, request: _Request) -> Any:
+        method, arguments = self._question(request)
+        return getattr(self._find(), method)(*arguments)
+
+    def _values(self, request: _Request, answer: Any) -> tuple[RankCounts, np.ndarray]:
+        """Counts, and the values of the reward's parts, float64 [B, parts], from an answer."""
         counts, softmax = answer, None
         if SOFTMAX in self.weights:
-            counts, softmax = self._read_scores(request, answer.cpu())
-        table = parts_table(list(self.weights), counts, softmax, self.ties)
-        rewards = table @ np.array(list(self.weights.values())) * request.weights
+            targets = torch.from_numpy(request.targets)
+            columns = targets if request.negatives is None else torch.zeros_like(targets)
+            scores = answer.cpu()
+            if request.negatives is None and request.histories is not None:
+                scores = leave_out(scores, targets, request.histories)
+            counts = counts_of_scores(scores, columns)
+            softmax = softmax_of_target(scores, columns, self.temperature)
+        values = metrics_from_counts(counts, self._metrics, self.ties).double().cpu().numpy()
+        return counts, values if softmax is None else np.column_stack([values, softmax])
+
+    def _rewards(self, request: _Request, answer: Any) -> Scored:
+        counts, values = self._values(request, answer)
+        rewards = values @ list(self.weights.values()) * request.weights
         if self.normalize:
             rewards = normalized(rewards, self.group_size)
-        return Scored([float(reward) for reward in rewards], counts)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "%s; reward %g, the first of %d",
+                self._explanation(request, counts, values).summary,
+                rewards[0],
+                len(rewards),
+            )
+        return Scored(rewards.tolist(), counts)
 
-    def _read_scores(self, request: _Request, scores: Tensor) -> tuple[RankCounts, Tensor]:
-        """Counts and the target's softmax from scores [B, 1 + num_negs] or [B, N]."""
-        targets = torch.from_numpy(request.targets)
-        if request.negatives is not None:
-            columns = torch.zeros_like(targets)
-        else:
-            columns = targets
-            if request.histories is not None:
-                scores = leave_out(scores, targets, request.histories)
-        softmax = softmax_of_target(scores, columns, self.temperature)
-        return counts_of_scores(scores, columns), softmax
+    def _explanation(
+        self, request: _Request, counts: RankCounts, values: np.ndarray
+    ) -> Explanation:
+        """How the first text of a call gets its reward."""
+        target, history = int(request.targets[0]), request.histories
+        sampled = request.negatives is not None
+        seen = set() if sampled or history is None else set(history.to_lists()[0])
+        first = RankCounts(*(count[:1].cpu() for count in counts))
+        above, tied, total = (int(count) for count in first)
+        parts = dict(zip(self.weights, values[0].tolist(), strict=True))
+        weight = float(request.weights[0])
+        return Explanation(
+            query=request.queries[0],
+            target=target,
+            above=above,
+            tied=tied,
+            total=total,
+            rank=metrics_from_counts(first, ("rank",), self.ties).item(),
+            ties=self.ties,
+            sampled=sampled,
+            removed=request.removed,
+            left_out=len(seen - {target}),
+            parts=parts,
+            weights=self.weights,
+            novelty=weight,
+            reward=sum(parts[name] * self.weights[name] for name in parts) * weight,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         if self._service is not None:
             raise TypeError(
-                "a RecReward with service= cannot be pickled; register the service "
-                "and pass retrieval_service_name= instead"
+                "a RecReward with service= cannot be pickled; register the service and pass "
+                "retrieval_service_name="
             )
         return self.__dict__
 
@@ -383,18 +390,4 @@ class RecReward:
 
 
 RecRewardFrunction = RecReward
-"""The user's guide's spelling of `RecReward`."""
-
-
-def remove_repeats(negatives: RaggedIds, targets: np.ndarray) -> tuple[RaggedIds, NegativesReport]:
-    """Keep the first of equal negatives of a row, and none that is the row's target."""
-    values = negatives.values
-    row = rows_of(negatives)
-    order = np.lexsort((values, row))  # stable: of equal negatives the first comes first
-    again = (np.diff(values[order], prepend=-1) == 0) & (np.diff(row[order], prepend=-1) == 0)
-    repeated = np.zeros(len(values), dtype=bool)
-    repeated[order] = again
-    is_target = values == targets[row]
-    kept = ~(repeated | is_target)
-    report = NegativesReport(int((repeated & ~is_target).sum()), int(is_target.sum()))
-    return select(negatives, kept), report
+"""`RecReward` as the user's guide spells it."""
