@@ -25,6 +25,7 @@ from rl4rec_kernels.rewards.formulas import (
     softmax_of_target,
 )
 from rl4rec_kernels.rewards.negatives import NegativesReport, clean_negatives
+from rl4rec_kernels.service.base import RetrievalBackend
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE, find_service
 
 logger = logging.getLogger("rl4rec_kernels.rewards")
@@ -79,7 +80,7 @@ class RecReward:
     normalize : bool
         Scale the rewards of a call to mean 0 and standard deviation 1. Default: off, because
         trainers normalize per group themselves.
-    service : object, optional
+    service : RetrievalBackend, optional
         The service itself instead of its name.
     group_size : int, optional
         With `normalize`: scale each group of this many consecutive texts, not the whole call.
@@ -140,7 +141,7 @@ class RecReward:
         ties: str = "expected",
         use_negatives_only: bool | None = None,
         normalize: bool = False,
-        service: Any = None,
+        service: RetrievalBackend | None = None,
         group_size: int | None = None,
         temperature: float = 0.05,
         softmax_weight: float = 0.05,
@@ -307,7 +308,7 @@ class RecReward:
             logger.warning("%s were removed from neg_items", removed)
         return _Request(queries, items, seen, negatives, removed, weights)
 
-    def _find(self) -> Any:
+    def _find(self) -> RetrievalBackend:
         return self._service or find_service(self.retrieval_service_name, self.namespace)
 
     def _question(self, request: _Request) -> tuple[str, tuple[Any, ...]]:
