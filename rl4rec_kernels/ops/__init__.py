@@ -1,13 +1,9 @@
-"""Tensor operators: one file an operator, `reference` defines them all."""
+"""Tensor operators, one module per family; `reference` defines them all."""
 
 from rl4rec_kernels.ops._backends import cpu_level, cpu_levels, unchecked_ids, use_cpu_level
+from rl4rec_kernels.ops.candidates import rank_candidates, reward_candidates, score_candidates
+from rl4rec_kernels.ops.catalog import rank_catalog, reward_catalog, topk_catalog
 from rl4rec_kernels.ops.metrics import metrics_from_counts
-from rl4rec_kernels.ops.rank_candidates import rank_candidates
-from rl4rec_kernels.ops.rank_catalog import rank_catalog
-from rl4rec_kernels.ops.reward_candidates import reward_candidates
-from rl4rec_kernels.ops.reward_catalog import reward_catalog
-from rl4rec_kernels.ops.score_candidates import score_candidates
-from rl4rec_kernels.ops.topk_catalog import topk_catalog
 
 __all__ = [
     "cpu_level",

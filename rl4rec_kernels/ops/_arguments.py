@@ -1,7 +1,7 @@
 """Checks that the operators share: shapes, dtypes and devices, never values.
 
-Values (ids out of range) are checked by the kernels as they read them, so that a call needs no
-extra pass and works inside ``torch.compile``.
+The kernels check values (ids out of range) as they read them. So a call needs no extra pass over
+its ids, and works inside ``torch.compile``.
 """
 
 from typing import Any, NamedTuple
@@ -9,19 +9,52 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels._utils.mapped import check_mapped
-from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.ids import RaggedIds, check_layout
 from rl4rec_kernels.ops.quantize import QuantizedTable
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _INTS = (torch.int32, torch.int64)
 
 
-def widen_query(query: Any, table: Any) -> Any:
-    """Give a query of half precision the dtype of a float32 table under autocast.
+class Ids(NamedTuple):
+    """Excluded ids as operators take them: as by `split_ids`, or None where there are none."""
 
-    Layers hand out half precision there whatever they were given. Nothing is lost, and a table is
-    not copied for every call; elsewhere a query of another dtype is an error.
+    values: Tensor | None = None
+    offsets: Tensor | None = None
+
+
+class Catalog(NamedTuple):
+    """Items as the catalog operators take them, in the order of their arguments.
+
+    `row_stats` is None for a plain table, `source` unless results are refined, and `valid` where
+    all rows are items.
+    """
+
+    values: Tensor
+    valid: Tensor | None
+    row_stats: Tensor | None
+    source: Tensor | None
+
+
+def _found(value: Any) -> Any:
+    return value.dtype if isinstance(value, Tensor) else type(value).__name__
+
+
+def _check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    if tensor.device != other.device:
+        raise ValueError(
+            f"{name} is on {tensor.device} but {other_name} on {other.device}; "
+            "move one of them with .to(device)"
+        )
+
+
+def widen_query(query: Any, table: Any) -> Any:
+    """Give a half-precision query the dtype of a float32 table under autocast.
+
+    Autocast makes layers return half precision whatever they were given. Widening the query loses
+    nothing and copies no table; without autocast a query of another dtype is an error.
     """
     both = isinstance(query, Tensor) and isinstance(table, Tensor)
     differ = both and query.dtype in _FLOATS and query.dtype != table.dtype == torch.float32
@@ -36,9 +69,9 @@ def check_embeddings(query: Any, table: Any) -> None:
     Raises
     ------
     TypeError
-        If one is no tensor, or their dtypes are not served.
+        If one is not a tensor, or their dtypes are not supported.
     ValueError
-        If shapes or devices do not fit.
+        If shapes or devices do not match.
     OSError
         If the table is mapped from a file that has become shorter.
     """
@@ -52,7 +85,7 @@ def check_embeddings(query: Any, table: Any) -> None:
             )
         if tensor.dim() != 2:
             raise ValueError(
-                f"{name} must be a matrix of embeddings, one a row, got shape {tuple(tensor.shape)}"
+                f"{name} must be a matrix, one embedding per row, got shape {tuple(tensor.shape)}"
             )
     if query.dtype not in (table.dtype, torch.float32):
         raise TypeError(
@@ -64,47 +97,55 @@ def check_embeddings(query: Any, table: Any) -> None:
             f"query has {query.shape[1]} dimensions but table has {table.shape[1]}: "
             "both must come from the same encoder"
         )
-    if query.device != table.device:
-        raise ValueError(
-            f"query is on {query.device} but table on {table.device}; "
-            "move one of them with .to(device)"
-        )
+    _check_device("query", query, "table", table)
     check_mapped(table)
 
 
-def split_table(
-    query: Any, table: Any, refine: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Check ``query`` and a catalog; return ``(values, row_stats, source)``.
-
-    The last two are None for a plain table; `source` is also None without `refine`.
+def check_catalog(query: Any, table: Any, valid: Any = None, refine: bool = False) -> Catalog:
+    """Check ``query`` and the items of a catalog operator; return the items.
 
     Raises
     ------
     TypeError, ValueError
-        As `check_embeddings`, or if `refine` does not go with the table or the query.
+        As `check_embeddings`; if `valid` is not a mask of the rows, or `refine` does not go with
+        the table or the query.
     """
-    if not isinstance(table, QuantizedTable):
+    if isinstance(table, QuantizedTable):
+        values, row_stats, source = _check_quantized(query, table, refine)
+    else:
+        values, row_stats, source = table, None, None
         check_embeddings(query, table)
         if refine:
             raise TypeError(
-                "refine=True needs a quantized table; make one with quantize_table, or "
+                "refine=True needs a quantized table, which quantize_table makes; "
                 "leave refine out: a plain table is scored exactly"
             )
-        return table, None, None
+    if valid is not None:
+        if not isinstance(valid, Tensor) or valid.dtype != torch.bool:
+            raise TypeError(f"valid must be a bool tensor, got {_found(valid)}")
+        if valid.shape != values.shape[:1]:
+            raise ValueError(
+                f"valid must be [{values.shape[0]}], one per row of the table, "
+                f"got {tuple(valid.shape)}"
+            )
+        _check_device("valid", valid, "table", values)
+    return Catalog(values, valid, row_stats, source)
+
+
+def _check_quantized(
+    query: Any, table: QuantizedTable, refine: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     values, row_stats, source = table
     dtype = query.dtype if isinstance(query, Tensor) and query.dtype in _FLOATS else torch.float32
     check_embeddings(query, values.new_empty((0, values.shape[-1]), dtype=dtype))
-    fits = (
-        values.dtype in (torch.int8, torch.bfloat16, torch.float8_e4m3fn)
-        and (row_stats.dtype, row_stats.shape) == (torch.float32, (values.shape[0], 3))
-        and values.device == row_stats.device
-    )
-    if not fits:
+    if (
+        values.dtype not in (torch.int8, torch.bfloat16, torch.float8_e4m3fn)
+        or (row_stats.dtype, row_stats.shape) != (torch.float32, (values.shape[0], 3))
+        or values.device != row_stats.device
+    ):
         raise ValueError(
             f"table has values {values.dtype} {tuple(values.shape)} and row_stats "
-            f"{row_stats.dtype} {tuple(row_stats.shape)}, which quantize_table does "
-            "not make"
+            f"{row_stats.dtype} {tuple(row_stats.shape)}; make it with quantize_table"
         )
     if not refine:
         return values, row_stats, None
@@ -121,84 +162,41 @@ def split_table(
     check_embeddings(query, source)
     if source.shape != values.shape:
         raise ValueError(
-            f"table.source is {tuple(source.shape)} but table.values is "
-            f"{tuple(values.shape)}: they do not belong together"
+            f"table.source is {tuple(source.shape)} but table.values is {tuple(values.shape)}"
         )
     return values, row_stats, source
 
 
-class Catalog(NamedTuple):
-    """What the catalog operators know of items: `split_table`'s result and the mask of rows."""
-
-    values: Tensor
-    row_stats: Tensor | None
-    source: Tensor | None
-    valid: Tensor | None
-
-
-def split_catalog(
-    query: Any, table: Any, exclude: Any, valid: Any, refine: bool
-) -> tuple[Catalog, Tensor | None, Tensor | None]:
-    """Check what all catalog operators take; return the items, and `exclude` as by `split_ids`.
+def check_targets(targets: Any, query: Tensor) -> None:
+    """Check a tensor of one target per query.
 
     Raises
     ------
     TypeError, ValueError
-        As `split_table`, `check_valid` and `split_ids`.
+        If it is not one.
     """
-    values, row_stats, source = split_table(query, table, refine)
-    check_valid(valid, values)
-    ids, offsets = (None, None) if exclude is None else split_ids("exclude", exclude, query)
-    return Catalog(values, row_stats, source, valid), ids, offsets
-
-
-def check_column(name: str, ids: Any, query: Tensor) -> None:
-    """Check a tensor of one id for each query.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no such tensor.
-    """
-    if not isinstance(ids, Tensor) or ids.dtype not in _INTS:
-        what = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+    if not isinstance(targets, Tensor) or targets.dtype not in _INTS:
         raise TypeError(
-            f"{name} must be a tensor of int32 or int64 ids, one for each query, got {what}"
+            f"targets must be a tensor of int32 or int64 ids, one per query, got {_found(targets)}"
         )
-    if ids.shape != query.shape[:1]:
+    if targets.shape != query.shape[:1]:
         raise ValueError(
-            f"{name} must be [{query.shape[0]}], one id for each query, got {tuple(ids.shape)}"
+            f"targets must be [{query.shape[0]}], one id per query, got {tuple(targets.shape)}"
         )
-    if ids.device != query.device:
-        raise ValueError(
-            f"{name} is on {ids.device} but query on {query.device}; "
-            "move one of them with .to(device)"
-        )
+    _check_device("targets", targets, "query", query)
 
 
-def check_valid(valid: Any, values: Tensor) -> None:
-    """Check a mask of the table's rows.
+def check_k(k: int, num_rows: int) -> int:
+    """Check the number of items that `topk_catalog` is asked for; return it as an int."""
+    k = whole_number("k", k, 1)
+    if k > num_rows:
+        raise ValueError(f"k must be at most {num_rows} (the rows of the table), got {k}")
+    return k
 
-    Raises
-    ------
-    TypeError, ValueError
-        If it is none.
-    """
-    if valid is None:
-        return
-    if not isinstance(valid, Tensor) or valid.dtype != torch.bool:
-        what = valid.dtype if isinstance(valid, Tensor) else type(valid).__name__
-        raise TypeError(f"valid must be a bool tensor, got {what}")
-    if valid.shape != values.shape[:1]:
-        raise ValueError(
-            f"valid must be [{values.shape[0]}], one for each row of the table, "
-            f"got {tuple(valid.shape)}"
-        )
-    if valid.device != values.device:
-        raise ValueError(
-            f"valid is on {valid.device} but table on {values.device}; "
-            "move one of them with .to(device)"
-        )
+
+def split_excluded(exclude: Any, query: Tensor) -> Ids:
+    """Check ``exclude``, which may be None, as `split_ids`."""
+    return Ids() if exclude is None else Ids(*split_ids("exclude", exclude, query))
 
 
 def split_ids(name: str, ids: Any, query: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -209,35 +207,27 @@ def split_ids(name: str, ids: Any, query: Tensor) -> tuple[Tensor, Tensor | None
     TypeError
         If the ids are not integers in a tensor or RaggedIds.
     ValueError
-        If shapes or devices do not fit `query`.
+        If shapes or devices do not match `query`.
     """
-    offsets = None
+    offsets, rows = None, query.shape[0]
     if isinstance(ids, RaggedIds):
         values, offsets = (torch.as_tensor(part, device=query.device) for part in ids)
+        check_layout(name, RaggedIds(values, offsets), rows)
         if offsets.dtype != torch.int64:
             raise TypeError(f"{name}.offsets must be int64, got {offsets.dtype}")
-        if values.dim() != 1 or tuple(offsets.shape) != (query.shape[0] + 1,):
-            raise ValueError(
-                f"{name} must have values [nnz] and offsets [{query.shape[0] + 1}] (one more than "
-                f"the rows of query), got {tuple(values.shape)} and {tuple(offsets.shape)}"
-            )
     elif isinstance(ids, Tensor):
         values = ids
-        if values.dim() != 2 or values.shape[0] != query.shape[0]:
+        if values.dim() != 2 or values.shape[0] != rows:
             raise ValueError(
-                f"{name} must be [{query.shape[0]}, C], one row for each row of "
-                f"query, got shape {tuple(values.shape)}"
+                f"{name} must be [{rows}, C], one row per row of query, "
+                f"got shape {tuple(values.shape)}"
             )
     else:
         raise TypeError(
-            f"{name} must be a tensor or RaggedIds, got {type(ids).__name__}; lists "
-            "of ids become one by RaggedIds.from_lists(...)"
+            f"{name} must be a tensor or RaggedIds, got {type(ids).__name__}; "
+            "pack lists of ids with RaggedIds.from_lists(...)"
         )
     if values.dtype not in _INTS:
         raise TypeError(f"{name} must hold int32 or int64 ids, got {values.dtype}")
-    if values.device != query.device:
-        raise ValueError(
-            f"{name} is on {values.device} but query on {query.device}; "
-            "move one of them with .to(device)"
-        )
+    _check_device(name, values, "query", query)
     return values, offsets

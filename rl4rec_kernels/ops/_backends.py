@@ -1,9 +1,9 @@
-"""Loads the compiled operators, registers their GPU backends, and picks who serves a call.
+"""Loads the compiled operators, registers their GPU backends, and picks the backend of a call.
 
 ``torch.ops.rl4rec_triton`` and ``torch.ops.rl4rec_cuda`` have the operators of ``torch.ops.rl4rec``
-with the same arguments, whose CUDA implementation picks one of them. GPU kernels check ids as they
-read them, without waiting: they raise a flag, and keep results of bad rows from looking good (NaN;
-a negative total). The flag is read after each call, which then raises what the CPU raises, but not
+with the same arguments; the CUDA implementation of the latter calls one of them. GPU kernels check
+ids as they read them, without waiting: they set a flag, and make the results of bad rows NaN, or
+their totals negative. The flag is read after each call, which then raises the CPU's error, but not
 while a CUDA graph is captured.
 """
 
@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.imports import require
-from rl4rec_kernels.ops._blocks import explain_ids
 
 BACKENDS = ("auto", "cpu", "cuda", "triton", "reference")
 NAMESPACES = {"cpu": "rl4rec", "cuda": "rl4rec_cuda", "triton": "rl4rec_triton"}
 LEVEL_VARIABLE = "RL4REC_CPU_LEVEL"
-EMULATES_CUDA = False  # tests that run the CUDA kernels' sources on the CPU set it
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -41,7 +39,7 @@ def _load() -> None:
     except OSError as error:
         raise ImportError(
             f"the compiled operators do not fit this machine or torch {torch.__version__}; build "
-            f"them again with: pip install --no-build-isolation --force-reinstall --no-deps . "
+            "them again with: pip install --no-build-isolation --force-reinstall --no-deps . "
             f"({error})"
         ) from error
     level = os.environ.get(LEVEL_VARIABLE)
@@ -55,22 +53,23 @@ def _load() -> None:
 
 
 def cpu_levels() -> list[str]:
-    """Name the levels of CPU features that this machine can run, best first."""
+    """Return the levels of CPU features that this machine can run, best first."""
     return torch.ops.rl4rec.cpu_levels()
 
 
 def cpu_level() -> str:
-    """Name the level of CPU features in use: ``"avx512"``, ``"avx2"`` or ``"portable"``.
+    """Return the level of CPU features in use.
 
-    It is the best one the machine has, unless the environment variable RL4REC_CPU_LEVEL named
-    another one when the package was imported.
+    One of ``"avx512_bf16"``, ``"avx512"``, ``"avx2"`` and ``"portable"``: the best one the machine
+    has, unless the environment variable RL4REC_CPU_LEVEL named another one when the package was
+    imported.
     """
     return torch.ops.rl4rec.cpu_level("")
 
 
 @contextmanager
 def use_cpu_level(level: str) -> Iterator[None]:
-    """Run the CPU kernels at another level for a while (process-wide; meant for tests).
+    """Run the CPU kernels at another level inside a with block (process-wide; meant for tests).
 
     Raises
     ------
@@ -88,21 +87,21 @@ def use_cpu_level(level: str) -> Iterator[None]:
 
 
 def resolve_backend(backend: str, query: Tensor, *, cuda: bool = True) -> str:
-    """Name the backend that serves a call: ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"reference"``.
+    """Return the backend of a call: ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"reference"``.
 
     Parameters
     ----------
     backend : str
-        What the caller asked for.
+        The one the caller asked for.
     query : Tensor
-        Where the call's tensors are.
+        A tensor on the device of the call.
     cuda : bool
         Whether the operator has a kernel in CUDA C++.
 
     Raises
     ------
     ValueError
-        If the backend is unknown or cannot run where the tensors are.
+        If the backend is unknown or cannot run on the device.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -113,47 +112,53 @@ def resolve_backend(backend: str, query: Tensor, *, cuda: bool = True) -> str:
         return "cuda" if cuda and has_cuda_library() else "triton"
     if backend == "cpu" and device not in ("cpu", "meta"):
         raise ValueError(
-            f"backend='cpu' needs tensors on the CPU, but query is on {query.device}; "
+            f"backend='cpu' needs tensors on the CPU, got {query.device}; "
             "move them there, or pass backend='auto'"
         )
     if backend == "cuda" and not cuda:
         raise ValueError(
-            "backend='cuda': operators over the whole catalog have Triton kernels "
-            "only; pass backend='triton' or 'auto'"
+            "backend='cuda' is available for operators on candidates only; "
+            "pass backend='triton' or 'auto'"
         )
-    if backend in ("cuda", "triton") and device != "cuda" and not _runs_on_cpu(backend):
+    if backend in ("cuda", "triton") and device != "cuda" and not runs_on_cpu(backend):
         raise ValueError(
-            f"backend={backend!r} needs tensors on a GPU, but query is on "
-            f"{query.device}; move them with .to('cuda')"
+            f"backend={backend!r} needs tensors on a GPU, got {query.device}; "
+            "move them with .to('cuda')"
         )
     if backend == "cuda" and not has_cuda_library():
         raise ValueError(
-            "backend='cuda' needs the compiled CUDA kernels, which are not here; "
-            "install again where nvcc is, or pass backend='triton'"
+            "backend='cuda' needs the compiled CUDA kernels, which are missing; "
+            "install again where nvcc is available, or pass backend='triton'"
         )
     return backend
 
 
 def operators(backend: str) -> Any:
-    """The registered operators of a backend, ``torch.ops.rl4rec*``."""
+    """Return the registered operators of a backend, ``torch.ops.rl4rec*``."""
     return getattr(torch.ops, NAMESPACES[backend])
 
 
-def _runs_on_cpu(backend: str) -> bool:
-    """Whether a GPU backend is emulated: Triton's interpreter, or CUDA kernels built for tests."""
-    if backend == "triton":
-        return os.environ.get("TRITON_INTERPRET") == "1"
-    return EMULATES_CUDA
+def runs_on_cpu(backend: str) -> bool:
+    """Whether a GPU backend runs on the CPU: Triton does where its kernels are interpreted."""
+    return backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @cache
 def has_cuda_library() -> bool:
-    """Load the kernels in CUDA C++ where they were built and a GPU is there; whether they are."""
+    """Load the CUDA C++ kernels if they were built and there is a GPU; return whether it worked."""
     built = sorted(_PACKAGE.glob("_C_cuda.*so"))
     if not built or not torch.cuda.is_available():
         return False
     torch.ops.load_library(str(built[0]))
     return True
+
+
+def kernels(backend: str) -> Any:
+    """Return what holds a GPU backend's kernels; Triton is imported at the first call."""
+    if backend == "cuda":
+        return torch.ops.rl4rec_cuda_raw
+    require("triton", "triton")
+    return importlib.import_module("rl4rec_kernels.ops.triton")
 
 
 _load()
@@ -171,32 +176,40 @@ def register(
     fake: Callable[..., Any],
     *,
     cuda: bool = True,
+    explain: Callable[..., Any] | None = None,
+    kernel: Callable[..., Any] | None = None,
     backward: Callable[[Any], Callable[..., Any]] | None = None,
     setup_context: Callable[..., Any] | None = None,
 ) -> None:
-    """Register an operator's GPU backends, and fake implementation and gradient for all.
+    """Register an operator's GPU backends, and the fake implementation and gradient of all.
 
     Parameters
     ----------
     name : str
-        The operator in ``torch.ops.rl4rec``. Its kernels are the functions of this name in
-        ``triton_kernels`` and, with `cuda`, in ``ops._cuda``.
+        The operator in ``torch.ops.rl4rec``, which has its schema.
     fake : callable
-        Makes empty results of the right shapes.
+        Makes empty results of the right shapes from the operator's arguments.
     cuda : bool
         Whether there is a kernel in CUDA C++.
+    explain : callable, optional
+        Raises the CPU's error for arguments whose ids the kernels found to be bad. Kernels get a
+        flag, int32 [1], as their last argument, which they set if ids are bad. By default they get
+        no flag.
+    kernel : callable, optional
+        Implements the operator with `kernels` as an additional first argument. By default the
+        operator is the kernel of its name.
     backward : callable, optional
-        Makes the backward function, given a namespace of operators.
+        Makes the backward function from a namespace of operators.
     setup_context : callable, optional
         Keeps what the backward function needs.
     """
-    backends = ("cpu", "triton", "cuda") if cuda else ("cpu", "triton")
     schema = str(getattr(torch.ops.rl4rec, name).default._schema).removeprefix("rl4rec::")
-    for backend in backends:
+    for backend in ("cpu", "triton", "cuda") if cuda else ("cpu", "triton"):
         if backend != "cpu":
+            call = _implementation(name, backend, explain, kernel)
             _libraries[backend].define(schema)
             for key in ("CPU", "CUDA"):  # on the CPU they are interpreted
-                _libraries[backend].impl(name, _implementation(name, backend), key)
+                _libraries[backend].impl(name, call, key)
         ops = operators(backend)
         torch.library.register_fake(f"{ops.name}::{name}", fake)
         if backward is not None:
@@ -210,19 +223,25 @@ def register(
     _redirections.impl(name, redirect)
 
 
-def _implementation(name: str, backend: str) -> Callable[..., Any]:
-    """An operator's Python implementation, imported when it is first called."""
-
+def _implementation(
+    name: str,
+    backend: str,
+    explain: Callable[..., Any] | None,
+    kernel: Callable[..., Any] | None,
+) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
-        if backend == "triton":
-            require("triton", "triton")
-            module = importlib.import_module("rl4rec_kernels.ops.triton")
+        bad = [] if explain is None else [args[0].new_zeros(1, dtype=torch.int32)]
+        implementations = kernels(backend)
+        if kernel is None:
+            result = getattr(implementations, name)(*args, *bad)
         else:
-            module = importlib.import_module("rl4rec_kernels.ops._cuda")
-        bad = torch.zeros(1, dtype=torch.int32, device=args[0].device)
-        result = getattr(module, name)(*args, bad)
-        if _ids_are_checked and not _is_capturing(bad) and bool(bad):
-            _explain(name, args)
+            result = kernel(implementations, *args, *bad)
+        if explain is not None and _ids_are_checked and not _is_capturing(*bad) and bool(*bad):
+            explain(*args)
+            raise RuntimeError(
+                f"{name} read ids that are not in the table, but they have changed since: "
+                "do not change tensors while an operator reads them"
+            )
         return result
 
     return call
@@ -232,35 +251,11 @@ def _is_capturing(tensor: Tensor) -> bool:
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _explain(name: str, args: tuple[Any, ...]) -> None:
-    """Raise the CPU operator's error: it looks at ids before it looks at embeddings."""
-    schema = getattr(torch.ops.rl4rec, name).default._schema
-    given = {a.name: v for a, v in zip(schema.arguments, args, strict=True)}
-    rows, num_items = given["query"].shape[0], given["table"].shape[0]
-    query, table = torch.empty(rows, 0), torch.empty(num_items, 0)
-
-    def on_cpu(argument: str) -> Tensor | None:
-        return None if given.get(argument) is None else given[argument].cpu()
-
-    if "ids" in given:
-        operator = "score_candidates" if name.startswith("score") else "rank_candidates"
-        getattr(torch.ops.rl4rec, operator)(query, table, on_cpu("ids"), on_cpu("offsets"))
-    elif name == "score_catalog_targets":
-        torch.ops.rl4rec.score_catalog_targets(query, table, on_cpu("targets"), None)
-    else:
-        names = ("targets", "exclude", "exclude_offsets", "valid", "target_scores")
-        explain_ids(num_items, *map(given.get, names))
-    raise RuntimeError(
-        f"{name} met ids that are not in the table, which are there no longer: "
-        "tensors must not change while an operator reads them"
-    )
-
-
 @contextmanager
 def unchecked_ids() -> Iterator[None]:
     """Let calls on a GPU return without waiting for the check of their ids (process-wide).
 
-    A bad id then raises nothing: its score is NaN, its row's rewards are NaN, and the total of its
+    A bad id then raises no error: its score is NaN, its row's rewards are NaN, and the total of its
     row's counts is negative. A bad excluded id excludes nothing.
     """
     global _ids_are_checked
@@ -269,3 +264,17 @@ def unchecked_ids() -> Iterator[None]:
         yield
     finally:
         _ids_are_checked = before
+
+
+# What fake implementations return. They get the operator's arguments and use few of them.
+
+
+def empty_counts(query: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Three counts int64 [B]."""
+    above, tied, total = (query.new_empty(query.shape[0], dtype=torch.int64) for _ in range(3))
+    return above, tied, total
+
+
+def empty_metrics(query: Tensor, *rest: Any) -> Tensor:
+    """Metrics float32 [B, M]; the last arguments are kinds, cutoffs and ties."""
+    return query.new_empty((query.shape[0], len(rest[-3])), dtype=torch.float32)

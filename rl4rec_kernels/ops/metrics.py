@@ -1,9 +1,7 @@
 """Rank metrics computed from counts."""
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from rl4rec_kernels.metrics import RankCounts, check_counts, parse_metrics, parse_ties
@@ -58,18 +56,19 @@ def metrics_from_counts(
     >>> metrics_from_counts(counts, ("hit@1", "rank"))
     tensor([[0.5000, 1.5000]])
     """
-    parsed, rule = parse_metrics(metrics), parse_ties(ties)
+    numbers = metric_arguments(metrics, ties)
     check_counts(counts)
     backend = _backends.resolve_backend(backend, counts[0], cuda=False)
     if backend == "reference":
+        parsed, rule = parse_metrics(metrics), parse_ties(ties)
         return reference.metrics_from_counts(counts, parsed, rule).float()
-    kinds, cutoffs = [int(m.kind) for m in parsed], [m.cutoff for m in parsed]
-    return _backends.operators(backend).metrics_from_counts(*counts, kinds, cutoffs, int(rule))
+    return _backends.operators(backend).metrics_from_counts(*counts, *numbers)
 
 
-def _empty_metrics(above: Tensor, *rest: Any) -> Tensor:
-    *_, kinds, _, _ = rest
-    return above.new_empty((above.shape[0], len(kinds)), dtype=torch.float32)
+def metric_arguments(metrics: Sequence[str], ties: str) -> tuple[list[int], list[int], int]:
+    """Return metrics and the tie rule as operators take them: kinds, cut-offs and the rule."""
+    parsed = parse_metrics(metrics)
+    return [int(m.kind) for m in parsed], [m.cutoff for m in parsed], int(parse_ties(ties))
 
 
-_backends.register("metrics_from_counts", _empty_metrics, cuda=False)
+_backends.register("metrics_from_counts", _backends.empty_metrics, cuda=False)

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels.ids import RaggedIds
-from rl4rec_kernels.metrics import RankCounts, parse_metrics, parse_ties
+from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _backends
 from rl4rec_kernels.ops._arguments import (
     Catalog,
-    check_column,
-    check_valid,
-    split_ids,
-    split_table,
+    Ids,
+    check_catalog,
+    check_k,
+    check_targets,
+    split_excluded,
 )
 from rl4rec_kernels.ops._blocks import (
     best_of_slices,
@@ -28,7 +28,7 @@ from rl4rec_kernels.ops._blocks import (
     score_targets,
 )
 from rl4rec_kernels.ops._group import Group
-from rl4rec_kernels.ops.metrics import metrics_from_counts
+from rl4rec_kernels.ops.metrics import metric_arguments, metrics_from_counts
 from rl4rec_kernels.ops.quantize import QuantizedTable, quantize_table
 
 _SENT_BYTES = 64 << 20  # of the best items that a process receives at once
@@ -43,17 +43,17 @@ _SAME = (
 
 
 class ShardedTable:
-    """A table of which every process of a torch.distributed group holds a slice of the rows.
+    """A table of which each process of a torch.distributed group holds a slice of the rows.
 
-    Slices stand in the order of ranks: the first process holds the rows 0, 1, ... Make one with
+    Slices are in the order of ranks: the first process holds the rows 0, 1, ... Make one with
     `from_slice` or `open`. The methods are the catalog operators: all processes must call them with
-    the same arguments, whose ids are those of the whole table, and all get the result, which is
-    that of one process with the whole table, to the bit. Little is sent: the targets' scores and
+    the same arguments, whose ids are those of the whole table, and all get the result that one
+    process with the whole table would get, to the bit. Little is sent: the targets' scores and
     counts, or the best items of each slice.
 
     An error in one process, such as an id that is not in the table, is raised in all of them, and
-    the table can be used on. A process that is slower than the others by more than the group's
-    timeout (see ``init_process_group``) makes them give up.
+    the table can be used again afterwards. If a process is slower than the others by more than the
+    group's timeout (see ``init_process_group``), these give up.
 
     Attributes
     ----------
@@ -78,23 +78,23 @@ class ShardedTable:
     def from_slice(
         cls, table: Tensor | QuantizedTable, valid: Tensor | None = None, *, group: Any = None
     ) -> "ShardedTable":
-        """Make a sharded table of the slice that each process has; all must call it.
+        """Make a sharded table from the slice of each process; all processes must call it.
 
         Parameters
         ----------
         table : Tensor, shape [rows, D], or QuantizedTable
-            This process's rows, of any number (0 as well). Kept, not copied; it may be
-            memory-mapped, and larger than memory.
+            This process's rows, none as well. Kept, not copied; it may be memory-mapped, and
+            larger than memory.
         valid : Tensor, bool [rows], optional
             Which of them are items, see `rank_catalog`. Default: all.
         group : torch.distributed.ProcessGroup, optional
-            By default all processes. Gloo, or NCCL.
+            A group with the backend Gloo or NCCL. Default: all processes.
 
         Raises
         ------
         TypeError, ValueError
-            If the slice is no table, or the slices of two processes do not go together: dimensions,
-            dtypes, or scores that differ because their CPUs do.
+            If the slice is not a table, or the slices of two processes do not belong together:
+            they differ in dimensions or dtypes, or their CPUs round scores differently.
         RuntimeError
             If torch.distributed is not initialised.
         """
@@ -118,16 +118,16 @@ class ShardedTable:
         quantize: torch.dtype | None = None,
         group: Any = None,
     ) -> "ShardedTable":
-        """Open a saved `ItemIndex`, of whose rows each process takes an equal part.
+        """Open a saved `ItemIndex`; each process takes an equal part of its rows.
 
-        The file is mapped, not read. It must be there in all processes.
+        The file is mapped, not read. All processes must have it.
 
         Parameters
         ----------
         path : path
             A file that `ItemIndex.save` wrote.
         quantize : torch.dtype, optional
-            Make a copy of this process's part by `quantize_table` with this dtype.
+            Quantize this process's part with `quantize_table` and this dtype.
         group : torch.distributed.ProcessGroup, optional
             As in `from_slice`.
 
@@ -164,12 +164,12 @@ class ShardedTable:
         Parameters
         ----------
         query, targets, exclude, refine
-            As there, and the same in all processes.
+            As for the operator, and the same in all processes.
 
         Raises
         ------
         TypeError, ValueError, IndexError
-            As there, or if the processes have different arguments; in all processes.
+            As the operator, or if the processes have different arguments; in all processes.
         """
         return self._count(("rank_catalog",), query, targets, exclude, refine)
 
@@ -188,12 +188,12 @@ class ShardedTable:
         Parameters
         ----------
         query, targets, exclude, metrics, ties, refine
-            As there, and the same in all processes.
+            As for the operator, and the same in all processes.
 
         Raises
         ------
         TypeError, ValueError, IndexError
-            As there, or if the processes have different arguments; in all processes.
+            As the operator, or if the processes have different arguments; in all processes.
         """
         counts = self._count(("reward_catalog", metrics, ties), query, targets, exclude, refine)
         return metrics_from_counts(counts, metrics, ties)
@@ -211,31 +211,25 @@ class ShardedTable:
         Parameters
         ----------
         query, k, exclude, refine
-            As there, and the same in all processes; k from 1 to `num_rows`.
+            As for the operator, and the same in all processes; k from 1 to `num_rows`.
 
         Raises
         ------
         TypeError, ValueError, IndexError
-            As there, or if the processes have different arguments; in all processes.
+            As the operator, or if the processes have different arguments; in all processes.
         """
 
         def check() -> tuple[Any, ...]:
             self._check_query(query, refine)
-            number = whole_number("k", k, 1)
-            if number > self.num_rows:
-                raise ValueError(
-                    f"k is {number} but the table has only {self.num_rows} rows; ask for fewer"
-                )
-            ids, offsets = (None, None) if exclude is None else split_ids("exclude", exclude, query)
-            check_ids(self.num_rows, None, ids, offsets)
-            return ("topk_catalog", number, refine), query, None, ids, offsets
+            number = check_k(k, self.num_rows)
+            excluded = split_excluded(exclude, query)
+            check_ids(self.num_rows, None, excluded)
+            return ("topk_catalog", number, refine), query, None, *excluded
 
-        call, query, _, ids, offsets = self._group.check_same(_SAME, check)
-        k, ids = call[1], None if ids is None else self._local(ids)
+        (_, k, _), query, _, ids, offsets = self._group.check_same(_SAME, check)
+        excluded, show = self._local_ids(ids, offsets), self._group.rank == 0
         scores, rows = self._group.run(
-            lambda: best_of_slices(
-                query, self._used(refine), k, ids, offsets, show_progress=self._group.rank == 0
-            )
+            lambda: best_of_slices(query, self._used(refine), k, excluded, show_progress=show)
         )
         best = global_ids(rows, self.start)
         step = max(1, _SENT_BYTES // (12 * k * self._group.size))
@@ -250,52 +244,40 @@ class ShardedTable:
         """Counts over all processes; `call` is the operator's name, metrics and ties."""
 
         def check() -> tuple[Any, ...]:
-            parsed = (parse_metrics(call[1]), parse_ties(call[2])) if call[1:] else ()
+            numbers = metric_arguments(*call[1:]) if call[1:] else ()
             self._check_query(query, refine)
-            check_column("targets", targets, query)
-            ids, offsets = (None, None) if exclude is None else split_ids("exclude", exclude, query)
-            check_ids(self.num_rows, targets, ids, offsets)
-            return (call[0], parsed, refine), query, targets, ids, offsets
+            check_targets(targets, query)
+            excluded = split_excluded(exclude, query)
+            check_ids(self.num_rows, targets, excluded)
+            return (call[0], numbers, refine), query, targets, *excluded
 
         _, query, targets, ids, offsets = self._group.check_same(_SAME, check)
-        catalog, here = self._used(refine), self._local(targets)
-        ids = None if ids is None else self._local(ids)
-        num_queries = query.shape[0]
+        catalog, here, num_queries = self._used(refine), self._local(targets), query.shape[0]
+        excluded, show = self._local_ids(ids, offsets), self._group.rank == 0
 
         def score() -> Tensor:
-            """The bits of the scores of the targets that are here, and which are no items."""
+            """The bits of the scores of this slice's targets, and which of them are not valid."""
             bits = score_targets(query, catalog, here).view(torch.int32).long()
-            is_here, no_item = here >= 0, here.new_zeros(num_queries)
+            is_here, invalid = here >= 0, here.new_zeros(num_queries)
             if catalog.valid is not None:
-                no_item[is_here] = (~catalog.valid[here[is_here]]).long()
-            return torch.stack([bits.where(is_here, 0), no_item])
+                invalid[is_here] = (~catalog.valid[here[is_here]]).long()
+            return torch.stack([bits.where(is_here, 0), invalid])
 
-        # One process has a target's score, the others add 0: its bits come through, those of NaN
-        # as well.
-        bits, no_item = self._group.sum((2, num_queries), score)
-        if no_item.any():
-            q = int(no_item.nonzero()[0])
-            raise ValueError(
-                f"targets: id {targets[q]} of query {q} is no item: its row is not "
-                "valid; leave it out"
-            )
+        # One process has a target's score, the others add 0: the sum has its bits, even of NaN.
+        bits, invalid = self._group.sum((2, num_queries), score)
+        if invalid.any():
+            valid = torch.ones(self.num_rows, dtype=torch.bool)
+            valid[targets[invalid.bool()].long()] = False
+            check_ids(self.num_rows, targets, Ids(), valid)
         target_scores = bits.int().view(torch.float32)
         above, tied, competitors = self._group.sum(
             (3, num_queries),
-            lambda: count_slices(
-                query,
-                catalog,
-                here,
-                ids,
-                offsets,
-                target_scores,
-                show_progress=self._group.rank == 0,
-            ),
+            lambda: count_slices(query, catalog, here, excluded, target_scores, show_progress=show),
         )
         return RankCounts(above, tied, competitors + 1)
 
     def _check_query(self, query: Any, refine: bool) -> None:
-        split_table(query, self._table, refine)
+        check_catalog(query, self._table, refine=refine)
         _backends.resolve_backend("auto", query)
 
     def _used(self, refine: bool) -> Catalog:
@@ -304,6 +286,9 @@ class ShardedTable:
     def _local(self, ids: Tensor) -> Tensor:
         """Global ids as rows of this process's slice; -1 for others."""
         return local_ids(ids, self.start, self.start + self._table.shape[0])
+
+    def _local_ids(self, ids: Tensor | None, offsets: Tensor | None) -> Ids:
+        return Ids(None if ids is None else self._local(ids), offsets)
 
     def _merge(self, scores: Tensor, ids: Tensor) -> None:
         """Replace some queries' best of the slice by their best of all slices."""
@@ -334,14 +319,12 @@ def _check_slice(table: Any, valid: Any) -> Catalog:
     dim = values.shape[-1] if isinstance(values, Tensor) and values.dim() else 0
     device = values.device if isinstance(values, Tensor) else None
     refine = isinstance(table, QuantizedTable) and table.source is not None
-    parts = split_table(torch.empty(0, dim, device=device), table, refine)
-    check_valid(valid, parts[0])
-    return Catalog(*parts, valid)
+    return check_catalog(torch.empty(0, dim, device=device), table, valid, refine)
 
 
 def slice_facts(catalog: Catalog) -> dict[str, Any]:
     """Describe a slice: what `check_slices` compares, its rows and the level of CPU features."""
-    values, row_stats, source, _ = catalog
+    values, _, row_stats, source = catalog
     return {
         "rows": values.shape[0],
         "CPU level": _backends.cpu_level(),
@@ -380,7 +363,7 @@ def check_slices(facts: Sequence[dict[str, Any]]) -> None:
 
 def _probe(catalog: Catalog) -> list[list[int]]:
     """The bits of a few scores as this machine computes them for such a table."""
-    values, row_stats, source, _ = catalog
+    values, _, row_stats, source = catalog
     generator, device = torch.Generator().manual_seed(0), values.device
     rows, dim = 37, 67
     query, table = (

@@ -18,7 +18,7 @@ from rl4rec_kernels.ids import RaggedIds, rows_of
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import rank_candidates, score_candidates
-from rl4rec_kernels.ops._arguments import Catalog
+from rl4rec_kernels.ops._arguments import Catalog, Ids
 from rl4rec_kernels.ops._blocks import count_slices, local_ids, score_targets
 from rl4rec_kernels.ops.sharded import check_slices, slice_facts
 from rl4rec_kernels.service.items import Items
@@ -52,7 +52,7 @@ class Shard:
             index = ItemIndex.open(path)
             table, valid = index.slice(part, parts)
             check_finite(f"datasets[{name!r}], part {part}", table)
-            self._catalogs[name] = Catalog(table, None, None, valid)
+            self._catalogs[name] = Catalog(table, valid, None, None)
             self._starts[name] = index.num_rows * part // parts
 
     def facts(self, dataset: str) -> dict[str, Any]:
@@ -73,15 +73,14 @@ class Shard:
         exclude: tuple[np.ndarray, np.ndarray] | None,
     ) -> np.ndarray:
         """Count this shard's competitors: above the target, tied with it, and all; int64 [3, B]."""
-        ids = offsets = None
+        excluded = Ids()
         if exclude is not None:
-            ids, offsets = self._local(dataset, exclude[0]), _tensor(exclude[1])
+            excluded = Ids(self._local(dataset, exclude[0]), _tensor(exclude[1]))
         return count_slices(
             _tensor(query),
             self._catalogs[dataset],
             self._local(dataset, targets),
-            ids,
-            offsets,
+            excluded,
             _tensor(target_scores),
             show_progress=False,
         ).numpy()
@@ -95,7 +94,7 @@ class Shard:
 
     def score_all(self, dataset: str, query: np.ndarray) -> np.ndarray:
         """Score all rows of this shard, float32 [B, rows]; -inf for rows that are not items."""
-        table, _, _, valid = self._catalogs[dataset]
+        table, valid, _, _ = self._catalogs[dataset]
         assert valid is not None
         everything = torch.arange(len(table)).expand(len(query), -1)
         scores = score_candidates(_tensor(query), table, everything)

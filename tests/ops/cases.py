@@ -12,6 +12,9 @@ from rl4rec_kernels import RaggedIds
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 DTYPES = [(F32, F32), (F32, F16), (F32, BF16), (F16, F16), (BF16, BF16)]
 
+METRICS = ("ndcg@1", "ndcg@10", "hit@5", "mrr@3", "mrr", "auc", "logrank", "rank")
+TIES = ("expected", "optimistic", "pessimistic", "average")
+
 # (B, C, N, D): zeros, ones, primes, around the kernel's step of 32 and its chunk of 512.
 SHAPES = [
     (1, 1, 1, 1),
@@ -76,6 +79,16 @@ def make_case(
     offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
     values = torch.cat([row[:n] for row, n in zip(ids, lengths.tolist(), strict=True)])
     return Case(query, table, values, offsets)
+
+
+def strided(tensor: torch.Tensor, how: str) -> torch.Tensor:
+    """The same values in another memory layout."""
+    if how == "transposed":
+        return tensor.t().contiguous().t()
+    if how == "sliced":
+        wide = torch.cat([tensor, tensor, tensor], dim=1)
+        return wide[:, tensor.shape[1] : 2 * tensor.shape[1]]
+    return torch.stack([tensor, tensor], dim=2).reshape(tensor.shape[0], -1)[:, ::2]
 
 
 def huge_table(folder: Path) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import rl4rec_kernels as rk
-from tests.ops.cases import DTYPES, F32, label
+from rl4rec_kernels.ops import reference
+from tests.ops.cases import BF16, DTYPES, F32, label
 
 # (B, N, D): ones, primes, around a tile's 12 and 24 items and a panel's 16 and 32 queries.
 SHAPES = [
@@ -103,3 +104,61 @@ def assert_counts(got: rk.RankCounts, want: rk.RankCounts) -> None:
     for name, a, b in zip(rk.RankCounts._fields, got, want, strict=True):
         assert a.dtype == torch.int64
         assert a.tolist() == b.tolist(), name
+
+
+def reference_best(
+    case: CatalogCase, k: int, scores: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The reference's results of `topk_catalog`."""
+    found, ids = reference.topk_catalog(case.query, case.table, k, *case[3:], scores=scores)
+    return found.float(), ids
+
+
+def assert_same(got: tuple[Tensor, Tensor], want: tuple[Tensor, Tensor]) -> None:
+    """Check results of `topk_catalog`."""
+    assert got[0].dtype == torch.float32
+    assert got[1].dtype == torch.int64
+    assert got[1].tolist() == want[1].tolist()
+    assert torch.equal(got[0], want[0])
+
+
+def near_ties(dim: int, dtype: torch.dtype, seed: int) -> CatalogCase:
+    """Items that differ from the targets by the last bits of float32 only, and by more."""
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(19, dim, generator=generator)
+    base = torch.randn(7, dim, generator=generator)
+    steps = torch.randint(-3, 4, (7, 60, dim), generator=generator)
+    items = base[:, None] * (1 + steps * 2.0**-23)
+    coarse = base[:, None] * (1 + steps[:, :20] * 2.0 ** -torch.arange(1, 21)[:, None])
+    far = torch.randn(100, dim, generator=generator)
+    table = torch.cat([items.reshape(-1, dim), coarse.reshape(-1, dim), far]).to(dtype)
+    targets = torch.randint(0, 420, (19,), generator=generator)
+    return CatalogCase(query, table, targets, None, None, None)
+
+
+def tables(case: CatalogCase) -> dict[str, tuple[Tensor | rk.QuantizedTable, bool]]:
+    """The case's table as every kind, and whether to refine."""
+    int8, bf16 = rk.quantize_table(case.table), rk.quantize_table(case.table, BF16)
+    return {
+        "plain": (case.table, False),
+        "int8": (int8, False),
+        "int8-refined": (int8, True),
+        "bf16-refined": (bf16, True),
+    }
+
+
+def dense(case: CatalogCase) -> CatalogCase:
+    """The case with its ragged exclusions as a padded matrix."""
+    rows = rk.RaggedIds(case.exclude, case.offsets).to_lists()
+    width = max(map(len, rows))
+    matrix = torch.tensor([row + [-1] * (width - len(row)) for row in rows])
+    return case._replace(exclude=matrix, offsets=None)
+
+
+RAGGED = make_catalog_case((5, 61, 12), exact=False, exclusions=True)
+CASES = {
+    "bare": make_catalog_case((5, 61, 12), exact=False),
+    "ragged": RAGGED,
+    "dense": dense(RAGGED),
+    "int32": make_catalog_case((5, 61, 12), (F32, BF16), ids_dtype=torch.int32, exclusions=True),
+}

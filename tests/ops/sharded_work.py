@@ -149,7 +149,7 @@ def errors(rank: int, world: int, missing: Path) -> dict[str, Callable[[], Any]]
         "a bad target": lambda: table.rank_catalog(query, torch.tensor([0, 9, 1])),
         "a bad exclusion": lambda: table.topk_catalog(query, 2, torch.tensor([[0], [1], [-2]])),
         "a bad metric": lambda: table.reward_catalog(query, targets, None, ("ndcg",)),
-        "no item": lambda: with_valid.rank_catalog(query, targets),
+        "an invalid target": lambda: with_valid.rank_catalog(query, targets),
         "k": lambda: table.topk_catalog(query, 10),
         "no source": lambda: unrefined.rank_catalog(query, targets, refine=True),
         "nan": lambda: refined.rank_catalog(query * torch.nan, targets, refine=True),

@@ -9,9 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.ops import _blocks
-from tests.ops.cases import BF16, DTYPES, F16, F32
-from tests.ops.catalog_cases import CatalogCase, assert_counts, make_catalog_case
-from tests.ops.test_rank_catalog import METRICS, near_ties
+from tests.ops.cases import BF16, DTYPES, F16, F32, METRICS
+from tests.ops.catalog_cases import CatalogCase, assert_counts, make_catalog_case, near_ties
 
 SHAPE = (37, 311, 33)
 

@@ -10,12 +10,22 @@ from hypothesis import strategies as st
 import rl4rec_kernels as rk
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
 from rl4rec_kernels.ops import cpu_levels, reference, use_cpu_level
-from tests.ops.cases import ALL, BF16, DTYPES, F16, F32, Case, huge_table, label, make_case
+from tests.errors import raises
+from tests.ops.cases import (
+    ALL,
+    BF16,
+    DTYPES,
+    F16,
+    F32,
+    METRICS,
+    TIES,
+    Case,
+    huge_table,
+    label,
+    make_case,
+    strided,
+)
 from tests.ops.catalog_cases import assert_counts
-
-METRICS = ("ndcg@1", "ndcg@10", "hit@5", "mrr@3", "mrr", "auc", "logrank", "rank")
-TIES = ("expected", "optimistic", "pessimistic", "average")
-
 
 pytestmark = pytest.mark.usefixtures("level")
 
@@ -142,16 +152,6 @@ def test_levels_with_fused_multiply_add_agree_to_the_bit():
     assert torch.equal(*scores)
 
 
-def strided(tensor: torch.Tensor, how: str) -> torch.Tensor:
-    """The same values in another memory layout."""
-    if how == "transposed":
-        return tensor.t().contiguous().t()
-    if how == "sliced":
-        wide = torch.cat([tensor, tensor, tensor], dim=1)
-        return wide[:, tensor.shape[1] : 2 * tensor.shape[1]]
-    return torch.stack([tensor, tensor], dim=2).reshape(tensor.shape[0], -1)[:, ::2]
-
-
 @pytest.mark.parametrize("how", ["transposed", "sliced", "stepped"])
 @pytest.mark.parametrize("which", ["query", "table", "ids"])
 def test_memory_layout_does_not_matter(which, how):
@@ -193,7 +193,7 @@ def test_empty_dimensions(rows):
         ragged = rk.RaggedIds(torch.empty(0, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
         assert rk.score_candidates(query, table, ragged).shape == (0,)
     else:
-        with pytest.raises(ValueError, match="row 0 is empty"):
+        with raises(ValueError, "candidates", "row 0", "empty"):
             rk.rank_candidates(query, table, empty)
 
 

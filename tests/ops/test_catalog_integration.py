@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import rl4rec_kernels as rk
 from benchmarks.memory import peak_growth
-from tests.ops.cases import BF16, F32
-from tests.ops.catalog_cases import CatalogCase, make_catalog_case
+from tests.ops.catalog_cases import CASES, CatalogCase, make_catalog_case, tables
 
 
 class Answers(NamedTuple):
@@ -33,38 +32,10 @@ def ask(query, table, targets, exclude, valid, refine=False, k=5) -> Answers:
     )
 
 
-def tables(case: CatalogCase) -> dict[str, tuple[Tensor | rk.QuantizedTable, bool]]:
-    """The case's table as every kind, and whether to refine."""
-    int8, bf16 = rk.quantize_table(case.table), rk.quantize_table(case.table, BF16)
-    return {
-        "plain": (case.table, False),
-        "int8": (int8, False),
-        "int8-refined": (int8, True),
-        "bf16-refined": (bf16, True),
-    }
-
-
-def dense(case: CatalogCase) -> CatalogCase:
-    """The case with its ragged exclusions as a padded matrix."""
-    rows = rk.RaggedIds(case.exclude, case.offsets).to_lists()
-    width = max(map(len, rows))
-    matrix = torch.tensor([row + [-1] * (width - len(row)) for row in rows])
-    return case._replace(exclude=matrix, offsets=None)
-
-
 @pytest.fixture(autouse=True)
 def _compile_anew():
     """Tests share their functions' code, which torch compiles only so many times."""
     torch.compiler.reset()
-
-
-RAGGED = make_catalog_case((5, 61, 12), exact=False, exclusions=True)
-CASES = {
-    "bare": make_catalog_case((5, 61, 12), exact=False),
-    "ragged": RAGGED,
-    "dense": dense(RAGGED),
-    "int32": make_catalog_case((5, 61, 12), (F32, BF16), ids_dtype=torch.int32, exclusions=True),
-}
 
 
 @pytest.mark.parametrize("kind", ["plain", "int8", "int8-refined", "bf16-refined"])
@@ -135,7 +106,7 @@ def test_fake_tensors_have_the_right_shapes(refine):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_results_carry_no_gradient(compiled):
-    case = RAGGED
+    case = CASES["ragged"]
     query, table = (t.clone().requires_grad_() for t in (case.query, case.table))
     quantized = rk.quantize_table(table)._replace(source=table)
     call = torch.compile(ask, fullgraph=True) if compiled else ask

@@ -1,16 +1,13 @@
 """The candidate operators inside torch: gradients, opcheck, torch.compile, fake tensors."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import rl4rec_kernels as rk
 from benchmarks.memory import peak_growth
-from rl4rec_kernels.ops import cpu_levels, reference
+from rl4rec_kernels.ops import reference
+from tests.errors import raises
 from tests.ops.cases import DTYPES, Case, make_case
 
 CASES = [
@@ -109,7 +106,7 @@ def test_a_second_derivative_is_refused():
     query = case.query.detach().clone().requires_grad_()
     scores = rk.score_candidates(query, case.table.detach(), case.candidates).nan_to_num(neginf=0)
     (grad,) = torch.autograd.grad((scores**2).sum(), query, create_graph=True)
-    with pytest.raises(NotImplementedError, match="differentiated once"):
+    with raises(NotImplementedError, "differentiated once"):
         grad.sum().backward()
 
 
@@ -117,21 +114,6 @@ def test_rewards_carry_no_gradient():
     case = CASES[0]
     query = case.query.detach().clone().requires_grad_()
     assert not rk.reward_candidates(query, case.table, case.candidates).requires_grad
-
-
-@pytest.mark.parametrize("level", [*cpu_levels(), "mmx"])
-def test_the_environment_forces_a_level(level):
-    run = subprocess.run(
-        [sys.executable, "-c", "import rl4rec_kernels as rk; print(rk.cpu_level())"],
-        env={**os.environ, "RL4REC_CPU_LEVEL": level},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if level == "mmx":
-        assert "RL4REC_CPU_LEVEL='mmx' is not a level of this machine" in run.stderr
-    else:
-        assert run.stdout.strip() == level
 
 
 def test_memory_is_not_taken_for_scores_or_gathered_rows():

@@ -9,9 +9,8 @@ from torch import Tensor
 import rl4rec_kernels as rk
 from rl4rec_kernels.ops import _backends, reference
 from tests.ops.cases import BF16, F16, F32
-from tests.ops.catalog_cases import CatalogCase, make_catalog_case
+from tests.ops.catalog_cases import CatalogCase, make_catalog_case, tables
 from tests.ops.gpu import Backend, moved
-from tests.ops.test_catalog_integration import tables
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -20,6 +20,7 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 import rl4rec_kernels as rk
+from rl4rec_kernels.ops import _gradients
 from rl4rec_kernels.ops import triton as triton_kernels
 
 BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
@@ -88,10 +89,10 @@ def main(capability: int) -> None:
             triton_kernels.score_candidates(query, table, *candidates, bad)
             triton_kernels.rank_candidates(query, table, *candidates, bad)
             triton_kernels.reward_candidates(query, table, *candidates, *metrics, bad)
-        triton_kernels.metrics_from_counts(*[ids[:, 0]] * 3, *metrics, bad)
+        triton_kernels.metrics_from_counts(*[ids[:, 0]] * 3, *metrics)
         grad = torch.zeros(rows, columns)
-        triton_kernels.score_candidates_grad_query(grad, query, table, ids, None, bad)
-        triton_kernels.score_candidates_grad_table(grad, query, table, ids, None, bad)
+        for gradient in (_gradients.grad_query, _gradients.grad_table):
+            gradient(triton_kernels, grad, query, table, ids, None)
         for is_item in (None, valid) if dtype == torch.bfloat16 else (valid,):
             rest = (ids[:, :9], None, is_item, None, None)
             triton_kernels.rank_catalog(query, table, ids[:, 0], *rest, None, bad)
@@ -106,7 +107,7 @@ def main(capability: int) -> None:
         triton_kernels.score_candidates(query, table, *candidates, bad)
         triton_kernels.rank_candidates(query, table, *candidates, bad)
         triton_kernels.reward_candidates(query, table, *candidates, *metrics, bad)
-    triton_kernels.score_candidates_grad_table(query, query, table, one, None, bad)
+    _gradients.grad_table(triton_kernels, query, query, table, one, None)
     for size in (1, 2_000):
         table = torch.zeros(size, 1)
         triton_kernels.rank_catalog(query, table, one[0], one, None, *[None] * 4, bad)

@@ -1,10 +1,10 @@
-"""Triton kernels of the operators, one file an operator.
+"""Triton kernels of the operators.
 
-They run on a GPU, and on the CPU where ``TRITON_INTERPRET=1`` is set before the first import of
-triton. This package is imported when the first of them is called.
+They run on a GPU, and on the CPU if ``TRITON_INTERPRET=1`` is set before triton is first imported.
+This package is imported when the first of them is called.
 
-Each function takes its operator's arguments, then a flag `bad`, int32 [1], that it raises where ids
-do not fit, see `ops._gpu`.
+Each function takes its operator's arguments and, if the operator checks ids, a flag `bad`, int32
+[1], which it sets if ids are bad, see `ops._backends`.
 """
 
 from rl4rec_kernels.ops.triton.metrics import metrics_from_counts
@@ -14,12 +14,9 @@ from rl4rec_kernels.ops.triton.rank_catalog import (
     reward_catalog,
     score_catalog_targets,
 )
-from rl4rec_kernels.ops.triton.score_candidates import (
-    score_candidates,
-    score_candidates_grad_query,
-    score_candidates_grad_table,
-)
+from rl4rec_kernels.ops.triton.score_candidates import score_candidates
 from rl4rec_kernels.ops.triton.topk_catalog import topk_catalog
+from rl4rec_kernels.ops.triton.weighted_segment_sum import weighted_segment_sum
 
 __all__ = [
     "metrics_from_counts",
@@ -28,8 +25,7 @@ __all__ = [
     "reward_candidates",
     "reward_catalog",
     "score_candidates",
-    "score_candidates_grad_query",
-    "score_candidates_grad_table",
     "score_catalog_targets",
     "topk_catalog",
+    "weighted_segment_sum",
 ]

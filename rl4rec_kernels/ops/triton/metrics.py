@@ -134,9 +134,8 @@ def _metrics_from_counts(
 
 
 def metrics_from_counts(
-    above: Tensor, tied: Tensor, total: Tensor, kinds: list[int], cutoffs: list[int], ties: int,
-    bad: Tensor,
-) -> Tensor:  # fmt: skip
+    above: Tensor, tied: Tensor, total: Tensor, kinds: list[int], cutoffs: list[int], ties: int
+) -> Tensor:
     """As `ops.reference.metrics_from_counts`, float32; NaN where a total is negative."""
     num_rows, metrics = len(above), tuple(zip(kinds, cutoffs, strict=True))
     out = torch.empty((num_rows, len(metrics)), device=above.device)

@@ -1,14 +1,12 @@
-"""Scores of each query's candidates, and their gradients."""
+"""Scores of each query's candidates."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.ops import _gradients
 from rl4rec_kernels.ops.triton.launch import on_device, rows_of
 from rl4rec_kernels.ops.triton.rows import blocks_for, dot_rows, find_chunk, walk
-from rl4rec_kernels.ops.triton.weighted_segment_sum import weighted_segment_sum
 
 
 @triton.jit
@@ -59,17 +57,3 @@ def score_candidates(
             BLOCK_DIM=blocks.dim, CHUNK=blocks.chunk, num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     return scores
-
-
-def score_candidates_grad_query(
-    grad: Tensor, query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None, bad: Tensor
-) -> Tensor:
-    """See `ops._gradients`; ids have been checked by the scores' own kernel."""
-    return _gradients.grad_query(weighted_segment_sum, grad, query, table, ids, offsets)
-
-
-def score_candidates_grad_table(
-    grad: Tensor, query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None, bad: Tensor
-) -> Tensor:
-    """See `ops._gradients`; ids have been checked by the scores' own kernel."""
-    return _gradients.grad_table(weighted_segment_sum, grad, query, table, ids, offsets)

@@ -1,4 +1,4 @@
-"""Ranks over the whole catalog, every CPU level, against their definition."""
+"""Ranks and the best items over the whole catalog, every CPU level, against their definition."""
 
 import itertools
 import math
@@ -7,21 +7,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
 from rl4rec_kernels.ops import reference
-from tests.ops.cases import BF16, DTYPES, F16, F32, huge_table
+from tests.ops.cases import BF16, DTYPES, F16, F32, METRICS, TIES, huge_table
 from tests.ops.catalog_cases import (
     ALL,
     CatalogCase,
     assert_counts,
+    assert_same,
     catalog_label,
     every_score,
     make_catalog_case,
+    near_ties,
+    reference_best,
 )
-
-METRICS = ("ndcg@1", "ndcg@10", "hit@5", "mrr@3", "mrr", "auc", "logrank", "rank")
 
 
 @pytest.mark.parametrize("spec", ALL, ids=catalog_label)
@@ -30,7 +32,7 @@ def test_whole_numbers_give_exactly_the_reference(level, spec):
     want = reference.rank_catalog(*case)
     counts = rk.rank_catalog(*case.arguments, valid=case.valid)
     assert_counts(counts, want)
-    for ties in ("expected", "optimistic", "pessimistic", "average"):
+    for ties in TIES:
         got = rk.reward_catalog(*case.arguments, METRICS, ties, valid=case.valid)
         exact = reference.metrics_from_counts(want, parse_metrics(METRICS), parse_ties(ties))
         torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-7)
@@ -121,20 +123,6 @@ def test_any_histories(data):
     assert_counts(rk.rank_catalog(query, table, targets, padded, valid=valid), want)
 
 
-def near_ties(dim: int, dtype: torch.dtype, seed: int) -> CatalogCase:
-    """Items that differ from the targets by the last bits of float32 only, and by more."""
-    generator = torch.Generator().manual_seed(seed)
-    query = torch.randn(19, dim, generator=generator)
-    base = torch.randn(7, dim, generator=generator)
-    steps = torch.randint(-3, 4, (7, 60, dim), generator=generator)
-    items = base[:, None] * (1 + steps * 2.0**-23)
-    coarse = base[:, None] * (1 + steps[:, :20] * 2.0 ** -torch.arange(1, 21)[:, None])
-    far = torch.randn(100, dim, generator=generator)
-    table = torch.cat([items.reshape(-1, dim), coarse.reshape(-1, dim), far]).to(dtype)
-    targets = torch.randint(0, 420, (19,), generator=generator)
-    return CatalogCase(query, table, targets, None, None, None)
-
-
 @pytest.mark.parametrize("copy", [torch.int8, BF16], ids=str)
 @pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)
 @pytest.mark.parametrize("dim", [1, 31, 64, 130, 384])
@@ -179,21 +167,6 @@ def test_without_refinement_the_rounded_embeddings_rank(level, copy):
     torch.testing.assert_close(scores.double(), exact, rtol=1e-5, atol=1e-4)
     counts = rk.rank_catalog(case.query, quantized, case.targets)
     assert_counts(counts, reference.rank_catalog(*case[:3], scores=scores))
-
-
-def test_most_comparisons_are_decided_by_the_quantized_scores():
-    """A bound that is too wide would be exact as well, and useless."""
-    generator = torch.Generator().manual_seed(0)
-    query, table = (torch.randn(n, 384, generator=generator) for n in (4, 5000))
-    scores = query @ table.T
-    for copy, share in ((BF16, 0.1), (torch.int8, 0.6)):
-        quantized = rk.quantize_table(table, copy)
-        scale, norm, error = quantized.row_stats.unbind(1)
-        if copy is torch.int8:
-            torch.testing.assert_close(scale, table.abs().amax(1) / 127)
-        assert (error / norm).max() < (0.0025 if copy is BF16 else 0.015)
-        bound = 2 * query.norm(dim=1, keepdim=True) * error.max()
-        assert (bound < share * scores.std()).all()
 
 
 def test_tables_beyond_two_to_the_31_values(tmp_path):
@@ -246,3 +219,94 @@ def test_closed_forms_agree_with_sums(above, tied):
     counts = rk.RankCounts(*(torch.tensor([n]) for n in (above, tied, len(scores))))
     want = reference.metrics_from_counts(counts, parse_metrics(METRICS), parse_ties("expected"))
     torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=0)
+
+
+def best(case: CatalogCase, k: int, table: Tensor | rk.QuantizedTable | None = None, **options):
+    table = case.table if table is None else table
+    return rk.topk_catalog(case.query, table, k, case.exclusions, valid=case.valid, **options)
+
+
+@pytest.mark.parametrize("spec", ALL, ids=catalog_label)
+def test_the_best_of_whole_numbers(level, spec):
+    case = make_catalog_case(**spec)  # ties everywhere
+    num_items = case.table.shape[0]
+    for k in {1, min(7, num_items), (num_items + 1) // 2, num_items}:
+        assert_same(best(case, k), reference_best(case, k))
+
+
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
+def test_the_best_of_real_numbers_are_ordered_by_their_scores(level, dtypes):
+    case = make_catalog_case((37, 311, 77), dtypes, exact=False, exclusions=True)
+    scores = every_score(case.query, case.table)
+    for k in (1, 10, 100, 311):
+        assert_same(best(case, k), reference_best(case, k, scores))
+
+
+@pytest.mark.parametrize("order", ["rising", "falling", "random", "constant"])
+@pytest.mark.parametrize("k", [1, 10, 1000, 10_000])
+def test_the_best_of_many_items_in_any_order(level, order, k):
+    """Selections are compacted many times, or never let anything in."""
+    num_items = 20_011
+    values = {
+        "rising": torch.arange(num_items),
+        "falling": -torch.arange(num_items),
+        "random": torch.randint(-5000, 5000, (num_items,), generator=torch.Generator()),
+        "constant": torch.zeros(num_items, dtype=torch.int64),
+    }[order].float()
+    query = torch.tensor([[1.0], [-1.0]])
+    case = CatalogCase(query, values[:, None], torch.zeros(2), None, None, None)
+    assert_same(best(case, k), reference_best(case, k))
+
+
+def test_the_best_of_non_finite_scores(level):
+    nan, inf = math.nan, math.inf
+    table = torch.tensor([[1.0], [nan], [inf], [-inf], [0.0], [inf], [-0.0]])
+    scores, ids = rk.topk_catalog(torch.ones(1, 1), table, 7)
+    assert ids.tolist() == [[2, 5, 0, 4, 6, -1, -1]]
+    assert scores.tolist() == [[inf, inf, 1, 0, 0, -inf, -inf]]
+
+
+def test_nothing_is_found_if_all_is_excluded(level):
+    query, table = torch.ones(2, 3), torch.ones(5, 3)
+    scores, ids = rk.topk_catalog(query, table, 5, torch.arange(5).expand(2, -1))
+    assert (ids == -1).all()
+    assert (scores == -math.inf).all()
+    assert rk.topk_catalog(query[:0], table, 2)[1].shape == (0, 2)
+
+
+def test_the_best_do_not_depend_on_threads_or_the_batch(level):
+    case = make_catalog_case((71, 3001, 45), exact=False)
+    want = best(case, 50)
+    threads = torch.get_num_threads()
+    try:
+        for n in (1, 2, 3, 8):
+            torch.set_num_threads(n)
+            assert_same(best(case, 50), want)
+            one = rk.topk_catalog(case.query[5:6], case.table, 50)
+            assert_same(one, (want[0][5:6], want[1][5:6]))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("copy", [torch.int8, BF16], ids=str)
+@pytest.mark.parametrize("dtype", [F32, F16, BF16], ids=str)
+@pytest.mark.parametrize("dim", [1, 31, 130])
+def test_the_refined_best_are_those_of_the_source(level, dim, dtype, copy):
+    for case in (
+        near_ties(dim, dtype, seed=dim),
+        make_catalog_case((35, 1503, dim), (F32, dtype), exact=False, exclusions=True),
+        make_catalog_case((3, 97, dim), (F32, dtype), exact=True, exclusions=True),
+    ):
+        quantized = rk.quantize_table(case.table, copy)
+        for k in (1, 3, 20, 45, 90):
+            assert_same(best(case, k, quantized, refine=True), best(case, k))
+
+
+@pytest.mark.parametrize("copy", [torch.int8, BF16], ids=str)
+def test_refinement_of_a_constant_table_keeps_few(level, copy):
+    """All items are in doubt: they are settled now and then, instead of being kept to the end."""
+    table = torch.randn(1, 33).expand(20_011, -1).contiguous()
+    case = CatalogCase(torch.randn(2, 33), table, torch.zeros(2), None, None, None)
+    scores, ids = best(case, 10, rk.quantize_table(table, copy), refine=True)
+    assert ids.tolist() == [list(range(10))] * 2
+    assert_same((scores, ids), best(case, 10))

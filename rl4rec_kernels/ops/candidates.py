@@ -1,0 +1,215 @@
+"""Operators on the candidates of each query: their scores, the target's rank, and its metrics."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.ops import _backends, _gradients, reference
+from rl4rec_kernels.ops._arguments import check_embeddings, split_ids, widen_query
+from rl4rec_kernels.ops.metrics import metric_arguments, metrics_from_counts
+
+
+def score_candidates(
+    query: Tensor, table: Tensor, candidates: Tensor | RaggedIds, *, backend: str = "auto"
+) -> Tensor:
+    """Score each query's candidates by the dot product of their embeddings.
+
+    Rows of the table are read in place: no ``[B, C, D]`` gather is made. A score depends only on
+    its query and its item, to the bit.
+
+    Parameters
+    ----------
+    query : Tensor, shape [B, D]
+        float32, float16 or bfloat16.
+    table : Tensor, shape [N, D]
+        Embeddings of all items; of the dtype of `query`, or lower if `query` is float32.
+    candidates : Tensor, shape [B, C], or RaggedIds with B rows
+        int32 or int64 rows of the table; -1 is padding.
+    backend : {"auto", "cpu", "cuda", "triton", "reference"}
+        The implementation to use. ``"auto"`` uses C++ on the CPU; on a GPU CUDA C++ if it was
+        compiled, else Triton.
+
+    Returns
+    -------
+    Tensor
+        float32 scores of shape [B, C], or [nnz] for ragged candidates; padding scores -inf.
+        Differentiable in `query` and `table`; gradients are summed in float32 in a fixed order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes, shapes or devices are invalid; the message names the argument.
+    IndexError
+        If an id is not in the table; the message names its row and column.
+    """
+    query, ids, backend = _check(query, table, candidates, backend)
+    if backend == "reference":
+        return reference.score_candidates(query, table, *ids).float()
+    return _backends.operators(backend).score_candidates(query, table, *ids)
+
+
+def rank_candidates(
+    query: Tensor, table: Tensor, candidates: Tensor | RaggedIds, *, backend: str = "auto"
+) -> RankCounts:
+    """Count how each row's candidates score against its target.
+
+    Neither a ``[B, C, D]`` gather nor a ``[B, C]`` score matrix is written: extra memory is O(B).
+    The target is scored by the same arithmetic as its competitors, so equal embeddings tie.
+
+    Parameters
+    ----------
+    query, table, backend
+        As in `score_candidates`.
+    candidates : Tensor, shape [B, C], or RaggedIds with B rows
+        int32 or int64 rows of the table. The first of each row is the target. -1 is padding;
+        repeats of the target are dropped, other ids count as often as they occur.
+
+    Returns
+    -------
+    RankCounts
+        ``above``, ``tied`` and ``total``, int64 [B]. A NaN target ranks last (all competitors are
+        above); a NaN competitor is never above and never tied, but counts in ``total``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes, shapes or devices are invalid, or a row has no target; the message names the
+        argument.
+    IndexError
+        If an id is not in the table; the message names its row and column.
+    """
+    query, ids, backend = _check(query, table, candidates, backend)
+    if backend == "reference":
+        return reference.rank_candidates(query, table, *ids)
+    return RankCounts(*_backends.operators(backend).rank_candidates(query, table, *ids))
+
+
+def reward_candidates(
+    query: Tensor,
+    table: Tensor,
+    candidates: Tensor | RaggedIds,
+    metrics: Sequence[str] = ("ndcg@10",),
+    ties: str = "expected",
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Compute rank metrics of each row's target in the kernel that ranks it.
+
+    Parameters
+    ----------
+    query, table, candidates, backend
+        As in `rank_candidates`.
+    metrics, ties
+        As in `metrics_from_counts`.
+
+    Returns
+    -------
+    Tensor
+        float32, shape [B, M]. Not differentiable: a rank is a step function.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes, shapes or devices are invalid, a row has no target, or a metric or the tie rule
+        is unknown.
+    IndexError
+        If an id is not in the table; the message names its row and column.
+    """
+    numbers = metric_arguments(metrics, ties)
+    query, ids, backend = _check(query, table, candidates, backend)
+    if backend == "reference":
+        counts = reference.rank_candidates(query, table, *ids)
+        return metrics_from_counts(counts, metrics, ties, backend=backend)
+    operator = _backends.operators(backend).reward_candidates
+    return operator(query.detach(), table.detach(), *ids, *numbers)
+
+
+def _check(
+    query: Any, table: Any, candidates: Any, backend: str
+) -> tuple[Tensor, tuple[Tensor, Tensor | None], str]:
+    query = widen_query(query, table)
+    check_embeddings(query, table)
+    ids = split_ids("candidates", candidates, query)
+    return query, ids, _backends.resolve_backend(backend, query)
+
+
+def _explain_with(operator: Callable[..., Any]) -> Callable[..., None]:
+    """Raise the error of an operator on the CPU, which checks ids before it reads embeddings."""
+
+    def explain(
+        query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None, *rest: Any
+    ) -> None:
+        no_query, no_table = (torch.empty(part.shape[0], 0) for part in (query, table))
+        operator(no_query, no_table, ids.cpu(), None if offsets is None else offsets.cpu())
+
+    return explain
+
+
+def _reward_in_parts(kernels: Any, *args: Any) -> Tensor:
+    """The rewards, of 64 metrics at a time: more do not fit into the arguments of a CUDA kernel."""
+    *tensors, kinds, cutoffs, ties, bad = args
+    parts = [
+        kernels.reward_candidates(*tensors, kinds[m : m + 64], cutoffs[m : m + 64], ties, bad)
+        for m in range(0, max(1, len(kinds)), 64)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _empty_scores(query: Tensor, table: Tensor, ids: Tensor, *rest: Any) -> Tensor:
+    return query.new_empty(ids.shape, dtype=torch.float32)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_by(ops: Any) -> Callable[..., Any]:
+    """Make the backward function of a backend's scores."""
+
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors
+        grad_query = grad_table = None
+        if ctx.needs_input_grad[0]:
+            grad_query = ops.score_candidates_grad_query(grad, *saved)
+        if ctx.needs_input_grad[1]:
+            grad_table = ops.score_candidates_grad_table(grad, *saved)
+        return grad_query, grad_table, None, None
+
+    return backward
+
+
+def _differentiable_once(ops: Any) -> Callable[..., Any]:
+    def backward(ctx: Any, grad: Tensor) -> None:
+        raise NotImplementedError("score_candidates can be differentiated once, not twice")
+
+    return backward
+
+
+_backends.register(
+    "score_candidates",
+    _empty_scores,
+    explain=_explain_with(torch.ops.rl4rec.score_candidates),
+    backward=_backward_by,
+    setup_context=_setup_context,
+)
+_backends.register(
+    "score_candidates_grad_query",
+    lambda grad, query, *rest: query.new_empty(query.shape),
+    kernel=_gradients.grad_query,
+    backward=_differentiable_once,
+)
+_backends.register(
+    "score_candidates_grad_table",
+    lambda grad, query, table, *rest: table.new_empty(table.shape),
+    kernel=_gradients.grad_table,
+    backward=_differentiable_once,
+)
+_explain_ranks = _explain_with(torch.ops.rl4rec.rank_candidates)
+_backends.register("rank_candidates", _backends.empty_counts, explain=_explain_ranks)
+_backends.register(
+    "reward_candidates", _backends.empty_metrics, explain=_explain_ranks, kernel=_reward_in_parts
+)

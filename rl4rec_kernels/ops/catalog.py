@@ -1,0 +1,262 @@
+"""Operators on all items: the rank of each query's target, its metrics, and the best items."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.ops import _backends, reference
+from rl4rec_kernels.ops._arguments import (
+    Catalog,
+    Ids,
+    check_catalog,
+    check_k,
+    check_targets,
+    split_excluded,
+    widen_query,
+)
+from rl4rec_kernels.ops._blocks import (
+    best_of_slices,
+    check_ids,
+    explain_ids,
+    in_blocks,
+    is_streamed,
+    rank_slices,
+)
+from rl4rec_kernels.ops.metrics import metric_arguments, metrics_from_counts
+from rl4rec_kernels.ops.quantize import QuantizedTable
+
+
+def rank_catalog(
+    query: Tensor,
+    table: Tensor | QuantizedTable,
+    targets: Tensor,
+    exclude: Tensor | RaggedIds | None = None,
+    *,
+    valid: Tensor | None = None,
+    refine: bool = False,
+    backend: str = "auto",
+) -> RankCounts:
+    """Count how all items score against each query's target.
+
+    Scores are compared while they are in registers: there is neither a ``[B, N]`` matrix nor a
+    top-k. The target is scored by the same arithmetic as its competitors, so equal embeddings tie.
+    A table of more than 1 GiB is processed slice by slice, so that a memory-mapped table that is
+    larger than memory is read once; long work shows a progress bar.
+
+    Parameters
+    ----------
+    query : Tensor, shape [B, D]
+        float32, float16 or bfloat16.
+    table : Tensor, shape [N, D], or QuantizedTable
+        Embeddings of all items; of the dtype of `query`, or lower if `query` is float32.
+    targets : Tensor, shape [B]
+        int32 or int64 rows of the table.
+    exclude : Tensor, shape [B, X], or RaggedIds with B rows, optional
+        Items that do not compete with a query's target, for example the user's history; -1 is
+        padding, and repeats are allowed. It never removes the target itself.
+    valid : Tensor, bool, shape [N], optional
+        Which rows are items; others never compete. Default: all.
+    refine : bool
+        For a quantized table: score in float32 those items again whose quantized score is so close
+        to the target's that rounding could decide, see Notes. Counts are then exactly those of the
+        table that was quantized; without `refine` they are those of the rounded embeddings. Queries
+        must be float32, finite and shorter than 1e18.
+    backend : {"auto", "cpu", "triton", "reference"}
+        The implementation to use. ``"auto"`` uses C++ on the CPU and Triton on a GPU.
+
+    Returns
+    -------
+    RankCounts
+        ``above``, ``tied`` and ``total``, int64 [B]. A NaN target ranks last (all competitors are
+        above); a NaN competitor is never above and never tied, but counts in ``total``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes, shapes or devices are invalid, or a target's row is not valid; the message names
+        the argument.
+    IndexError
+        If an id is not in the table; the message names it.
+
+    Notes
+    -----
+    With `refine`, s = fl(q·t) is the float32 score of query q and item t, and ŝ = fl(q̂·t̂) that of
+    their rounded copies. Then::
+
+        |s - ŝ| <= |q·t - q̂·t̂| + |s - q·t| + |ŝ - q̂·t̂|
+                <= ‖q - q̂‖ ‖t̂‖ + ‖q‖ ‖t - t̂‖
+                   + γ ‖q‖ (‖t̂‖ + ‖t - t̂‖) + γ' (‖q‖ + ‖q - q̂‖) ‖t̂‖
+
+    The first line is the triangle inequality. In the second, q·t - q̂·t̂ = (q - q̂)·t̂ + q·(t - t̂)
+    and Cauchy-Schwarz give the first two terms. A sum of D products differs from the exact one by
+    at most γ Σ|q_j t_j| <= γ ‖q‖ ‖t‖ for any order of additions, γ = D u / (1 - D u), u = 2^-24
+    (Higham 2002, section 3.1), which gives the others; γ' also counts the roundings by the scales.
+    All lengths are computed, none is assumed: `quantize_table` computes those of items, rounded up.
+    A constant covers underflow. So an item whose ŝ differs from the target's s by more than the
+    bound is certainly above or below it; the others are scored by the arithmetic of s.
+    """
+    query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
+    check_targets(targets, query)
+    if backend == "reference":
+        return reference.rank_catalog(query, _exact(catalog), targets, *excluded, valid)
+    if is_streamed(query, catalog):
+        return rank_slices(query, catalog, targets, excluded)
+    operator = _backends.operators(backend).rank_catalog
+    return RankCounts(*in_blocks(operator, query, catalog, targets, excluded, None))
+
+
+def reward_catalog(
+    query: Tensor,
+    table: Tensor | QuantizedTable,
+    targets: Tensor,
+    exclude: Tensor | RaggedIds | None = None,
+    metrics: Sequence[str] = ("ndcg@10",),
+    ties: str = "expected",
+    *,
+    valid: Tensor | None = None,
+    refine: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """Compute rank metrics of each query's target among all items.
+
+    Parameters
+    ----------
+    query, table, targets, exclude, valid, refine, backend
+        As in `rank_catalog`.
+    metrics, ties
+        As in `metrics_from_counts`.
+
+    Returns
+    -------
+    Tensor
+        float32, shape [B, M]. Not differentiable: a rank is a step function.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `rank_catalog`, or if a metric or the tie rule is unknown.
+    IndexError
+        If an id is not in the table; the message names it.
+    """
+    numbers = metric_arguments(metrics, ties)
+    query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
+    check_targets(targets, query)
+    if backend == "reference":
+        counts = reference.rank_catalog(query, _exact(catalog), targets, *excluded, valid)
+        return metrics_from_counts(counts, metrics, ties, backend=backend)
+    if is_streamed(query, catalog):
+        return metrics_from_counts(rank_slices(query, catalog, targets, excluded), metrics, ties)
+    operator = _backends.operators(backend).reward_catalog
+    with torch.no_grad():
+        return in_blocks(operator, query, catalog, targets, excluded, *numbers)
+
+
+def topk_catalog(
+    query: Tensor,
+    table: Tensor | QuantizedTable,
+    k: int,
+    exclude: Tensor | RaggedIds | None = None,
+    *,
+    valid: Tensor | None = None,
+    refine: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Find the k items that score highest for each query.
+
+    All items are scored, and those that may be among the best are kept. Memory does not grow with
+    B * N. A table of more than 1 GiB is processed slice by slice, as in `rank_catalog`.
+
+    Parameters
+    ----------
+    query, table, exclude, valid, backend
+        As in `rank_catalog`; excluded items are not found.
+    k : int
+        From 1 to N.
+    refine : bool
+        For a quantized table: score in float32 again all items that could be among the best given
+        the rounding. Results are then exactly those of the table that was quantized. If k is more
+        than N / 32 that would be most of the work, and the table itself is scored instead.
+
+    Returns
+    -------
+    scores : Tensor, float32, shape [B, k]
+        Descending. If fewer than k items are left, -inf follows.
+    ids : Tensor, int64, shape [B, k]
+        Of equal scores the lower id comes first; -1 follows the last item. Items that score NaN or
+        -inf are never found.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes, shapes or devices are invalid, or k is out of range; the message names the
+        argument.
+    IndexError
+        If an excluded id is not in the table; the message names it.
+    """
+    query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
+    k = check_k(k, catalog.values.shape[0])
+    if backend == "reference":
+        scores, best = reference.topk_catalog(query, _exact(catalog), k, *excluded, valid)
+        return scores.float(), best
+    if is_streamed(query, catalog):
+        check_ids(catalog.values.shape[0], None, excluded)
+        return best_of_slices(query, catalog, k, excluded)
+    operator = _backends.operators(backend).topk_catalog
+    with torch.no_grad():
+        return in_blocks(operator, query, catalog, k, excluded)
+
+
+def _check(
+    query: Any, table: Any, exclude: Any, valid: Any, refine: bool, backend: str
+) -> tuple[Tensor, Catalog, Ids, str]:
+    query = widen_query(query, table)
+    catalog = check_catalog(query, table, valid, refine)
+    excluded = split_excluded(exclude, query)
+    return query, catalog, excluded, _backends.resolve_backend(backend, query, cuda=False)
+
+
+def _exact(catalog: Catalog) -> Tensor:
+    return reference.exact_table(catalog.values, catalog.row_stats, catalog.source)
+
+
+def _explain(
+    query: Tensor,
+    table: Tensor,
+    targets: Tensor | int,
+    exclude: Tensor | None,
+    offsets: Tensor | None,
+    valid: Tensor | None,
+    *rest: Any,
+    target_scores: Tensor | None = None,
+) -> None:
+    given = targets if isinstance(targets, Tensor) else None
+    explain_ids(table.shape[0], given, Ids(exclude, offsets), valid, target_scores)
+
+
+def _explain_targets(query: Tensor, table: Tensor, targets: Tensor, *rest: Any) -> None:
+    explain_ids(table.shape[0], targets, Ids(), target_scores=torch.zeros(targets.shape))
+
+
+def _empty_best(query: Tensor, table: Tensor, k: int, *rest: Any) -> tuple[Tensor, Tensor]:
+    scores = query.new_empty((query.shape[0], k), dtype=torch.float32)
+    return scores, scores.new_empty(scores.shape, dtype=torch.int64)
+
+
+_backends.register(
+    "rank_catalog",
+    _backends.empty_counts,
+    cuda=False,
+    explain=lambda *args: _explain(*args[:-1], target_scores=args[-1]),
+)
+_backends.register("reward_catalog", _backends.empty_metrics, cuda=False, explain=_explain)
+_backends.register("topk_catalog", _empty_best, cuda=False, explain=_explain)
+_backends.register(
+    "score_catalog_targets",
+    lambda query, *rest: query.new_empty(query.shape[0], dtype=torch.float32),
+    cuda=False,
+    explain=_explain_targets,
+)
