@@ -72,8 +72,8 @@ format: $(VENV)/installed
 
 # The C++ under the sanitizers: a copy of the package and of the tests, in a folder of its own. Python
 # has to load the sanitizer first, and libstdc++ with it so that it sees exceptions.
-CHECKED     := test_sampling.py $(addprefix ops/,test_candidates.py test_errors.py test_rank_catalog.py \
-                 test_topk_catalog.py test_catalog_errors.py test_slices.py)
+CHECKED     := negatives/test_sampling.py $(addprefix ops/,test_arguments.py test_blocks.py test_candidates.py \
+                 test_catalog.py test_metrics.py)
 # They measure memory, need much of it, or run a compiler.
 NOT_CHECKED := two_to_the_31 or never_copied or compilers
 library      = $(shell $(CXX) -print-file-name=$(1))
