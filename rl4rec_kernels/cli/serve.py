@@ -14,6 +14,7 @@ from rl4rec_kernels.service.client import (
     find_actor,
 )
 from rl4rec_kernels.service.deploy import start_service, stop_service
+from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
 
 _POLL_S = 2.0  # how often `serve` checks whether the service still runs
 
@@ -47,8 +48,8 @@ def serve(
     ] = "torch",
     data_dir: DataDir = None,
     address: Address = None,
-    name: Name = "RetrievalService",
-    namespace: Namespace = "rl4rec",
+    name: Name = DEFAULT_NAME,
+    namespace: Namespace = DEFAULT_NAMESPACE,
     replicas: Annotated[int, typer.Option(help="Actors that share the calls.")] = 1,
     shards: Annotated[int, typer.Option(help="Actors that share the rows of the tables.")] = 0,
     num_gpus: Annotated[float, typer.Option(help="GPUs per replica, possibly a fraction.")] = 0,
@@ -78,7 +79,7 @@ def serve(
     """
     sources = read_datasets(datasets)
     ray = connected_ray(address or "local")
-    client = start_service(
+    start_service(
         sources,
         {"model": encoder, "backend": backend},
         name=name,
@@ -110,8 +111,11 @@ def serve(
         print(f"metrics for Prometheus at http://{where}/metrics", flush=True)
     print("stop it with Ctrl-C or `rl4rec stop`", flush=True)
     try:
-        while _exists(client):
+        while True:
+            find_actor(name, namespace)  # also finds one that is being restarted
             time.sleep(_POLL_S)
+    except NoClusterError:
+        pass  # stopped by another process
     except KeyboardInterrupt:
         stop_service(name, namespace)
     ray.shutdown()
@@ -119,8 +123,8 @@ def serve(
 
 def status(
     address: Address = None,
-    name: Name = "RetrievalService",
-    namespace: Namespace = "rl4rec",
+    name: Name = DEFAULT_NAME,
+    namespace: Namespace = DEFAULT_NAMESPACE,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the data sets of a running service, its load, and the latency of calls."""
@@ -154,8 +158,8 @@ def status(
 
 def stop(
     address: Address = None,
-    name: Name = "RetrievalService",
-    namespace: Namespace = "rl4rec",
+    name: Name = DEFAULT_NAME,
+    namespace: Namespace = DEFAULT_NAMESPACE,
 ) -> None:
     """Stop a running service, with its replicas, shards and HTTP endpoint."""
     connected_ray(address or "auto")
@@ -183,12 +187,3 @@ def read_datasets(arguments: list[str]) -> dict[str, str | None]:
             raise FileNotFoundError(f"{path} does not exist; build it with `rl4rec index build`")
         sources[name] = str(Path(path).resolve()) if is_file else None
     return sources
-
-
-def _exists(client: RetrievalClient) -> bool:
-    """Whether the service has not been stopped; one that is being restarted exists."""
-    try:
-        find_actor(client.name, client.namespace)
-    except NoClusterError:
-        return False
-    return True

@@ -122,7 +122,7 @@ class RetrievalActor(BatchingService):
         self._datasets = {name: index.info() for name, index in indexes.items()}
         self._replicas = list(replicas)
         self._num_shards = len(shards)
-        self._metrics: PrometheusMetrics | None = None
+        self._publishing: asyncio.Task[None] | None = None
 
     # Every method of this actor is a coroutine, so these need no other name.
     calculate_reward = AsyncRetrievalBackend.calculate_reward_async
@@ -134,10 +134,9 @@ class RetrievalActor(BatchingService):
 
     async def answer_async(self, call: Call) -> Any:
         """Answer a call, and start to publish metrics with the first."""
-        if self._metrics is None:  # there is no loop yet when the actor is made
+        if self._publishing is None:  # there is no loop yet when the actor is made
             name = require("ray", "ray").get_runtime_context().get_actor_name() or "unnamed"
-            self._metrics = PrometheusMetrics(self.load, name)
-            self._metrics.start(asyncio.get_running_loop())
+            self._publishing = asyncio.create_task(PrometheusMetrics(self.load, name).run())
         return await super().answer_async(call)
 
     async def describe(self) -> dict[str, Any]:

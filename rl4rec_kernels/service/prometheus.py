@@ -48,13 +48,9 @@ class PrometheusMetrics:
         self._gauges = {name: make(metrics.Gauge, name, _GAUGES[name]) for name in _GAUGES}
         self._latency = make(metrics.Gauge, "latency_ms", "Latency of the latest calls", "quantile")
         self._published = dict.fromkeys(_COUNTERS, 0)
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start publishing."""
-        self._task = loop.create_task(self._run())
-
-    async def _run(self) -> None:
+    async def run(self) -> None:
+        """Publish the load from now on."""
         while True:
             self.publish()
             await asyncio.sleep(_EVERY_S)

@@ -1,0 +1,52 @@
+"""Calls and answers come out of the wire as they went in."""
+
+import numpy as np
+import pytest
+import torch
+
+from rl4rec_kernels import RaggedIds, RankCounts
+from rl4rec_kernels.service.calls import Call
+from rl4rec_kernels.service.wire import pack_answer, pack_call, unpack_answer, unpack_call
+
+
+@pytest.mark.parametrize("largest", [9, 2**16 - 1, 2**16, 2**32 - 1, 2**32, 2**62])
+@pytest.mark.parametrize("rows", [1, 400])
+def test_calls(largest, rows):
+    ids = np.random.default_rng(0).integers(0, largest, 3 * rows, endpoint=True)
+    ids[-1] = largest
+    ragged = RaggedIds(ids, np.arange(0, len(ids) + 1, 3))
+    texts = [f"text {i} é" for i in range(rows)]
+    for candidates, histories in ((ragged, None), (None, ragged), (None, None)):
+        call = Call("toys", texts, ids[:rows], candidates, histories, False)
+        got = unpack_call(pack_call(call))
+        assert (got.dataset, got.texts, got.wants_scores) == ("toys", texts, False)
+        assert got.targets.dtype == np.int64
+        assert np.array_equal(got.targets, call.targets)
+        for part, want in ((got.candidates, candidates), (got.histories, histories)):
+            assert (part is None) == (want is None)
+            assert part is None or all(map(np.array_equal, part, want))
+
+
+def test_a_call_without_ids():
+    call = Call("toys", ["soap"], None, None, None, True)
+    assert unpack_call(pack_call(call)) == call
+
+
+def test_a_large_call_is_sent_in_pieces():
+    call = Call("toys", ["x" * 10**6], None, None, None, True)
+    pieces = pack_call(call)
+    assert max(map(len, pieces)) <= 100 << 10
+    assert unpack_call(pieces) == call
+
+
+def test_answers_are_writable_copies():
+    counts = RankCounts(*torch.arange(12).reshape(3, 4))
+    got = unpack_answer(pack_answer(counts))
+    assert torch.equal(torch.stack(got), torch.stack(counts))
+    got.above[0] = 7
+    scores = torch.rand(2, 5)
+    packed = pack_answer(scores)
+    packed.flags.writeable = False  # as Ray returns it
+    got = unpack_answer(packed)
+    assert torch.equal(got, scores)
+    got[0, 0] = 7
