@@ -13,7 +13,6 @@ reward to 0 without an error. So a call gives up earlier, with an error that is 
 `TimeoutError`: AReaL raises it in the end.
 """
 
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
@@ -65,7 +64,6 @@ def reward_fn(
     ValueError, TypeError, IndexError, LookupError
         As in `RecReward`.
     """
-    start = time.monotonic()
     label = {"target": target, "history": history, "neg_items": neg_items}
     call = _threads.submit(score, reward_for(reward_options), [completions], [label])
     try:
@@ -73,6 +71,6 @@ def reward_fn(
     except TooLate:
         call.cancel()
         raise RuntimeError(
-            f"no reward after {time.monotonic() - start:.0f} s, which AReaL would turn into 0; "
-            "check that the retrieval service is alive and not overloaded"
+            f"no reward after {DEADLINE:.0f} s, which AReaL would turn into 0; check that the "
+            "retrieval service is alive and not overloaded"
         ) from None

@@ -1,4 +1,4 @@
-"""Rewards over HTTP, as OpenRLHF and slime ask for them: a Ray Serve endpoint of the service."""
+"""Rewards over HTTP in the formats of OpenRLHF and slime: a Ray Serve endpoint of the service."""
 
 import asyncio
 import hmac
@@ -22,24 +22,24 @@ from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
 ROUTE = "/reward"
 
 _MAX_BYTES = 32 << 20  # of a request
-_THREADS = 64  # that wait for the service: so many requests are answered together
+_THREADS = 64  # that wait for the service: the number of requests that are answered together
 
 
 class RewardEndpoint:
     """Answers ``POST {"query": […], "prompts": […], "labels": […]}`` with ``{"rewards": […]}``.
 
-    This is OpenRLHF's form; ``prompts``, if given, are cut off the queries. slime's ``{"prompt",
-    "response", "label"}`` is answered with a number. Special tokens are removed from both. A label
-    is what `export_dataset` writes: ``{"target": …, "history": […], "neg_items": […]}``, as JSON
-    text or as an object, or the target's item id alone.
+    This is OpenRLHF's format; ``prompts``, if given, are removed from the queries. The answer to
+    slime's ``{"prompt", "response", "label"}`` is a number. Special tokens are removed in both. A
+    label is what `export_dataset` writes, ``{"target": …, "history": […], "neg_items": […]}``, as
+    JSON text or as an object, or the target's item id alone.
 
     Parameters
     ----------
     reward : mapping
         Arguments of `RecReward`.
     token : str, optional
-        What requests must carry, as ``Authorization: Bearer …``, or as ``?token=…``, because
-        OpenRLHF sends no headers of one's own.
+        Required in each request, as ``Authorization: Bearer …``, or as ``?token=…``, because
+        OpenRLHF cannot send additional headers.
     """
 
     def __init__(self, reward: Mapping[str, Any], token: str | None = None) -> None:
@@ -48,7 +48,7 @@ class RewardEndpoint:
         self._threads = ThreadPoolExecutor(_THREADS)
 
     async def __call__(self, request: Any) -> Any:
-        """Answer a request (of starlette)."""
+        """Answer a Starlette request."""
         status, answer = await self._answer(request)
         headers = {"Retry-After": "1"} if status == 503 else None
         responses = require("starlette.responses", "serve")
@@ -56,20 +56,16 @@ class RewardEndpoint:
 
     async def _answer(self, request: Any) -> tuple[int, Any]:
         if not self._may_pass(request):
-            return 401, {
-                "error": "the token is missing or wrong; send it as 'Authorization: "
-                "Bearer TOKEN' or '?token=TOKEN'"
-            }
+            remedy = "send it as 'Authorization: Bearer TOKEN' or '?token=TOKEN'"
+            return 401, {"error": f"the token is missing or wrong; {remedy}"}
         if request.method != "POST":
             return 405, {"error": "send a POST request"}
         body = bytearray()
         async for part in request.stream():
             body += part
             if len(body) > _MAX_BYTES:
-                return 413, {
-                    "error": f"the request is larger than {_MAX_BYTES >> 20} MiB; send "
-                    "fewer texts at once"
-                }
+                limit = f"{_MAX_BYTES >> 20} MiB"
+                return 413, {"error": f"the request is larger than {limit}; send fewer texts"}
         try:
             rows, is_single = read_rows(bytes(body))
             loop = asyncio.get_running_loop()
@@ -87,17 +83,17 @@ class RewardEndpoint:
             return True
         given = request.headers.get("authorization", "")
         given = given.removeprefix("Bearer ") or request.query_params.get("token", "")
-        # In constant time: how long it takes tells nothing of how much of it is right.
+        # In constant time, which does not reveal how much of the token is right.
         return hmac.compare_digest(given.encode(errors="replace"), self._token)
 
 
 def read_rows(body: bytes) -> tuple[list[dict[str, Any]], bool]:
-    """Parse a request: rows for `reward_rows`, and whether it is slime's single one.
+    """Parse a request into rows for `reward_rows`, and whether it is slime's, with a single text.
 
     Raises
     ------
     ValueError, TypeError
-        If it is no request of these forms; the message says what is wrong.
+        If the request has neither format; the message says what is wrong.
     """
     try:
         request = json.loads(body)
@@ -112,8 +108,8 @@ def read_rows(body: bytes) -> tuple[list[dict[str, Any]], bool]:
     prompts = _list(request, "prompts") if request.get("prompts") else [None] * len(queries)
     if not len(queries) == len(labels) == len(prompts):
         raise ValueError(
-            f"query, prompts and labels must be of one length, got {len(queries)}, "
-            f"{len(prompts)} and {len(labels)}"
+            "query, prompts and labels must have one length, got "
+            f"{len(queries)}, {len(prompts)} and {len(labels)}"
         )
     return [
         _row(query, prompt, label, f"query[{i}]", f"labels[{i}]")
@@ -138,47 +134,46 @@ def start_http(
     dataset_name, name, namespace
         The data set, and the service that has it.
     host, port
-        Where it listens. Others than this machine are let in with a token only.
+        Where it listens. Access from other machines requires a token.
     token : str, optional
         See `RewardEndpoint`.
     **reward
-        Further arguments of `RecReward`: ``reward_type``, ``k``, ``ties``.
+        More arguments of `RecReward`, such as ``reward_type``, ``k`` and ``ties``.
 
     Returns
     -------
     str
-        Its address.
+        The URL of the endpoint.
 
     Raises
     ------
     ValueError
-        If it would be open to other machines without a token, or the token is empty.
+        If it would be open to other machines without a token, if the token is empty, or if Ray
+        Serve already listens elsewhere.
     LookupError
         If there is no Ray cluster.
     """
     port = whole_number("port", port, 1, 65535)
     if token is not None and (not isinstance(token, str) or not token):
-        raise ValueError("token is empty; pass a secret, or none at all")
+        raise ValueError("token is empty; pass a secret, or None")
     if token is None and not _is_loopback(host):
-        raise ValueError(
-            f"host {host!r} lets other machines in: set a token, or listen at 127.0.0.1"
-        )
+        raise ValueError(f"host {host!r} is open to other machines: set a token, or use 127.0.0.1")
     arguments = {
         "retrieval_service_name": name,
         "namespace": namespace,
         "dataset_name": dataset_name,
         **reward,
     }
-    RecReward(**arguments)  # raises here what is wrong with them
+    RecReward(**arguments)  # so that invalid arguments raise here
     connected_ray()
     serve = require("ray.serve", "serve")
     serve.start(http_options={"host": host, "port": port})
-    # A Serve that runs already keeps its own options, with which it may be open to everybody.
+    # If Serve already runs, it keeps its own options, and may be open to everybody.
     used = require("ray.serve.context", "serve")._get_global_client().http_config
     if (used.host, used.port) != (host, port):
         raise ValueError(
-            f"Ray Serve of this cluster listens at {used.host}:{used.port} already: "
-            "pass these as host and port, or end it by `serve shutdown`"
+            f"Ray Serve already listens at {used.host}:{used.port} in this cluster: pass these as "
+            "host and port, or stop it with `serve shutdown`"
         )
     deployment = serve.deployment(
         name="RewardEndpoint", max_ongoing_requests=4 * _THREADS, ray_actor_options={"num_cpus": 0}
@@ -188,7 +183,7 @@ def start_http(
 
 
 def stop_http(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> None:
-    """Stop the endpoint of a service, if there is one; other applications go on."""
+    """Stop the endpoint of a service, if there is one; other applications keep running."""
     try:
         serve = require("ray.serve", "serve")
     except ImportError:
@@ -220,17 +215,11 @@ def _list(request: Mapping[str, Any], name: str) -> list[Any]:
 def _row(text: Any, prompt: Any, label: Any, text_name: str, label_name: str) -> dict[str, Any]:
     if not isinstance(text, str):
         raise TypeError(f"{text_name} must be a string, got {type(text).__name__}")
+    name = label_name
     try:
-        target, history, neg_items = read_label(label)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{label_name}: {error}") from None
-    try:
+        read = read_label(label)
+        name = text_name
         text = response(text, prompt) if isinstance(prompt, str) else text
-    except ValueError as error:
-        raise ValueError(f"{text_name}: {error}") from None
-    return {
-        "text": strip_special_tokens(text),
-        "target": target,
-        "history": history,
-        "neg_items": neg_items,
-    }
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    return {"text": strip_special_tokens(text), **read._asdict()}

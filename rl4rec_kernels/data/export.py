@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,15 +34,7 @@ class Constant(str):
     """In a layout: a text that is the same in every row."""
 
 
-class Layout(NamedTuple):
-    """How a trainer reads a dataset; see `register_layout`."""
-
-    columns: Mapping[str, Any]
-    conversational: tuple[bool, ...]
-    endings: tuple[str, ...]
-
-
-_LAYOUTS: dict[str, Layout] = {}
+_LAYOUTS: dict[str, tuple[Mapping[str, Any], tuple[bool, ...], tuple[str, ...]]] = {}
 
 
 def register_layout(
@@ -67,7 +59,7 @@ def register_layout(
     endings : tuple of str
         File endings that the trainer can read.
     """
-    _LAYOUTS[trainer] = Layout(columns, conversational, endings)
+    _LAYOUTS[trainer] = columns, conversational, endings
 
 
 def export_dataset(

@@ -1,11 +1,11 @@
-"""From a trainer's completion to the text that is encoded."""
+"""The text of a trainer's completion that is encoded."""
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 _TAG = re.compile(r"<(/?)query>", re.IGNORECASE)
-# What tokenizers of common models add: <|im_end|>, </s>, <eos>, <end_of_turn>, [PAD] and others.
+# Special tokens of common models: <|im_end|>, </s>, <eos>, <end_of_turn>, [PAD] and others.
 _SPECIAL = re.compile(
     r"<\|[^<>|\n]{1,40}\|>|<[|\uff5c][^<>\n]{1,40}[|\uff5c]>|</?s>"
     r"|<(?:bos|eos|pad|unk|(?:start|end)_of_(?:turn|text))>|\[(?:PAD|CLS|SEP|UNK|EOS|BOS)\]"
@@ -13,13 +13,13 @@ _SPECIAL = re.compile(
 
 
 def extract_query(text: str) -> str:
-    """Return what a completion says between ``<query>`` and ``</query>``.
+    """Return the text between ``<query>`` and ``</query>`` in a completion.
 
-    The last complete pair counts; else all that follows the last opening tag; else the whole text.
-    Tags may be in any case; white space around the query is removed.
+    This is the last complete pair, otherwise everything after the last opening tag, otherwise the
+    whole text. Tags may be in upper or lower case. White space around the query is removed.
     """
-    # One pass over the tags, not "<query>.*?</query>": a policy stuck on repeating the opening tag
-    # would make that quadratic.
+    # One pass over the tags, not "<query>.*?</query>", which takes quadratic time if a policy
+    # repeats the opening tag.
     tags = list(_TAG.finditer(text))
     for opening, closing in zip(reversed(tags[:-1]), reversed(tags[1:]), strict=True):
         if closing[1] and not opening[1]:
@@ -29,15 +29,15 @@ def extract_query(text: str) -> str:
 
 
 def completion_text(completion: Any, row: int) -> str:
-    """Return the text of a completion: itself, or of its last message by the assistant.
+    """Return a completion that is a string, or the text of its last message by the assistant.
 
-    A message's content may be a string, a list of parts (``{"type": "text", "text": …}``; others
-    are left out), or None (a call of a tool), which is an empty text.
+    A message's content can be a string, a list of parts (``{"type": "text", "text": …}``; other
+    types are ignored), or None (a tool call), which is an empty text.
 
     Raises
     ------
     TypeError, ValueError
-        If it is neither a string nor a list of messages; the message names the row.
+        If it is neither a string nor a list of messages; the error names the row.
     """
     if isinstance(completion, str):
         return completion
@@ -59,20 +59,18 @@ def _content_text(content: Any, row: int) -> str:
     if isinstance(content, Sequence) and all(isinstance(part, Mapping) for part in content):
         texts = [part.get("text") for part in content if part.get("type") == "text"]
         if not all(isinstance(text, str) for text in texts):
-            raise TypeError(
-                f"generated_texts[{row}]: a part of type text must have a string as text"
-            )
+            raise TypeError(f"generated_texts[{row}]: a part of type text must contain a string")
         return "".join(texts)
     raise TypeError(
-        f"generated_texts[{row}]: a message's content must be a string or a list of "
-        f"parts, got {type(content).__name__}"
+        f"generated_texts[{row}]: content must be a string or a list of parts, got "
+        f"{type(content).__name__}"
     )
 
 
 def strip_special_tokens(text: str) -> str:
-    """Remove what a tokenizer decodes its special tokens to, such as ``<|im_end|>`` and ``</s>``.
+    """Remove special tokens such as ``<|im_end|>`` and ``</s>``.
 
-    For trainers that decode with ``skip_special_tokens=False``: the encoder would read the tokens
-    as words, and the rank would depend on them.
+    For trainers that decode with ``skip_special_tokens=False``: otherwise the encoder reads the
+    tokens as words, and the rank depends on them.
     """
     return _SPECIAL.sub("", text)

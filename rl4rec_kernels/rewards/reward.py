@@ -69,7 +69,7 @@ class RecReward:
     reward_type : str
         ``"ndcg"``, ``"hit"``, ``"mrr"`` (with the cut-off `k`), ``"mixed"``, ``"ndcg_softmax"``,
         ``"softmax"``, or any metric of `metrics_from_counts`, such as ``"ndcg@5"``, ``"auc"`` or
-        ``"logrank"``; see the table below.
+        ``"logrank"``; see the notes.
     k : int
         The cut-off.
     ties : str
@@ -104,26 +104,13 @@ class RecReward:
     before it may quote the tag. After a tag that is not closed, the rest of the text is encoded;
     without a tag, the whole text. An empty query is ranked like any other.
 
-    ================ ============================== ============ ==================================
-    reward_type      with rank r of n candidates    range        where it is flat
-    ================ ============================== ============ ==================================
-    ndcg             [r <= k] / log2(1 + r)         0 to 1       0 at every rank beyond k: 90 % of
-                                                                 random ranks of 100 with k = 10
-    hit              [r <= k]                       0 or 1       everywhere but between k and k + 1
-    mrr              [r <= k] / r                   0 to 1       as ndcg; halves from rank 1 to 2
-    mixed            0.7 ndcg + 0.3 hit             0 to 1       as ndcg; a step at k
-    softmax          p = exp(s/t) / sum exp(s_i/t)  0 to 1       near 1 if the target leads by
-                                                                 several t; near 0 in large catalogs
-    ndcg_softmax     (1 - w) ndcg + w p             0 to 1       nowhere: p differs where ndcg does
-                                                                 not
-    logrank          1 - log(r) / log(n)            0 to 1       nowhere; steepest at the top
-    auc              (n - r) / (n - 1)              0 to 1       nowhere, but each rank of a large
-                                                                 catalog is worth only 1 / n
-    ================ ============================== ============ ==================================
-
-    ``ndcg_softmax`` is the fused reward of R2ec (You et al., NeurIPS 2025), which uses w = 0.05 and
-    NDCG@1000 over the catalog. Among all items the softmax needs all scores, so the service returns
-    [B, N] float32. ``rank`` is a metric for inspection: lower is better.
+    ``ndcg``, ``hit`` and ``mrr`` are the metrics with ``@k``, and ``mixed`` is 0.7 ndcg + 0.3 hit.
+    ``softmax`` is p = exp(s / temperature) / sum exp(s_i / temperature) for the target's score s
+    and the scores s_i of all candidates. ``ndcg_softmax`` is (1 - w) ndcg + w p, the fused reward
+    of R2ec (You et al., NeurIPS 2025), which uses w = 0.05 and NDCG@1000 over the catalog. Among
+    all items the softmax needs all scores, so the service returns [B, N] float32. ``rank`` is a
+    metric for inspection: lower is better. All others are between 0 and 1; the page "Rewards" of
+    the documentation helps to choose one.
 
     Trainers compare texts for the same user. All texts of a group then have one target, and
     `novelty` scales their rewards equally. A trainer that divides by the group's standard deviation

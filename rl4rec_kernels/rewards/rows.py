@@ -1,31 +1,29 @@
-"""Rewards of requests that come one by one, as JSON."""
+"""Rewards of rows that are given one by one, as JSON."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def reward_rows(reward_fn: Any, requests: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Rewards in the order of the requests, which may come with negatives or without.
+def reward_rows(reward_fn: Any, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the rewards of rows, some of which may have negatives and others not.
 
     Parameters
     ----------
     reward_fn : RecReward
-        Computes them.
-    requests : sequence of mapping
-        Each has ``text`` and ``target``, and may have ``history`` and ``neg_items``.
+        Computes them, in one call per kind.
+    rows : sequence of mapping
+        With ``text`` and ``target``, and optionally ``history`` and ``neg_items``.
     """
-    rewards: list[float] = [0.0] * len(requests)
+    rewards: list[float] = [0.0] * len(rows)
     for sampled in (True, False):
-        places = [i for i, r in enumerate(requests) if bool(r.get("neg_items")) is sampled]
-        if not places:
-            continue
-        chosen = [requests[i] for i in places]
-        values = reward_fn(
-            generated_texts=[r["text"] for r in chosen],
-            targets=[r["target"] for r in chosen],
-            histories=[r.get("history") or [] for r in chosen],
-            neg_items=[r["neg_items"] for r in chosen] if sampled else None,
-        )
-        for place, value in zip(places, values, strict=True):
-            rewards[place] = float(value)
+        chosen = [i for i, row in enumerate(rows) if bool(row.get("neg_items")) is sampled]
+        if chosen:
+            values = reward_fn(
+                generated_texts=[rows[i]["text"] for i in chosen],
+                targets=[rows[i]["target"] for i in chosen],
+                histories=[rows[i].get("history") or [] for i in chosen],
+                neg_items=[rows[i]["neg_items"] for i in chosen] if sampled else None,
+            )
+            for i, value in zip(chosen, values, strict=True):
+                rewards[i] = float(value)
     return rewards

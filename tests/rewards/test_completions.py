@@ -32,7 +32,7 @@ def test_chat_completions(service):
         assert reward([chat], [3], [[]]) == reward([text], [3], [[]])
     with raises(TypeError, "generated_texts[0]", "content", "int"):
         reward([[{"role": "assistant", "content": 7}]], [3], [[]])
-    with raises(TypeError, "generated_texts[0]", "type text", "string"):
+    with raises(TypeError, "generated_texts[0]", "text", "string"):
         reward([[{"role": "assistant", "content": [{"type": "text"}]}]], [3], [[]])
     with raises(ValueError, "generated_texts[0]", "assistant"):
         reward([[{"role": "user", "content": "?"}]], [3], [[]])
