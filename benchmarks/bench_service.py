@@ -19,7 +19,7 @@ import ray
 import torch
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.data.recent import recent_titles
+from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.index.cache import cache_dir, cached_index
 from rl4rec_kernels.service.calls import check_call
 from rl4rec_kernels.service.wire import pack_call, unpack_answer

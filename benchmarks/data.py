@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.data.recent import choose_rows, recent_titles
+from rl4rec_kernels.data.prompts import recent_titles
+from rl4rec_kernels.data.splits import choose_rows
 from rl4rec_kernels.index.cache import cached_index
 
 

@@ -19,6 +19,7 @@ from rl4rec_kernels.cli.evaluate import read_texts
 from rl4rec_kernels.data import load_interactions, load_item_metadata
 from rl4rec_kernels.data.labels import read_label
 from tests.data.cases import INTER, ITEM, ITEMS, SEQUENCES
+from tests.errors import raises
 
 QUICK = settings(
     max_examples=50,
@@ -206,7 +207,7 @@ def test_a_mask_that_holds_no_truth_is_damage(tmp_path, index_file):
     begin = 8 + length + json.loads(index_file[8 : 8 + length])["valid"]["data_offsets"][0]
     path = tmp_path / "index.safetensors"
     path.write_bytes(index_file[: begin + 3] + b"\x02" + index_file[begin + 4 :])
-    with pytest.raises(ValueError, match="is damaged"):
+    with raises(ValueError, path, "is damaged"):
         ItemIndex.open(path)
 
 

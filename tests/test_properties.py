@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 import rl4rec_kernels as rk
 from rl4rec_kernels.data.labels import read_label, write_label
 from rl4rec_kernels.ops import metrics_from_counts
+from tests.errors import raises
 
 SOME = settings(max_examples=40, deadline=None)
 METRICS = ("ndcg@5", "hit@5", "mrr@5", "mrr", "auc", "logrank")
@@ -154,7 +154,7 @@ def test_a_user_s_negatives_depend_on_the_user_only(seed, num_items, users, weig
         **options,
     )
     assert np.array_equal(again, rows[order])
-    with pytest.raises(ValueError, match="items left"):
+    with raises(ValueError, "user ", "items left"):
         rk.sample_negatives(num_items, lists, min(left) + 1, user_ids=names, **options)
 
 

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 import rl4rec_kernels as rk
 from rl4rec_kernels.service.batcher import AdmissionQueue
 from rl4rec_kernels.service.encoding_cache import EncodingCache
+from tests.errors import raises
 
 TEXTS = ("", "soap", "nail polish", "perfume", "glitter " * 150, "broken one", "broken two")
 INDEXES = st.integers(0, 10**6)
@@ -146,7 +147,7 @@ class EncodingsMachine(OnALoop):
         self.loop.run_until_complete(asyncio.wait(tasks, timeout=30))
         for texts, task in self.calls:
             if any("broken" in text for text in texts):
-                with pytest.raises(ValueError, match="broken"):
+                with raises(ValueError, "broken"):
                     task.result()
             else:
                 assert task.result().tolist() == [self.code(text) for text in texts]
@@ -189,7 +190,7 @@ class IndexFileMachine(RuleBasedStateMachine):
     def open_it(self) -> None:
         assert self.file is not None
         if self.file[1]:
-            with pytest.raises((ValueError, OSError), match=str(self.path)):
+            with raises((ValueError, OSError), self.path):
                 rk.ItemIndex.open(self.path)
         else:
             self.open.append((rk.ItemIndex.open(self.path), self.file))
@@ -197,7 +198,7 @@ class IndexFileMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.file is None)
     @rule()
     def open_nothing(self) -> None:
-        with pytest.raises(FileNotFoundError, match=str(self.path)):
+        with raises(FileNotFoundError, self.path):
             rk.ItemIndex.open(self.path)
 
     @precondition(lambda self: self.file is not None and self.path.stat().st_size > 1)
@@ -225,7 +226,7 @@ class IndexFileMachine(RuleBasedStateMachine):
         index, (version, cut) = self.open[which % len(self.open)]
         query, ids = torch.ones(1, 4), torch.tensor([[1, 0]])
         if cut:
-            with pytest.raises(OSError, match=str(self.path)):
+            with raises(OSError, self.path):
                 rk.score_candidates(query, index.table, ids)
         else:
             scores = rk.score_candidates(query, index.table, ids)

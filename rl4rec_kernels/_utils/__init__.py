@@ -1,1 +1,1 @@
-"""What every layer uses: checks of arguments, lazy imports, progress bars, files."""
+"""Helpers for every layer: argument checks, lazy imports, progress bars, files."""

@@ -1,4 +1,4 @@
-"""Argument checks that several modules share."""
+"""Checks of numbers passed as arguments."""
 
 import math
 from numbers import Integral, Real
@@ -6,32 +6,23 @@ from typing import Any
 
 
 def whole_number(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
-    """Return `value` as an int.
+    """Return `value` as an int in the range, or raise TypeError or ValueError.
 
-    Raises
-    ------
-    TypeError
-        If it is not a whole number (``True`` and ``5.0`` are not).
-    ValueError
-        If it is less than `minimum` or more than `maximum`.
+    ``True`` and ``5.0`` are not whole numbers.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
-    number = int(value)
-    if maximum is not None and not minimum <= number <= maximum:
-        raise ValueError(f"{name} must be from {minimum} to {maximum}, got {number}")
-    if number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {number}")
-    return number
+    result = int(value)
+    if result < minimum or (maximum is not None and result > maximum):
+        allowed = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise ValueError(f"{name} must be {allowed}, got {result}")
+    return result
 
 
 def number(name: str, value: Any, minimum: float, maximum: float, *, strict: bool = False) -> float:
-    """Return `value` as a float from `minimum` to `maximum`; `strict` excludes both ends.
+    """Return `value` as a finite float in the range, or raise TypeError or ValueError.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If it is not a number, or out of the range.
+    `strict` excludes both ends of the range.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")

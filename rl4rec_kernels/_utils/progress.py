@@ -1,23 +1,17 @@
-"""Progress bars for long work, where tqdm is installed."""
+"""Progress bars for long work, if tqdm is installed."""
 
-from collections.abc import Iterable, Iterator, Sized
-from typing import Protocol, TypeVar
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
-T_co = TypeVar("T_co", covariant=True)
-
-
-class SizedIterable(Sized, Iterable[T_co], Protocol[T_co]):
-    """What has a length and can be gone through."""
+T = TypeVar("T")
 
 
-def progress(items: SizedIterable[T_co], what: str, *, show: bool) -> Iterator[T_co]:
-    """Go through `items` with a bar on standard error; without one if tqdm is not installed."""
-    if show:
-        try:
+def progress(items: Sequence[T], description: str, *, show: bool) -> Iterable[T]:
+    """Iterate over `items`, with a bar on standard error if `show`."""
+    with contextlib.suppress(ModuleNotFoundError):
+        if show:
             from tqdm import tqdm
-        except ModuleNotFoundError:
-            pass
-        else:
-            yield from tqdm(items, desc=what)
-            return
-    yield from items
+
+            return tqdm(items, desc=description)
+    return items

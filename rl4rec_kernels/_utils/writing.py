@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files as a whole or not at all."""
 
 import os
 import tempfile
@@ -10,9 +10,9 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[str]:
-    """Give the name of a file to write, which then takes the place of `path` at once.
+    """Give the name of a temporary file, which replaces `path` after it has been written.
 
-    On an error, and when it is interrupted, `path` stays as it was.
+    On an error or an interrupt, `path` stays as it was.
     """
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
@@ -27,19 +27,19 @@ def replacing(path: Path) -> Iterator[str]:
         raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(directory)  # else a power cut may bring the old file back
+        os.fsync(directory)  # otherwise a power failure may bring the old file back
     finally:
         os.close(directory)
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure, in the format that the name says; directories are made."""
+    """Write a matplotlib figure in the format of the file's suffix, creating directories."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         figure.savefig(part, format=path.suffix[1:] or "png", dpi=150)
 
 
 def _umask() -> int:
-    # os.umask cannot be asked without being set, for all threads, meanwhile.
+    # os.umask can only be read by setting it, which other threads would notice.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1], 8) for line in lines if line.startswith("Umask:"))

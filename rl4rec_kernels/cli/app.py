@@ -24,7 +24,7 @@ from rl4rec_kernels.cli.doctor import main as check_installation
 from rl4rec_kernels.cli.evaluate import evaluate
 from rl4rec_kernels.cli.serve import serve, status, stop
 from rl4rec_kernels.data import RecommendationDataset, load_item_metadata
-from rl4rec_kernels.data.recent import recent_titles
+from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.index import Encoder, ItemIndex
 from rl4rec_kernels.index.cache import cached_index
 from rl4rec_kernels.index.files import check_destination

@@ -24,7 +24,8 @@ from rl4rec_kernels.cli.common import (
     typer,
 )
 from rl4rec_kernels.data import load_item_metadata
-from rl4rec_kernels.data.recent import choose_rows, recent_titles
+from rl4rec_kernels.data.prompts import recent_titles
+from rl4rec_kernels.data.splits import choose_rows
 from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.index import Encoder
 from rl4rec_kernels.index.cache import cache_dir, cached_index

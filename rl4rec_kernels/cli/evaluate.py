@@ -19,7 +19,8 @@ from rl4rec_kernels.cli.common import (
 )
 from rl4rec_kernels.data import RecommendationDataset, load_item_metadata
 from rl4rec_kernels.data.files import read_text
-from rl4rec_kernels.data.recent import choose_rows, recent_titles
+from rl4rec_kernels.data.prompts import recent_titles
+from rl4rec_kernels.data.splits import choose_rows
 from rl4rec_kernels.index import Encoder, ItemIndex
 from rl4rec_kernels.index.cache import cached_index
 from rl4rec_kernels.rewards.completions import extract_query

@@ -1,4 +1,4 @@
-"""``RecommendationDataset``: one sample a user, made of a prompt, a target and negatives."""
+"""``RecommendationDataset``: one sample per user, with a prompt, a target and negatives."""
 
 import copy
 import logging
@@ -18,18 +18,14 @@ from rl4rec_kernels.data.interactions import Interactions, load_interactions
 from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
 from rl4rec_kernels.data.splits import leave_one_out, split_index, split_seed
 from rl4rec_kernels.ids import RaggedIds, as_int64, prepend
-from rl4rec_kernels.negatives.checks import (
-    draw_negatives,
-    sampling_weights,
-    verify_negatives,
-)
-from rl4rec_kernels.negatives.sampling import MAX_ITEMS
+from rl4rec_kernels.negatives.checks import sampling_weights, verify_negatives
+from rl4rec_kernels.negatives.sampling import MAX_ITEMS, sample_negatives
 
 logger = logging.getLogger("rl4rec_kernels.data")
 
 
 class Sample(TypedDict):
-    """One sample: a user's history, what came next, and items that are known to be neither."""
+    """One sample: a user's history, the next item, and negatives."""
 
     prompt: str
     history: list[int]
@@ -39,57 +35,58 @@ class Sample(TypedDict):
 
 
 class RecommendationDataset(Dataset[Sample]):
-    """One split of a dataset, one sample a user.
+    """One split of a dataset, one sample per user.
 
-    The target of ``"test"`` is a user's last item, of ``"valid"`` the last but one, of ``"train"``
-    the one before; the history is everything before the target. What had to be left out is in
-    `report`, and logged as a warning. Negatives are drawn and checked here, once; prompts are made
-    when a sample is asked for.
+    The target is the user's last item (``"test"``), the last but one (``"valid"``) or the one
+    before (``"train"``); the history is everything before the target. What had to be left out is in
+    `report`, and logged as a warning. Negatives are drawn and checked in the constructor; prompts
+    are made when a sample is accessed.
 
     Parameters
     ----------
     data_name : str
-        Name of the dataset: its directory in `data_dir`.
+        Name of the dataset, which is its directory in `data_dir`.
     item_metadata : mapping of int to mapping
         The items, from `load_item_metadata`.
     prompt_generator : callable
-        Makes a prompt of a history, for example a `PromptGenerator`.
+        Makes a prompt from a history, for example a `PromptGenerator`.
     split : str
         ``"train"``, ``"valid"`` or ``"test"``.
     num_negs : int
-        Negatives a sample. 0 draws none: the target is to be ranked among all items.
+        Negatives per sample. 0 draws none; the target is then ranked among all items.
     num_items : int, optional
-        Rows of the item table, padding included: ``max(item_metadata) + 1``. Needed for negatives.
+        Rows of the item table, including padding: ``max(item_metadata) + 1``. Required for
+        negatives.
     seed : int
-        Seed of the negatives, not negative. A user's negatives depend on it, on the split (see
-        `rl4rec_kernels.data.split_seed`) and on the user's id, and on no other user.
+        Seed of the negatives, at least 0. A user's negatives depend only on it, on the split (see
+        `rl4rec_kernels.data.split_seed`) and on the user's id.
     data_dir : path, optional
-        The directory that contains the dataset's directory; default: ``RL4REC_DATA`` or ``./data``.
+        The directory that contains the dataset's directory. Default: ``RL4REC_DATA`` or ``./data``.
     neg_alpha : float
-        Draw negatives in proportion to popularity^neg_alpha; 0 draws all items alike. Popularity is
-        `item_counts`, so with ``neg_alpha > 0`` items in no history are never drawn.
+        Draw negatives in proportion to popularity^neg_alpha; 0 draws uniformly. Popularity is
+        `item_counts`, so with ``neg_alpha > 0`` items that are in no history are never drawn.
     interactions : Interactions, optional
-        The interactions, where they are loaded already; no file is read then.
+        Interactions that are already loaded. No file is read then.
 
     Attributes
     ----------
     user_ids, targets : int64, shape [U]
-        The users, and what each took next.
+        The users and their next items.
     histories, seen : RaggedIds, U rows
-        What came before the target, and all that the user ever took, in any split.
+        The items before the target, and all items the user interacted with, in any split.
     negatives : int64, shape [U, num_negs]
-        What is in ``neg_items``; see `with_negatives`.
+        The ``neg_items`` of all samples; see `with_negatives`.
 
     Notes
     -----
-    A negative is never an item the user has in any split: a later item is no negative, and what is
-    excluded is then the same in all splits. It always has metadata, and is never padding.
+    An item that the user has in any split is never a negative, so a later item is not one either,
+    and all splits exclude the same items. Negatives always have metadata, and are never padding.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument does not fit: negatives without `num_items`, an item id that is not below
-        `num_items`, a user who has seen too much for `num_negs` negatives.
+        If an argument is invalid: negatives without `num_items`, an item id that is not below
+        `num_items`, a user with fewer than `num_negs` unseen items.
     FileNotFoundError
         If there is no such dataset.
     """
@@ -112,7 +109,7 @@ class RecommendationDataset(Dataset[Sample]):
         check_metadata(item_metadata)
         if not callable(prompt_generator):
             raise TypeError(
-                "prompt_generator must be a PromptGenerator(item_metadata=…), "
+                "prompt_generator must be callable, such as PromptGenerator(item_metadata), "
                 f"got {prompt_generator!r}"
             )
         num_negs = whole_number("num_negs", num_negs, 0)
@@ -133,7 +130,7 @@ class RecommendationDataset(Dataset[Sample]):
         else:
             _check_range(num_items, known, interactions)
 
-        parts = leave_one_out(split, interactions.user_ids, interactions.sequences, known)
+        samples = leave_one_out(split, interactions.user_ids, interactions.sequences, known)
         self.data_name = data_name
         self.item_metadata = item_metadata
         self.prompt_generator = prompt_generator
@@ -141,14 +138,14 @@ class RecommendationDataset(Dataset[Sample]):
         self.num_negs = num_negs
         self.num_items = num_items
         self.seed = seed
-        self.user_ids = parts.user_ids
-        self.targets = parts.targets
-        self.histories = parts.histories
-        self.seen = parts.seen
+        self.user_ids = samples.user_ids
+        self.targets = samples.targets
+        self.histories = samples.histories
+        self.seen = samples.seen
         self.neg_alpha = neg_alpha
         self.user_tokens = interactions.user_tokens
         self.item_tokens = interactions.item_tokens
-        self.report = parts.report
+        self.report = samples.report
         self.negatives = np.empty((len(self), 0), dtype=np.int64)
         if num_negs:
             self.negatives = self._draw(num_negs, self.seen)
@@ -157,7 +154,7 @@ class RecommendationDataset(Dataset[Sample]):
 
     @property
     def item_counts(self) -> np.ndarray:
-        """How often each item stands in the histories of this split, int64 [num_items]."""
+        """How often each item occurs in the histories of this split, int64 [num_items]."""
         return np.bincount(self.histories.values, minlength=self.num_items)
 
     def __len__(self) -> int:
@@ -190,24 +187,24 @@ class RecommendationDataset(Dataset[Sample]):
         Parameters
         ----------
         negatives : int, shape [U, n]
-            The users' negatives, in the order of `user_ids`, as `mine_hard_negatives` finds them
-            for `targets` and `seen`.
+            The users' negatives, in the order of `user_ids`, such as those that
+            `mine_hard_negatives` finds for `targets` and `seen`.
         num_random : int
-            How many to draw beside them for each user, as the constructor would with this dataset's
-            `seed` and `neg_alpha`, but never one of the user's `negatives`.
+            How many more to draw per user, as the constructor does with this dataset's `seed` and
+            `neg_alpha`, but none of the user's `negatives`.
 
         Returns
         -------
         RecommendationDataset
-            Its ``neg_items`` are a user's `negatives`, in their order, then the random ones; it has
-            ``n + num_random`` of them. This dataset and its own negatives stay as they are.
+            A sample's ``neg_items`` are the user's `negatives`, in their order, followed by the
+            random ones. This dataset does not change.
 
         Raises
         ------
         TypeError, ValueError
-            If `negatives` is no such array, or holds what is no item with metadata, stands twice in
-            its row, or was seen by its user; the message names the user and the item. Also if a
-            user has too few items left for `num_random`.
+            If `negatives` has another shape or type, or contains an id that is not an item with
+            metadata, appears twice in its row, or was seen by its user; the message names the user
+            and the item. Also if a user has too few items left for `num_random`.
 
         Examples
         --------
@@ -216,15 +213,14 @@ class RecommendationDataset(Dataset[Sample]):
         ... )  # doctest: +SKIP
         >>> train = train.with_negatives(hard, num_random=89)  # doctest: +SKIP
         """
-        shape = np.shape(negatives)
+        shape = tuple(np.shape(negatives))
         if len(shape) != 2 or shape[0] != len(self):
             raise ValueError(
                 f"negatives must be [{len(self)}, n], a row for each of user_ids, got shape {shape}"
             )
         given = as_int64("negatives", negatives)
         num_random = whole_number("num_random", num_random, 0)
-        known = sampling_weights(self.num_items, self._known_items, self.item_counts, 0.0)
-        verify_negatives(given, self.num_items, self.seen, self.user_ids, known)
+        verify_negatives(given, self.num_items, self.seen, self.user_ids, self._weights(0))
         if num_random:
             drawn = self._draw(num_random, prepend(given, self.seen))
             given = np.concatenate([given, drawn], axis=1)
@@ -233,9 +229,7 @@ class RecommendationDataset(Dataset[Sample]):
         return other
 
     def to_hf(self, conversational: bool = False) -> Any:
-        """Return all samples as a Hugging Face ``datasets.Dataset``.
-
-        Columns are those of a sample. Needs the extra ``datasets``.
+        """Return all samples as a Hugging Face ``datasets.Dataset``, with the columns of a sample.
 
         Parameters
         ----------
@@ -246,26 +240,25 @@ class RecommendationDataset(Dataset[Sample]):
         Raises
         ------
         ImportError
-            If ``datasets`` is not installed.
+            If ``datasets`` (extra ``datasets``) is not installed.
         """
         return to_hf(self, conversational)
 
-    @property
-    def _known_items(self) -> np.ndarray:
-        return np.fromiter(self.item_metadata, dtype=np.int64)
+    def _weights(self, alpha: float) -> np.ndarray | None:
+        known = np.fromiter(self.item_metadata, dtype=np.int64)
+        return sampling_weights(self.num_items, known, self.item_counts, alpha)
 
     def _draw(self, num_negs: int, seen: RaggedIds) -> np.ndarray:
-        weights = sampling_weights(
-            self.num_items, self._known_items, self.item_counts, self.neg_alpha
+        """Draw negatives and check them, int64 [U, num_negs]."""
+        seed, weights = split_seed(self.seed, self.split), self._weights(self.neg_alpha)
+        negatives = sample_negatives(
+            self.num_items, seen, num_negs, seed=seed, user_ids=self.user_ids, weights=weights
         )
-        return draw_negatives(
-            self.num_items,
-            seen,
-            num_negs,
-            seed=split_seed(self.seed, self.split),
-            user_ids=self.user_ids,
-            weights=weights,
-        )
+        try:
+            verify_negatives(negatives, self.num_items, seen, self.user_ids, weights)
+        except ValueError as error:
+            raise RuntimeError(f"{error}: a bug of the sampler, please report it") from error
+        return negatives
 
     def __repr__(self) -> str:
         return (
@@ -276,17 +269,14 @@ class RecommendationDataset(Dataset[Sample]):
 
 def _check_range(num_items: int, known: np.ndarray, interactions: Interactions) -> None:
     """Check that every item of the metadata and of the interactions has a row in the table."""
-    remedy = "pass num_items=max(item_metadata.keys()) + 1, and check that both are of one dataset"
+    remedy = (
+        f"but num_items is {num_items}; pass num_items=max(item_metadata.keys()) + 1, and check "
+        "that both are of the same dataset"
+    )
     if known.max() >= num_items:
-        raise ValueError(
-            f"item_metadata has item {known.max()}, but num_items is {num_items}, so "
-            f"items end at {num_items - 1}; {remedy}"
-        )
+        raise ValueError(f"item_metadata has item {known.max()}, {remedy}")
     values, offsets = interactions.sequences
     outside = np.flatnonzero(values >= num_items)
     if outside.size:
-        row = np.searchsorted(offsets, outside[0], side="right") - 1
-        raise ValueError(
-            f"user {interactions.user_ids[row]} has item {values[outside[0]]}, but num_items is "
-            f"{num_items}, so items end at {num_items - 1}; {remedy}"
-        )
+        user = interactions.user_ids[np.searchsorted(offsets, outside[0], side="right") - 1]
+        raise ValueError(f"user {user} has item {values[outside[0]]}, {remedy}")

@@ -18,30 +18,31 @@ def dataset_dir(name: str, data_dir: str | os.PathLike[str] | None = None) -> Pa
         Name of the dataset, for example ``"beauty"``.
     data_dir : path, optional
         The directory that contains the dataset's directory. Default: the environment variable
-        ``RL4REC_DATA``, or ``./data`` where that is not set.
+        ``RL4REC_DATA`` or, if it is not set, ``./data``.
 
     Raises
     ------
     TypeError, ValueError
         If `name` is not the plain name of a directory.
     FileNotFoundError
-        If there is no such directory; the message lists the datasets that are there.
+        If there is no such directory; the message lists the datasets found.
     """
     if not isinstance(name, str):
         raise TypeError(f"the dataset's name must be a string, got {name!r}")
     if not name or name in (".", "..") or Path(name).name != name:
         raise ValueError(
             f"the dataset's name must be the plain name of a directory, got {name!r}; "
-            "pass where it is as data_dir"
+            "pass the directory that contains it as data_dir"
         )
     root = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "data")
     if (root / name).is_dir():
         return root / name
-    there = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    found = f"it contains {', '.join(there)}" if there else "it contains no dataset"
+    found = f"{root} does not exist"
+    if root.is_dir():
+        names = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir()))
+        found = f"found {names or 'no datasets'}"
     raise FileNotFoundError(
-        f"no dataset {name!r}: {root / name} is not a directory "
-        f"({found if root.is_dir() else f'{root} does not exist'}). Pass data_dir=, or set "
+        f"no dataset {name!r}: {root / name} is not a directory ({found}); pass data_dir=, or set "
         f"{DATA_DIR_VARIABLE}, to the directory that contains {name}/"
     )
 
@@ -52,17 +53,14 @@ def first_file(directory: Path, names: Iterable[str]) -> Path | None:
 
 
 def with_gz(*names: str) -> list[str]:
-    """Return every name, plain and with ``.gz``; plain files come first."""
+    """Return the names as they are, then with ``.gz``."""
     return [*names, *(f"{name}.gz" for name in names)]
 
 
 def read_text(path: Path) -> str:
     """Read a UTF-8 file, unpacking ``.gz``; line ends become ``\\n``.
 
-    Raises
-    ------
-    ValueError
-        If the file is not UTF-8, or not the gzip file its name says.
+    Raises ValueError if the file is not UTF-8, or is a damaged gzip file.
     """
     try:
         raw = path.read_bytes()
@@ -71,17 +69,23 @@ def read_text(path: Path) -> str:
         text = raw.decode("utf-8-sig")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(
-            f"{path} is no complete gzip file ({error}); fetch or pack it again"
-        ) from (error)
+            f"{path} is not a complete gzip file ({error}); fetch or pack it again"
+        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}); convert it with iconv") from error
     text = text.replace("\r\n", "\n")
-    return text if "\n" in text else text.replace("\r", "\n")  # of an old Macintosh
+    return text if "\n" in text else text.replace("\r", "\n")  # classic Mac OS
+
+
+def is_whole_number(text: str) -> bool:
+    """Whether a text consists of 1 to 18 decimal digits."""
+    # isdigit also accepts digits of other scripts and superscripts.
+    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def numbered_lines(text: str) -> list[tuple[int, str]]:
     """Return the lines that are not blank, with their numbers from 1.
 
-    Only ``\\n`` ends a line: ``str.splitlines`` would also cut at marks that titles contain.
+    Only ``\\n`` ends a line: ``str.splitlines`` would also split at characters that titles contain.
     """
     return [(i, line) for i, line in enumerate(text.split("\n"), 1) if line and not line.isspace()]

@@ -1,4 +1,4 @@
-"""One set of names for the fields of an item, whatever its file calls them."""
+"""One set of names for the fields of items, whatever the file calls them."""
 
 import math
 import re
@@ -10,7 +10,7 @@ ALIASES = {
     "category": ("categories", "genre", "genres", "class"),
     "release_year": ("year",),
 }
-"""The names used here, and those under which files have the same fields."""
+"""The names used here, and other names of the same fields in files."""
 
 
 def canonical_name(name: str) -> str:
@@ -19,29 +19,19 @@ def canonical_name(name: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Return a field's value as one line of text, ``""`` where there is none.
+    """Return a field's value as one line of text, ``""`` if it is empty.
 
-    Lists, nested ones too, are joined by commas, each part once.
+    The parts of lists, nested ones too, are joined by commas, without repeats.
     """
     return ", ".join(dict.fromkeys(_parts(value)))
 
 
-def _parts(value: Any) -> Iterator[str]:
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from _parts(part)
-    elif value is not None and not (isinstance(value, float) and math.isnan(value)):
-        text = " ".join(str(value).split())
-        if text:
-            yield text
+def normalize_item(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are not empty, under the names used here.
 
-
-def normalise_item(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields under the names used here, without those that hold nothing.
-
-    ``title``, ``brand`` and ``category`` become text; a ``release_year`` that is no year of four
-    digits is left out; all other fields stay as they are. Where two fields have the same name here,
-    the one that has it in the file (else the first) gets it and the other keeps its own.
+    ``title``, ``brand`` and ``category`` become text; a ``release_year`` that does not have four
+    digits is left out; all other fields stay as they are. If two fields would get the same name,
+    the one that has it in the file (or else the first) gets it and the other keeps its own.
     """
     filled = {name: value for name, value in fields.items() if as_text(value)}
     result: dict[str, Any] = {}
@@ -53,3 +43,13 @@ def normalise_item(fields: Mapping[str, Any]) -> dict[str, Any]:
             continue
         result[ours] = as_text(value) if ours in ("title", "brand", "category") else value
     return result
+
+
+def _parts(value: Any) -> Iterator[str]:
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _parts(part)
+    elif value is not None and not (isinstance(value, float) and math.isnan(value)):
+        text = " ".join(str(value).split())
+        if text:
+            yield text

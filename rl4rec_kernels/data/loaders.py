@@ -1,4 +1,4 @@
-"""DataLoaders for the three splits."""
+"""DataLoaders of the three splits."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypedDict
@@ -15,7 +15,7 @@ from rl4rec_kernels.data.splits import SPLITS
 
 
 class Batch(TypedDict):
-    """Samples side by side, as plain lists; ``neg_items`` is None where there are no negatives."""
+    """A batch of samples as lists; ``neg_items`` is None if there are no negatives."""
 
     prompts: list[str]
     targets: list[int]
@@ -35,10 +35,10 @@ class DataLoaders(NamedTuple):
 
 
 def collate_samples(samples: Sequence[Sample]) -> Batch:
-    """Put samples into a batch; the ``collate_fn`` for a DataLoader of one's own.
+    """Collate samples into a batch; the ``collate_fn`` for your own DataLoader.
 
-    A batch without any negatives has ``neg_items`` None, not empty lists: the reward then ranks
-    the target among all items, where empty lists would leave it alone and always first.
+    A batch without negatives has ``neg_items`` None, not empty lists: rewards then rank the target
+    among all items, whereas with empty lists it would have no competitors and always rank first.
     """
     negatives = [sample["neg_items"] for sample in samples]
     return {
@@ -58,18 +58,18 @@ def create_dataloader(
     seed: int = 42,
     num_workers: int = 0,
 ) -> DataLoader[Sample]:
-    """Make the DataLoader of one dataset, for example of one with hard negatives.
+    """Create the DataLoader of one dataset, for example of one with hard negatives.
 
     Parameters
     ----------
     dataset : RecommendationDataset
         The samples.
     batch_size : int
-        Samples a batch.
+        Samples per batch.
     shuffle : bool
-        Whether each epoch has an order of its own, the same in every run.
+        Whether each epoch has its own order, which is the same in every run.
     seed : int
-        Of the order.
+        Seed of the order.
     num_workers : int
         Worker processes; the order does not depend on them.
 
@@ -84,8 +84,8 @@ def create_dataloader(
         If a number is out of range.
     """
     seed = whole_number("seed", seed, 0)
-    # The sampler has a generator of its own, because a DataLoader draws seeds for its workers from
-    # its generator: the order must not depend on how many there are.
+    # The sampler has its own generator, since a DataLoader draws its workers' seeds from the
+    # loader's generator, and the order must not depend on the number of workers.
     order = RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))
     num_workers = whole_number("num_workers", num_workers, 0)
     return DataLoader(
@@ -100,44 +100,46 @@ def create_dataloader(
 
 
 def create_dataloaders(args: Any) -> DataLoaders:
-    """Make the DataLoaders of all three splits.
+    """Create the DataLoaders of all three splits.
 
     Parameters
     ----------
     args : object
-        Read attributes, as of an ``argparse.Namespace``; others are left alone:
+        An object with these attributes, such as an ``argparse.Namespace``; others are ignored:
 
         - ``dataset_name`` (required): name of the dataset;
         - ``data_dir`` (None): see `load_item_metadata`;
         - ``num_negs`` (0) and ``num_items`` (None): see `RecommendationDataset`;
         - ``eval_num_negs`` (``num_negs``): negatives of valid and test. 0 ranks their targets among
-          all items, which is what published results should use;
+          all items, as published results should;
         - ``neg_alpha`` (0.0): see `RecommendationDataset`;
         - ``batch_size`` (32);
         - ``seed`` (42): of the negatives, and of the order of the training samples;
-        - ``num_workers`` (0): worker processes of each DataLoader;
+        - ``num_workers`` (0): worker processes per DataLoader;
         - ``max_history`` (20): items shown in a prompt, None for all.
 
     Returns
     -------
     DataLoaders
         A tuple ``(train, valid, test, prompt_generator, item_metadata)``. Batches are `Batch`.
-        Training samples are shuffled, differently in every epoch and equally in every run,
-        with any number of workers.
+        Training samples are shuffled differently in every epoch, but equally in every run, with
+        any number of workers.
 
     Raises
     ------
     ValueError, TypeError, FileNotFoundError
-        As `RecommendationDataset` and `load_item_metadata`.
+        See `RecommendationDataset` and `load_item_metadata`.
     """
+
+    def integer(name: str, default: int, minimum: int = 0) -> int:
+        return whole_number(f"args.{name}", getattr(args, name, default), minimum)
+
     name = getattr(args, "dataset_name", None)
     if name is None:
         raise ValueError("args has no dataset_name; pass argparse.Namespace(dataset_name=…, …)")
     data_dir = getattr(args, "data_dir", None)
-    seed = whole_number("args.seed", getattr(args, "seed", 42), 0)
-    batch_size = whole_number("args.batch_size", getattr(args, "batch_size", 32), 1)
-    num_workers = whole_number("args.num_workers", getattr(args, "num_workers", 0), 0)
-    num_negs = whole_number("args.num_negs", getattr(args, "num_negs", 0), 0)
+    seed, num_negs = integer("seed", 42), integer("num_negs", 0)
+    options = {"batch_size": integer("batch_size", 32, 1), "num_workers": integer("num_workers", 0)}
     eval_num_negs = getattr(args, "eval_num_negs", None)
 
     item_metadata = load_item_metadata(name, data_dir)
@@ -145,25 +147,22 @@ def create_dataloaders(args: Any) -> DataLoaders:
     generator = PromptGenerator(item_metadata, max_history=max_history)
     interactions = load_interactions(name, data_dir)
     train, valid, test = (
-        RecommendationDataset(
-            data_name=name,
-            item_metadata=item_metadata,
-            prompt_generator=generator,
-            split=split,
-            num_negs=num_negs if split == "train" or eval_num_negs is None else eval_num_negs,
-            num_items=getattr(args, "num_items", None),
+        create_dataloader(
+            RecommendationDataset(
+                name,
+                item_metadata,
+                generator,
+                split,
+                num_negs if split == "train" or eval_num_negs is None else eval_num_negs,
+                getattr(args, "num_items", None),
+                seed,
+                neg_alpha=getattr(args, "neg_alpha", 0.0),
+                interactions=interactions,
+            ),
+            shuffle=split == "train",
             seed=seed,
-            neg_alpha=getattr(args, "neg_alpha", 0.0),
-            interactions=interactions,
+            **options,
         )
         for split in SPLITS
     )
-
-    def loader(dataset: RecommendationDataset, shuffle: bool) -> DataLoader[Sample]:
-        return create_dataloader(
-            dataset, batch_size=batch_size, shuffle=shuffle, seed=seed, num_workers=num_workers
-        )
-
-    return DataLoaders(
-        loader(train, True), loader(valid, False), loader(test, False), generator, item_metadata
-    )
+    return DataLoaders(train, valid, test, generator, item_metadata)

@@ -1,4 +1,4 @@
-"""What is known about the items: ``load_item_metadata``."""
+"""Item metadata: ``load_item_metadata``."""
 
 import json
 import logging
@@ -8,16 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from rl4rec_kernels.data.atomic import atomic_file, read_atomic_metadata
-from rl4rec_kernels.data.files import dataset_dir, first_file, numbered_lines, read_text, with_gz
+from rl4rec_kernels.data.files import (
+    dataset_dir,
+    first_file,
+    is_whole_number,
+    numbered_lines,
+    read_text,
+    with_gz,
+)
 from rl4rec_kernels.data.interactions import SEQUENCE_FILES
-from rl4rec_kernels.data.item_fields import normalise_item
+from rl4rec_kernels.data.item_fields import normalize_item
 
 logger = logging.getLogger("rl4rec_kernels.data")
 
 METADATA_FILES = with_gz("item_metadata.json", "item_metadata.jsonl")
 _ID_FIELDS = ("item_id", "id")
 _FORMS = (
-    'write {"1": {"title": …}, …}, a list of {"item_id": 1, "title": …}, or one such item a line'
+    'write {"1": {"title": …}, …}, a list of {"item_id": 1, "title": …}, or one such item per line'
 )
 
 
@@ -37,11 +44,11 @@ def load_item_metadata(
     Returns
     -------
     dict of int to dict
-        Item id to its fields, ids ascending. Fields are named as in
+        Item id to its fields, in ascending order. Fields are named as in
         `rl4rec_kernels.data.item_fields.ALIASES` (``title``, ``brand``, ``category``,
-        ``release_year``; others keep their names); one that holds nothing is absent. Items of
-        atomic files carry their name in the file as ``token``. ``max(metadata) + 1`` is the
-        number of table rows, row 0 being padding.
+        ``release_year``; others keep their names); empty ones are left out. Items of atomic files
+        have their name in the file as ``token``. ``max(metadata) + 1`` is the number of table rows,
+        row 0 being padding.
 
     Raises
     ------
@@ -54,22 +61,20 @@ def load_item_metadata(
     if not first_file(directory, SEQUENCE_FILES) and atomic_file(directory, name, "inter"):
         if not (path := atomic_file(directory, name, "item")):
             raise FileNotFoundError(
-                f"{directory} has {name}.inter but no {name}.item, which "
-                "must hold the items' titles"
+                f"{directory} has {name}.inter but no {name}.item; add one with the items' titles"
             )
-        items: dict[int, dict[str, Any]] = read_atomic_metadata(directory, name)
+        items = read_atomic_metadata(directory, name)
     else:
         path = _metadata_file(directory)
         items = read_json_metadata(path)
-    if 0 in items:
-        del items[0]
-        logger.warning("%s: item id 0 is left out, it is kept for padding", path)
+    if items.pop(0, None) is not None:
+        logger.warning("%s: item id 0 is left out, since it is reserved for padding", path)
     if not items:
-        raise ValueError(f"{path} describes no item; {_FORMS}")
+        raise ValueError(f"{path} has no items; {_FORMS}")
     try:
-        return {item: normalise_item(items[item]) for item in sorted(items)}
+        return {item: normalize_item(items[item]) for item in sorted(items)}
     except RecursionError:
-        raise ValueError(f"{path} has lists in lists, too deep to be followed; {_FORMS}") from None
+        raise ValueError(f"{path} has lists that are nested too deeply; {_FORMS}") from None
 
 
 def _metadata_file(directory: Path) -> Path:
@@ -83,48 +88,42 @@ def _metadata_file(directory: Path) -> Path:
     if found:
         names = ", ".join(path.name for path in found)
         raise ValueError(
-            f"{directory} has several metadata files ({names}); name the right one "
-            "item_metadata.json"
+            f"{directory} has several metadata files ({names}); rename one to item_metadata.json"
         )
     pickles = sorted(p for p in directory.glob("*meta*") if ".pkl" in p.name or ".pickle" in p.name)
     if pickles:
         raise ValueError(
-            f"{pickles[0]} is a pickle, and pickles are not read: loading one can run any code. "
-            "Convert it to JSON where you trust it: json.dump({int(i): dict(m) for i, m in "
-            'metadata.items()}, open("item_metadata.json", "w"))'
+            f"{pickles[0]} is a pickle, which is not read since loading one can run any code; if "
+            "you trust it, convert it by json.dump({int(i): dict(m) for i, m in metadata.items()}, "
+            'open("item_metadata.json", "w"))'
         )
     raise FileNotFoundError(
-        f"{directory} has no item metadata: put there item_metadata.json or "
-        "another meta*.json, plain or with .gz"
+        f"{directory} has no item metadata; add item_metadata.json or another meta*.json, plain or "
+        "as .gz"
     )
 
 
 def read_json_metadata(path: Path) -> dict[int, dict[str, Any]]:
-    """Read a JSON file of items in one of its three forms, fields as they are.
+    """Read a JSON file of items, leaving the fields as they are.
 
-    The forms are one object ``{id: fields}``, a list of objects with an ``item_id`` (or ``id``),
-    and such objects one a line.
-
-    Raises
-    ------
-    ValueError
-        If it has none of these forms, or an item twice.
+    It is an object ``{id: fields}``, a list of objects with an ``item_id`` (or ``id``), or one such
+    object per line. Raises ValueError otherwise, or if an id occurs twice.
     """
     text = read_text(path)
     try:
         content = json.loads(text, object_pairs_hook=_unique)
     except _DuplicateKey as error:
         raise ValueError(f"{path}: {error}") from None
-    except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
+    except (ValueError, RecursionError) as error:  # also numbers too long, brackets too deep
         if getattr(error, "msg", "") != "Extra data":
             raise ValueError(f"{path} is not JSON ({error}); {_FORMS}") from error
-        content = _json_lines(path, text)  # a second value after the first: one object a line
+        content = _json_lines(path, text)  # another value after the first: one object per line
     if isinstance(content, dict) and not any(field in content for field in _ID_FIELDS):
         return _by_id(path, ((f"item {key!r}", key, value) for key, value in content.items()))
     if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list):
-        raise ValueError(f"{path} holds a {type(content).__name__}; {_FORMS}")
+        raise ValueError(f"{path} contains a {type(content).__name__}; {_FORMS}")
     return _by_id(path, map(_with_id, range(1, len(content) + 1), content))
 
 
@@ -137,7 +136,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise _DuplicateKey(f"{twice!r} stands twice in one object; remove one of them")
+        raise _DuplicateKey(f"{twice!r} occurs twice in one object; remove one of them")
     return result
 
 
@@ -146,7 +145,7 @@ def _json_lines(path: Path, text: str) -> list[Any]:
     for number, line in numbered_lines(text):
         try:
             items.append(json.loads(line, object_pairs_hook=_unique))
-        except (ValueError, RecursionError) as error:  # not JSON, or a key twice
+        except (ValueError, RecursionError) as error:  # not JSON, or a repeated key
             raise ValueError(f"{path}, line {number}: {error}; {_FORMS}") from error
     return items
 
@@ -162,18 +161,17 @@ def _with_id(position: int, item: Any) -> tuple[str, Any, Any]:
 
 def _by_id(path: Path, entries: Iterable[tuple[str, Any, Any]]) -> dict[int, dict[str, Any]]:
     items: dict[int, dict[str, Any]] = {}
-    for what, key, fields in entries:
+    for entry, key, fields in entries:
         if not isinstance(fields, dict):
             raise ValueError(
-                f"{path}: {what} is {str(fields)[:40]!r}, not an object of fields; {_FORMS}"
+                f"{path}: {entry} is {str(fields)[:40]!r}, not an object of fields; {_FORMS}"
             )
-        digits = "" if isinstance(key, bool) else str(key)
-        if not (digits.isascii() and digits.isdigit() and len(digits) < 19):
+        if isinstance(key, bool) or not is_whole_number(str(key)):
             raise ValueError(
-                f"{path}: the id of {what} is {key!r}; it must be the whole number "
-                f"used in the interactions, as item_id or id; {_FORMS}"
+                f"{path}: the id of {entry} must be a whole number, as in the interactions, "
+                f"got {key!r}; {_FORMS}"
             )
         if int(key) in items:
-            raise ValueError(f"{path}: {what} has id {int(key)}, which another item already has")
+            raise ValueError(f"{path}: {entry} has id {int(key)}, which another item already has")
         items[int(key)] = fields
     return items

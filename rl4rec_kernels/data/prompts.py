@@ -17,32 +17,33 @@ kind, its properties and its style. Write the description, and nothing else, ins
 
 DEFAULT_MAX_HISTORY = 20
 DEFAULT_FIELDS = ("title", "brand", "category", "release_year")
+_RECENT_TITLES = 5
 
 
 class PromptGenerator:
-    """Turns a history of item ids into a prompt.
+    """Makes prompts from histories of item ids.
 
     Parameters
     ----------
     item_metadata : mapping of int to mapping
-        Item id to its fields, as `load_item_metadata` returns it.
+        Item id to its fields, as returned by `load_item_metadata`.
     template : str
-        The prompt as a `str.format` text. Fields: ``{history}`` (required), the items one a
-        line; ``{count}``, how many these are. Literal braces are doubled.
+        The prompt, in `str.format` syntax. Fields: ``{history}`` (required), the items, one per
+        line; ``{count}``, their number. Double literal braces.
     item_template : str, optional
-        The line of one item as a `str.format` text. Fields: ``{position}`` (1 is the oldest item
-        shown), ``{item_id}`` and every field that some item has; what an item lacks becomes
-        `missing`. Default: the position, the title, and the other `fields` that the item has in
-        brackets: ``1. Toy Story (category: Animation; release year: 1995)``.
+        The line of one item, in `str.format` syntax. Fields: ``{position}`` (1 is the oldest item
+        shown), ``{item_id}`` and every field that some item has; a field that an item lacks becomes
+        `missing`. Default: the position, the title, and in parentheses the other `fields` that the
+        item has: ``1. Toy Story (category: Animation; release year: 1995)``.
     fields : sequence of str, optional
-        The fields used by the default line. Default: those of title, brand, category and
-        release_year that some item has.
+        The fields in the default line. Default: those of title, brand, category and release_year
+        that some item has.
     max_history : int, optional
-        How many of the latest items are shown; None shows all. Default 20.
+        How many of the latest items are shown, None for all. Default: 20.
     missing : str
-        What `item_template` shows where an item lacks a field.
+        What `item_template` shows for a field that an item lacks.
     system_prompt : str, optional
-        Becomes the system message; without a tokenizer it stands before the prompt.
+        The system message; without a tokenizer it is put before the prompt.
     tokenizer : object, optional
         A Hugging Face tokenizer with a chat template. If given, prompts are the messages in that
         template, ready to be continued by the assistant.
@@ -50,7 +51,7 @@ class PromptGenerator:
     Raises
     ------
     TypeError, ValueError
-        If an argument does not fit, for example if a template names a field that does not exist.
+        If an argument is invalid, for example if a template names a field that does not exist.
     """
 
     def __init__(
@@ -66,39 +67,34 @@ class PromptGenerator:
         tokenizer: Any = None,
     ) -> None:
         check_metadata(item_metadata)
-        there = list(dict.fromkeys(name for item in item_metadata.values() for name in item))
+        known = list(dict.fromkeys(name for item in item_metadata.values() for name in item))
         used = _template_fields("template", template, {"history": "", "count": 1})
         if "history" not in used:
-            raise ValueError("template must contain {history}, else every user has the same prompt")
+            raise ValueError("template must contain {history}, or all prompts would be the same")
         if item_template is not None:
             if fields is not None:
-                raise ValueError(
-                    "pass fields or item_template, not both: fields belongs to the "
-                    "default line of an item"
-                )
-            names = ["position", "item_id", *there]
+                raise ValueError("pass fields or item_template, not both")
+            names = ["position", "item_id", *known]
             _template_fields("item_template", item_template, dict.fromkeys(names, ""))
         for name, text in (("missing", missing), ("system_prompt", system_prompt or "")):
             if not isinstance(text, str):
                 raise TypeError(f"{name} must be a string, got {text!r}")
         if isinstance(fields, str):
             raise TypeError(f"fields must be a list of names, got the string {fields!r}")
-        unknown = [name for name in fields or () if name not in there]
+        unknown = [name for name in fields or () if name not in known]
         if unknown:
-            raise ValueError(
-                f"fields names {unknown[0]!r}, which no item has; the items have {', '.join(there)}"
-            )
+            raise ValueError(f"fields has {unknown[0]!r}, but the items have {', '.join(known)}")
         if tokenizer is not None and not getattr(tokenizer, "chat_template", None):
             raise ValueError(
-                "tokenizer has no chat_template; pass the tokenizer of an instruction-"
-                "tuned model, or set tokenizer.chat_template"
+                "tokenizer has no chat_template; pass the tokenizer of an instruction-tuned model, "
+                "or set tokenizer.chat_template"
             )
         if max_history is not None:
             max_history = whole_number("max_history", max_history, 1)
         self.item_metadata = item_metadata
         self.template = template
         self.item_template = item_template
-        default = [name for name in DEFAULT_FIELDS if name in there]
+        default = [name for name in DEFAULT_FIELDS if name in known]
         self.fields = tuple(default if fields is None else fields)
         self.max_history = max_history
         self.missing = missing
@@ -111,7 +107,7 @@ class PromptGenerator:
         Raises
         ------
         ValueError
-            If the metadata does not have one of the items.
+            If an item has no metadata.
         """
         if self.tokenizer is not None:
             prompt = self.tokenizer.apply_chat_template(
@@ -124,18 +120,18 @@ class PromptGenerator:
     generate_prompt = generate
 
     def messages(self, history: Sequence[int]) -> list[dict[str, str]]:
-        """Return the prompt of a history as chat messages: system (if there is one) and user.
+        """Return the prompt of a history as chat messages: system (if any) and user.
 
         Raises
         ------
         ValueError
-            If the metadata does not have one of the items.
+            If an item has no metadata.
         """
         shown = list(history)
         if self.max_history is not None:
             shown = shown[-self.max_history :]
         lines = [self._line(position, int(item)) for position, item in enumerate(shown, 1)]
-        # One pass of format: braces and percent signs inside a title are text, not fields.
+        # Titles are inserted, not formatted: their braces and percent signs are text.
         prompt = self.template.format(history="\n".join(lines), count=len(lines))
         messages = [{"role": "user", "content": prompt}]
         if self.system_prompt is not None:
@@ -144,7 +140,7 @@ class PromptGenerator:
 
     def _line(self, position: int, item: int) -> str:
         if item not in self.item_metadata:
-            raise ValueError(f"history holds item {item}, which item_metadata does not have")
+            raise ValueError(f"history has item {item}, which is not in item_metadata")
         metadata = self.item_metadata[item]
         if self.item_template is not None:
             values = _Fields(self.missing, {name: as_text(v) for name, v in metadata.items()})
@@ -157,7 +153,7 @@ class PromptGenerator:
 
 
 class _Fields(dict[str, str]):
-    """An item's fields for ``str.format_map``; `missing` stands for those it lacks."""
+    """An item's fields for ``str.format_map``, with `missing` for those it lacks."""
 
     def __init__(self, missing: str, fields: dict[str, str]) -> None:
         super().__init__((name, text) for name, text in fields.items() if text)
@@ -167,16 +163,14 @@ class _Fields(dict[str, str]):
         return self._missing
 
 
-def check_metadata(item_metadata: Any) -> None:
-    """Check that `item_metadata` maps whole numbers to mappings.
+def recent_titles(item_metadata: Mapping[int, Mapping[str, Any]], history: Sequence[int]) -> str:
+    """A text to use instead of a language model's: the user's latest titles, the newest first."""
+    titles = [item_metadata[item].get("title") for item in reversed(history[-_RECENT_TITLES:])]
+    return "; ".join(title for title in titles if title)
 
-    Raises
-    ------
-    TypeError
-        If it does not.
-    ValueError
-        If it is empty or has an id below 1.
-    """
+
+def check_metadata(item_metadata: Any) -> None:
+    """Raise TypeError or ValueError unless `item_metadata` maps ids from 1 to mappings."""
     if not isinstance(item_metadata, Mapping):
         raise TypeError(
             f"item_metadata must be a dict, got {type(item_metadata).__name__}; "
@@ -190,33 +184,28 @@ def check_metadata(item_metadata: Any) -> None:
             raise TypeError(f"item_metadata[{item}] must be a dict of fields, got {fields!r}")
 
 
-def _template_fields(what: str, template: Any, known: dict[str, Any]) -> set[str]:
-    """Return the fields that a template names, or say which of them does not exist.
-
-    `known` has an example of every field's value, by which the format of a field is tried.
-    """
+def _template_fields(name: str, template: Any, examples: dict[str, Any]) -> set[str]:
+    """Return the fields of a template, after filling it with an example value of every field."""
     if not isinstance(template, str):
-        raise TypeError(f"{what} must be a string, got {type(template).__name__}")
+        raise TypeError(f"{name} must be a string, got {type(template).__name__}")
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ValueError(
-            f"{what} is malformed ({error}); double braces that are text: {{{{ and }}}}"
+            f"{name} is malformed ({error}); double literal braces: {{{{ and }}}}"
         ) from error
-    # Values are strings; a nested field ({title:{width}}) or an attribute ({title.upper}) is none
-    # of the known names and so refused here, not when the first prompt is made.
-    used = {name for _, name, _, _ in parsed if name is not None}
+    # A nested field ({title:{width}}) or an attribute ({title.upper}) is not a known name, and so
+    # is refused here, not when the first prompt is made.
+    used = {field for _, field, _, _ in parsed if field is not None}
     used |= {spec for _, _, spec, _ in parsed if spec and "{" in spec}
-    unknown = sorted(used - set(known))
+    unknown = sorted(used - set(examples))
     if unknown:
-        raise ValueError(
-            f"{what} names the field {{{unknown[0]}}}, which does not exist; "
-            f"known are {', '.join(f'{{{name}}}' for name in known)}"
-        )
+        known = ", ".join(f"{{{field}}}" for field in examples)
+        raise ValueError(f"{name} has an unknown field {{{unknown[0]}}}; use {known}")
     try:
-        template.format_map(known)
+        template.format_map(examples)
     except ValueError as error:
         raise ValueError(
-            f"{what} cannot be filled in ({error}); every field but count is text"
+            f"{name} cannot be filled in ({error}); every field but count is text"
         ) from error
     return used

@@ -1,4 +1,4 @@
-"""The leave-one-out split and the account of what it left out."""
+"""The leave-one-out split, and the report of what it left out."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What a split was made of, and what had to be left out of it.
+    """The size of a split, and what had to be left out of it.
 
     Attributes
     ----------
@@ -22,16 +22,16 @@ class DatasetReport:
     users, interactions : int
         Users and interactions in the file.
     samples : int
-        Users that have a sample in this split.
+        Users with a sample in this split.
     unknown_interactions, unknown_items : int
-        Interactions with items that the metadata does not have, removed before splitting, and
-        how many items these are.
+        Interactions with items that have no metadata, which are removed before splitting, and the
+        number of these items.
     short_users : int
-        Users left out because fewer items remain than a history of one item and the target need.
+        Users left out because too few items remain for a target and a history of at least one item.
     repeat_histories : int
-        Samples whose history holds an item more than once; it stays as it is.
+        Samples whose history contains an item more than once; they are kept unchanged.
     repeat_targets : int
-        Samples whose target is also in the history; it stays as it is.
+        Samples whose target is also in the history; they are kept unchanged.
     """
 
     split: str
@@ -54,28 +54,20 @@ class DatasetReport:
             f"{self.split}: {self.samples:,} samples of {self.users:,} users "
             f"with {self.interactions:,} interactions"
         ]
-        notes = {
-            f"{self.unknown_interactions:,} interactions removed: "
-            f"{self.unknown_items:,} items have no metadata": self.unknown_interactions,
-            f"{self.short_users:,} users left out: too few items for this split": self.short_users,
-            f"{self.repeat_histories:,} histories hold an item more than once; kept as they are": (
-                self.repeat_histories
+        notes = [
+            (
+                self.unknown_interactions,
+                f"interactions removed: {self.unknown_items:,} items have no metadata",
             ),
-            f"{self.repeat_targets:,} targets are also in their history; kept as they are": (
-                self.repeat_targets
-            ),
-        }
-        return "\n  - ".join(lines + [note for note, count in notes.items() if count])
+            (self.short_users, "users left out: too few items for this split"),
+            (self.repeat_histories, "histories contain an item more than once; kept as they are"),
+            (self.repeat_targets, "targets are also in their history; kept as they are"),
+        ]
+        return "\n  - ".join(lines + [f"{count:,} {note}" for count, note in notes if count])
 
 
 def split_index(split: str) -> int:
-    """Return the position of a split in `SPLITS`.
-
-    Raises
-    ------
-    ValueError
-        If there is no split of that name.
-    """
+    """Return the position of a split in `SPLITS`, or raise ValueError."""
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     return SPLITS.index(split)
@@ -84,27 +76,34 @@ def split_index(split: str) -> int:
 def split_seed(seed: int, split: str) -> int:
     """Return the seed of a split's negatives, a number below 2^63.
 
-    What a user has seen is the same in every split, so one seed would give a user the same
-    negatives in training and in the test. NumPy's ``SeedSequence([seed, i])``, i being the
-    split's position in train, valid, test, makes a seed for each that shares nothing with the
-    others, and stays the same from one NumPy version to the next.
+    Users have seen the same items in every split, so with a single seed a user would get the same
+    negatives in training and in the test. NumPy's ``SeedSequence([seed, i])``, i being the position
+    of the split in train, valid, test, makes independent seeds, which stay the same in all versions
+    of NumPy.
     """
     state = np.random.SeedSequence([seed, split_index(split)]).generate_state(1, np.uint64)
     return int(state[0]) >> 1
 
 
+def choose_rows(num_rows: int, num_wanted: int | None, seed: int) -> np.ndarray:
+    """Return `num_wanted` (or all) of ``0 … num_rows - 1`` at random, in ascending order."""
+    if num_wanted is None or num_wanted >= num_rows:
+        return np.arange(num_rows)
+    return np.sort(np.random.default_rng(seed).choice(num_rows, num_wanted, replace=False))
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The samples of one split, by user in the order of the file.
+    """The samples of one split, with users in the order of the file.
 
     Attributes
     ----------
     user_ids, targets : int64, shape [U]
-        The users and what they took next.
+        The users and their next items.
     histories : RaggedIds, U rows
         Everything before the target, oldest first.
     seen : RaggedIds, U rows
-        Everything the user ever took, the same in every split.
+        All items the user interacted with, the same in every split.
     report : DatasetReport
         What was left out.
     """
@@ -119,47 +118,31 @@ class Split:
 def leave_one_out(
     split: str, user_ids: np.ndarray, sequences: RaggedIds, known_items: Iterable[int]
 ) -> Split:
-    """Split sequences into histories and targets.
+    """Split sequences (U rows, in time order) into histories and targets.
 
-    Interactions with items outside `known_items` are removed first. The target is the last item
-    that remains (test), the last but one (valid) or the one before (train), the history everything
-    before it. Users whose history would be empty are left out.
-
-    Parameters
-    ----------
-    split : str
-        One of `SPLITS`.
-    user_ids : int64, shape [U]
-        Ids of the users.
-    sequences : RaggedIds, U rows
-        Their items in time order.
-    known_items : iterable of int
-        The items that exist.
-
-    Raises
-    ------
-    ValueError
-        If no user has enough items.
+    Interactions with items that are not in `known_items` are removed first. The target is the last
+    remaining item (test), the last but one (valid) or the one before (train), the history
+    everything before it. Users whose history would be empty are left out; ValueError if all are.
     """
     back = len(SPLITS) - split_index(split)
     known = np.isin(sequences.values, np.fromiter(known_items, dtype=np.int64))
     remaining = select(sequences, known)
-    position = np.diff(remaining.offsets) - back  # of the target in its row
+    lengths = np.diff(remaining.offsets)
+    position = lengths - back  # of the target in its row
     kept = position >= 1
     unknown = sequences.values[~known]
     if not kept.any():
+        longest = np.diff(sequences.offsets).max(initial=0)
         raise ValueError(
-            f"no user has a sample in split {split!r}: it needs {back + 1} items a user, and the "
-            f"longest of {kept.size} sequences has {np.diff(sequences.offsets).max(initial=0)}, of "
-            f"which the metadata knows at most {position.max(initial=-back) + back}"
+            f"no user has enough items for split {split!r}: it needs {back + 1} items per user, "
+            f"but the longest of {kept.size} sequences has {longest}, of which the metadata has at "
+            f"most {lengths.max(initial=0)}"
         )
-    lengths = np.diff(remaining.offsets)
     values = remaining.values[np.repeat(kept, lengths)]
     seen = RaggedIds(values, to_offsets(lengths[kept]))
     position = position[kept]
     row = rows_of(seen)
-    place = np.arange(row.size) - seen.offsets[row]
-    histories = select(seen, place < position[row])
+    histories = select(seen, np.arange(row.size) - seen.offsets[row] < position[row])
     targets = seen.values[seen.offsets[:-1] + position]
 
     history_row = rows_of(histories)
@@ -172,14 +155,14 @@ def leave_one_out(
         unknown_interactions=unknown.size,
         unknown_items=np.unique(unknown).size,
         short_users=int((~kept).sum()),
-        repeat_histories=_rows_with_repeats(histories, history_row),
+        repeat_histories=_count_rows_with_repeats(histories, history_row),
         repeat_targets=np.unique(history_row[repeats]).size,
     )
     return Split(user_ids[kept], targets, histories, seen, report)
 
 
-def _rows_with_repeats(ragged: RaggedIds, row: np.ndarray) -> int:
-    order = np.lexsort((ragged.values, row))
-    values, row = ragged.values[order], row[order]
+def _count_rows_with_repeats(ids: RaggedIds, row: np.ndarray) -> int:
+    order = np.lexsort((ids.values, row))
+    values, row = ids.values[order], row[order]
     same = (values[1:] == values[:-1]) & (row[1:] == row[:-1])
     return int(np.unique(row[1:][same]).size)

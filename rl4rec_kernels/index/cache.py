@@ -1,4 +1,4 @@
-"""Where downloads and indexes are kept from one run of a command to the next."""
+"""The directory in which commands keep downloads and indexes from one run to the next."""
 
 import logging
 import os
@@ -14,8 +14,7 @@ logger = logging.getLogger("rl4rec_kernels.index")
 
 def cache_dir() -> Path:
     """Return the directory: ``$RL4REC_CACHE`` or ``~/.cache/rl4rec``."""
-    default = Path.home() / ".cache" / "rl4rec"
-    return Path(os.environ.get("RL4REC_CACHE") or default)
+    return Path(os.environ.get("RL4REC_CACHE") or Path.home() / ".cache" / "rl4rec")
 
 
 def cached_index(

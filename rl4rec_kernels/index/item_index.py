@@ -19,9 +19,9 @@ from rl4rec_kernels.index.files import (
     FORMAT,
     TABLE_DTYPES,
     check_destination,
-    existing,
-    fields_of,
-    named_safetensors,
+    existing_file,
+    index_path,
+    metadata_fields,
     read_embeddings,
     read_index,
 )
@@ -29,19 +29,19 @@ from rl4rec_kernels.index.texts import DEFAULT_FIELDS, item_texts, texts_fingerp
 
 
 class ItemIndex:
-    """A table of item embeddings whose row is the item's id.
+    """A table of item embeddings, in which the row of an item is its id.
 
-    Make one with `build`, `open`, `from_embeddings` or `import_file`.
+    Create one with `build`, `open`, `from_embeddings` or `import_file`.
 
     Attributes
     ----------
     table : Tensor, shape [N, D]
         float32, float16 or bfloat16.
     valid : Tensor, bool [N]
-        Which rows are items. Row 0 of Beauty, for example, is not; such rows never rank.
+        Which rows are items. Others, such as row 0 of most data sets, are never ranked.
     origin : dict of str to str
-        What it was made from: ``encoder`` and ``metadata`` (fingerprints) and ``fields``; empty for
-        an index that was made elsewhere.
+        What it was made from: ``encoder`` and ``metadata`` (fingerprints) and ``fields``. Empty for
+        imported embeddings.
     """
 
     def __init__(self, table: Tensor, valid: Tensor, origin: Mapping[str, str]) -> None:
@@ -55,12 +55,12 @@ class ItemIndex:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the table, those that are no items included."""
+        """The number of rows of the table, including those that are not items."""
         return self.table.shape[0]
 
     @property
     def dim(self) -> int:
-        """Dimensions of an embedding."""
+        """The number of dimensions of an embedding."""
         return self.table.shape[1]
 
     @classmethod
@@ -82,7 +82,7 @@ class ItemIndex:
         encoder : Encoder
             Encodes the items, and later the queries.
         fields : sequence of str
-            What of an item is encoded, in this order; fields that an item lacks are left out.
+            The fields of an item to encode, in this order; those that it lacks are left out.
         dtype : torch.dtype
             float32, float16 or bfloat16.
         show_progress : bool, optional
@@ -91,19 +91,19 @@ class ItemIndex:
         Raises
         ------
         TypeError
-            If `fields` is a single string, or `encoder` no Encoder.
+            If `fields` is a single string, or `encoder` is not an Encoder.
         ValueError
-            If there are no items, none of them has any of the fields, ids are spread too thinly
-            for a table, or an embedding is not finite.
+            If there are no items, none of them has any of the fields, the ids are too sparse for a
+            table, or an embedding is not finite.
         """
         texts = item_texts(item_metadata, fields)
         check_encoder(encoder)
         ids = np.fromiter(texts, dtype=np.int64, count=len(texts))
-        # Each text once: the last bits of a vector depend on its batch, and equal items must tie.
-        places = {text: place for place, text in enumerate(dict.fromkeys(texts.values()))}
-        vectors = encoder.encode_items(list(places), show_progress).cpu().to(dtype)
-        vectors = vectors[[places[text] for text in texts.values()]]
-        index = cls.from_embeddings(vectors, ids=ids)
+        # Equal items must tie, but the last bits of a vector depend on its batch, so encode each
+        # text once.
+        row_of = {text: row for row, text in enumerate(dict.fromkeys(texts.values()))}
+        vectors = encoder.encode_items(list(row_of), show_progress).cpu().to(dtype)
+        index = cls.from_embeddings(vectors[[row_of[text] for text in texts.values()]], ids=ids)
         index.origin = {
             "encoder": encoder.fingerprint,
             "metadata": texts_fingerprint(texts),
@@ -115,44 +115,43 @@ class ItemIndex:
     def from_embeddings(
         cls, embeddings: Tensor, *, ids: Any = None, valid: Any = None
     ) -> "ItemIndex":
-        """Make an index of embeddings that are there already.
+        """Make an index of existing embeddings.
 
         Parameters
         ----------
         embeddings : Tensor, shape [M, D]
-            float32, float16 or bfloat16. Without `ids`, a contiguous tensor is kept, not copied.
+            float32, float16 or bfloat16. Without `ids`, a contiguous tensor is not copied.
         ids : int, shape [M], optional
-            The item of each row; by default row i is item i.
+            The item of each row. Default: row i is item i.
         valid : bool, shape [M], optional
-            Which rows are items. By default all but row 0, which is padding, and rows of zeros,
+            Which rows are items. Default: all but row 0, which is padding, and rows of zeros,
             which no encoder makes; with `ids`, all.
 
         Raises
         ------
         TypeError, ValueError
-            If dtypes or shapes do not fit, an id is there twice or below 0, or an embedding is not
+            If a dtype or shape is wrong, an id is repeated or negative, or an embedding is not
             finite; the message names the row.
         """
         if not isinstance(embeddings, Tensor):
             raise TypeError(
-                f"embeddings must be a tensor, got {type(embeddings).__name__}; "
-                "convert an array with torch.from_numpy"
+                f"embeddings must be a tensor, got {type(embeddings).__name__}; convert an array "
+                "with torch.from_numpy"
             )
         if embeddings.layout != torch.strided:
             raise TypeError(
-                f"embeddings must be a dense tensor, got {embeddings.layout}; convert "
-                "them with .to_dense()"
+                f"embeddings must be dense, got {embeddings.layout}; convert them with .to_dense()"
             )
         if embeddings.dtype not in TABLE_DTYPES:
             raise TypeError(
-                f"embeddings must be float32, float16 or bfloat16, got "
-                f"{embeddings.dtype}; convert them with .float()"
+                f"embeddings must be float32, float16 or bfloat16, got {embeddings.dtype}; convert "
+                "them with .float()"
             )
         if embeddings.dim() != 2 or 0 in embeddings.shape:
             raise ValueError(
                 f"embeddings must be [M, D] with M, D >= 1, got {tuple(embeddings.shape)}"
             )
-        embeddings = embeddings.detach().contiguous()  # else every call would copy it
+        embeddings = embeddings.detach().contiguous()  # otherwise every call would copy it
         if ids is not None:
             embeddings, valid = _scatter(embeddings, np.asarray(ids), valid)
         elif valid is None:
@@ -166,15 +165,15 @@ class ItemIndex:
             )
         if not valid.any():
             raise ValueError(
-                "embeddings: no row is an item (row 0 is padding and rows of zeros "
-                "are none); pass ids= or valid="
+                "embeddings: no row is an item (row 0 is padding, and rows of zeros are not "
+                "items); pass ids= or valid="
             )
         check_finite("embeddings", embeddings)
         return cls(embeddings, valid, {})
 
     @classmethod
     def import_file(cls, path: str | os.PathLike[str], **options: Any) -> "ItemIndex":
-        """Read embeddings that were made elsewhere: ``.npy``, or ``.pt`` with one tensor.
+        """Read embeddings made elsewhere, from ``.npy``, or ``.pt`` with one tensor.
 
         Parameters
         ----------
@@ -187,9 +186,9 @@ class ItemIndex:
         Raises
         ------
         FileNotFoundError, TypeError, ValueError
-            If the file is not there, of another kind, or what is in it does not fit.
+            If the file does not exist, has another format, or its contents are invalid.
         """
-        path = existing(path)
+        path = existing_file(path)
         embeddings, ids = read_embeddings(path)
         if ids is not None:
             options.setdefault("ids", ids)
@@ -199,7 +198,7 @@ class ItemIndex:
             raise type(error)(f"{path}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file; an existing one is replaced at once or not at all.
+        """Write a safetensors file, replacing an existing one in one step.
 
         Raises
         ------
@@ -227,9 +226,9 @@ class ItemIndex:
         Parameters
         ----------
         path : path
-            A file that `save` wrote.
+            A file written by `save`.
         encoder : Encoder, optional
-            Refuse the index if other items' vectors came from another encoder.
+            Refuse the index if it was built with another encoder.
         item_metadata : mapping, optional
             Refuse the index if it was built from other metadata.
 
@@ -238,39 +237,37 @@ class ItemIndex:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it is no index, or was built with another encoder or from other metadata.
+            If it is not an index, or was built with another encoder or from other metadata.
         """
-        path = existing(named_safetensors(path))
+        path = existing_file(index_path(path))
         table, valid, origin = read_index(path)
         index = cls(table, valid, origin)
         if encoder is not None:
             index.check_encoder(encoder)
         if item_metadata is not None:
-            fields = fields_of(origin, path)
-            fingerprint = texts_fingerprint(item_texts(item_metadata, fields))
-            if fingerprint != origin["metadata"]:
+            texts = item_texts(item_metadata, metadata_fields(origin, path))
+            if texts_fingerprint(texts) != origin["metadata"]:
                 raise ValueError(
-                    f"{path} was built from other metadata than this; "
-                    "build it again with ItemIndex.build"
+                    f"{path} was built from other metadata; build it again with ItemIndex.build"
                 )
         return index
 
     def slice(self, part: int, parts: int) -> tuple[Tensor, Tensor]:
-        """Take one of several parts of the rows, for `ShardedTable.from_slice`.
+        """Return one of several consecutive parts of the rows, for `ShardedTable.from_slice`.
 
-        Nothing is copied; of an opened index nothing is read.
+        Nothing is copied, nor read from a mapped file.
 
         Parameters
         ----------
         part : int
-            Which, from 0.
+            Which part, from 0.
         parts : int
-            How many parts there are; their rows follow one another.
+            The number of parts.
 
         Returns
         -------
         table : Tensor, shape [rows, D]
-            The part's embeddings. Its row 0 is an item other than 0, so this is no index.
+            The embeddings of the part; its row 0 is not item 0.
         valid : Tensor, bool [rows]
             Which of them are items.
 
@@ -285,25 +282,25 @@ class ItemIndex:
         return self.table[start:end], self.valid[start:end]
 
     def check_encoder(self, encoder: Encoder) -> None:
-        """Check that queries of `encoder` can be held against this table.
+        """Check that queries of `encoder` can be compared with this table.
 
         Raises
         ------
         TypeError
-            If `encoder` is no Encoder.
+            If `encoder` is not an Encoder.
         ValueError
             If the dimensions differ, or the index is known to come from another encoder.
         """
         check_encoder(encoder)
         if encoder.dim != self.dim:
             raise ValueError(
-                f"the encoder makes {encoder.dim} dimensions but the index has "
-                f"{self.dim}; build the index again with this encoder"
+                f"the encoder has {encoder.dim} dimensions but the index {self.dim}; build the "
+                "index again with this encoder"
             )
         if self.origin.get("encoder", encoder.fingerprint) != encoder.fingerprint:
             raise ValueError(
-                "the index was built with another encoder (its weights, prefix or "
-                "limits differ); build it again with this one"
+                "the index was built with another encoder (other weights, prefix or limits); build "
+                "it again with this one"
             )
 
     def check_items(self, name: str, ids: np.ndarray) -> None:
@@ -312,7 +309,7 @@ class ItemIndex:
         Raises
         ------
         IndexError
-            If one is outside the table, or a row that is no item; the message names it.
+            If one is not in the table, or its row is not an item; the message names it.
         """
         check_valid_items(name, ids, self.valid.numpy())
 
@@ -329,28 +326,28 @@ class ItemIndex:
 
 
 def _scatter(embeddings: Tensor, ids: np.ndarray, valid: Any) -> tuple[Tensor, Tensor]:
-    """Put row i of the embeddings at row ids[i] of a table."""
+    """Make a table whose row ids[i] is row i of the embeddings, and its mask."""
     if valid is not None:
-        raise ValueError("pass ids or valid, not both: rows without an id are no items")
+        raise ValueError("pass ids or valid, not both: rows without an id are not items")
     if ids.dtype.kind not in "iu" or ids.shape != (embeddings.shape[0],):
         raise ValueError(
-            f"ids must be [{embeddings.shape[0]}] integers, one for each embedding, "
-            f"got {ids.dtype} {ids.shape}"
+            f"ids must be [{embeddings.shape[0]}] whole numbers, one per embedding, got "
+            f"{ids.dtype} {ids.shape}"
         )
     if ids.min() < 0:
-        raise ValueError(f"ids must not be negative, got {ids.min()}")
+        raise ValueError(f"ids must be at least 0, got {ids.min()}")
     unique, counts = np.unique(ids, return_counts=True)
     if unique.size != ids.size:
-        raise ValueError(f"ids: item {unique[counts > 1][0]} is there twice")
+        raise ValueError(f"ids has item {unique[counts > 1][0]} twice")
     num_rows = int(ids.max()) + 1
     if num_rows > 10 * ids.size + 1000:
         raise ValueError(
-            f"ids go up to {num_rows - 1} but there are only {ids.size} items, so the "
-            "table would be nearly empty; number the items from 1"
+            f"ids go up to {num_rows - 1} but there are only {ids.size} items, so the table would "
+            "be nearly empty; number the items from 1"
         )
-    places = torch.from_numpy(ids.astype(np.int64))
+    rows = torch.from_numpy(ids.astype(np.int64))
     table = embeddings.new_zeros(num_rows, embeddings.shape[1])
-    table[places] = embeddings
+    table[rows] = embeddings
     is_item = torch.zeros(num_rows, dtype=torch.bool)
-    is_item[places] = True
+    is_item[rows] = True
     return table, is_item

@@ -1,4 +1,4 @@
-"""The forward pass of a transformer by OpenVINO, in float32."""
+"""The forward pass of a transformer in OpenVINO, in float32."""
 
 import warnings
 from functools import cache
@@ -9,29 +9,30 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.imports import require
 
-_USED = {"input_ids", "attention_mask"}
+_INPUTS = ("input_ids", "attention_mask")
 
 
-class OpenVinoForward:
-    """Stands in for ``forward`` of a transformers model that encodes text.
+class OpenVINOForward:
+    """Replaces ``forward`` of a transformers model that encodes text.
 
-    OpenVINO fuses what torch runs one by one and needs no padding to speak of in small batches. It
-    is asked for float32: by itself it would take bfloat16 where the CPU has it, which is faster but
-    changes the best 10 items of every twentieth text. sentence-transformers has an OpenVINO backend
-    too; it is not used because it brings optimum-intel, which holds transformers back.
+    OpenVINO fuses operators that torch runs one by one, and is fast with small batches, which need
+    little padding. It computes in float32: by default it would use bfloat16 if the CPU supports it,
+    which is faster but changes the best 10 items of one text in twenty. The OpenVINO backend of
+    sentence-transformers is not used because it needs optimum-intel, which does not support recent
+    versions of transformers.
 
-    The model is converted at the first call, with as many threads as torch uses then.
+    The model is converted in the first call, with as many threads as torch uses then.
 
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        Keeps its weights, which are read at the first call.
+        Keeps its weights, which are read in the first call.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._compiled: Any = None
-        require("openvino", "openvino")  # say at once that it is missing
+        require("openvino", "openvino")  # fail now if it is not installed
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_model": self._model, "_compiled": None}
@@ -46,35 +47,38 @@ class OpenVinoForward:
         """
         types = features.get("token_type_ids")
         if types is not None and types.any():
-            raise ValueError(
-                "backend='openvino' is for single texts, without token types; use backend='torch'"
-            )
+            raise ValueError("backend='openvino' does not support token types; use backend='torch'")
         if self._compiled is None:
             self._compiled = _compile(self._model)
-        given = {name: features[name].numpy() for name in _USED}
-        return {"last_hidden_state": torch.from_numpy(self._compiled(given)[0])}
+        inputs = {name: features[name].numpy() for name in _INPUTS}
+        return {"last_hidden_state": torch.from_numpy(self._compiled(inputs)[0])}
 
 
-class _Encoding(torch.nn.Module):
-    """The model as a function of two arguments, which is what can be traced."""
+class _Traceable(torch.nn.Module):
+    """The model as a function of two tensors."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        # The class's forward: the instance's is the OpenVinoForward.
-        call = type(self.model).forward
-        given = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return call(self.model, **given, return_dict=True).last_hidden_state
+        # The forward of the class: that of the instance is the OpenVINOForward.
+        return (
+            type(self.model)
+            .forward(
+                self.model, input_ids=input_ids, attention_mask=attention_mask, return_dict=True
+            )
+            .last_hidden_state
+        )
 
 
 @cache
 def _core() -> Any:
-    """OpenVINO's devices, kept for as long as the process lives.
+    """OpenVINO's devices, kept until the process ends.
 
-    Its CPU device gives the thread that loads it a stack for signals, and frees that stack with
-    itself: the next signal, as of a DataLoader's worker that ends, would kill the process.
+    The CPU device gives the thread that loads it a signal stack, and frees that stack when it is
+    destroyed: the next signal, for example from a DataLoader worker that exits, would then kill the
+    process.
     """
     return require("openvino", "openvino").Core()
 
@@ -84,21 +88,17 @@ def _compile(model: Any) -> Any:
     example = torch.ones(2, 7, dtype=torch.long)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing warns of what holds for padding masks alone
+            warnings.simplefilter("ignore")  # tracing warns about masks other than padding
             converted = openvino.convert_model(
-                _Encoding(model), example_input={"input_ids": example, "attention_mask": example}
+                _Traceable(model), example_input=dict.fromkeys(_INPUTS, example)
             )
-    except Exception as error:  # of any kind: it traces foreign code
+    except Exception as error:  # of any kind, since it traces foreign code
         raise ValueError(
-            f"{type(model).__name__} cannot be converted for OpenVINO ({error}); use "
-            "backend='torch'"
+            f"cannot convert {type(model).__name__} for OpenVINO ({error}); use backend='torch'"
         ) from error
-    return _core().compile_model(
-        converted,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-        },
-    )
+    config = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return _core().compile_model(converted, "CPU", config)

@@ -1,11 +1,10 @@
-"""What of an item is encoded."""
+"""Texts to encode: those of items, and checks of any."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from rl4rec_kernels.index.encoder import check_unicode
 
 DEFAULT_FIELDS = ("title", "brand", "category")
 
@@ -13,14 +12,10 @@ DEFAULT_FIELDS = ("title", "brand", "category")
 def item_texts(
     item_metadata: Mapping[int, Mapping[str, Any]], fields: Sequence[str] = DEFAULT_FIELDS
 ) -> dict[int, str]:
-    """The text of every item that is encoded: its fields, one after the other.
+    """Return the text of every item: its fields, joined.
 
-    Raises
-    ------
-    TypeError
-        If `fields` is a single string.
-    ValueError
-        If there are no items, no item has a text, or one is no valid Unicode.
+    Raises TypeError if `fields` is a single string; ValueError if there are no items, no item has
+    a text, or a text is not valid Unicode.
     """
     if isinstance(fields, str):
         raise TypeError(
@@ -35,13 +30,40 @@ def item_texts(
     if not any(texts.values()):
         known = sorted({name for metadata in item_metadata.values() for name in metadata})
         raise ValueError(
-            f"no item has any of the fields {', '.join(fields)}; there are {', '.join(known)}"
+            f"no item has any of the fields {', '.join(fields)}; they have {', '.join(known)}"
         )
     for item, text in texts.items():
-        check_unicode(f"the text of item {item}", text)
+        _check_unicode(f"the text of item {item}", text)
     return texts
 
 
 def texts_fingerprint(texts: Mapping[int, str]) -> str:
-    """A digest of the items' texts."""
+    """Return a digest of the items' texts."""
     return hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()
+
+
+def check_texts(texts: Any) -> None:
+    """Raise TypeError or ValueError unless `texts` is a sequence of at least one valid string."""
+    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+        raise TypeError(
+            f"texts must be a list of strings, got {type(texts).__name__}; put a single text in a "
+            "list"
+        )
+    if not texts:
+        raise ValueError("texts is empty: pass at least one text")
+    with contextlib.suppress(TypeError, UnicodeEncodeError):
+        "".join(texts).encode()  # much faster than one by one
+        return
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{i}] must be a string, got {type(text).__name__}")
+        _check_unicode(f"texts[{i}]", text)
+
+
+def _check_unicode(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # a lone surrogate
+        raise ValueError(
+            f"{name} is not valid Unicode ({error}); decode its bytes with errors='replace'"
+        ) from None

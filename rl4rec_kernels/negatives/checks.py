@@ -1,9 +1,8 @@
-"""Negatives of a dataset: drawing them, and checking drawn and given ones."""
+"""Weights to draw a dataset's negatives by, and the check of drawn and given negatives."""
 
 import numpy as np
 
 from rl4rec_kernels.ids import RaggedIds, pairs_of
-from rl4rec_kernels.negatives.sampling import sample_negatives
 
 
 def sampling_weights(
@@ -18,26 +17,6 @@ def sampling_weights(
     weights = np.zeros(num_items)
     weights[known_items] = item_counts[known_items].astype(np.float64) ** alpha
     return weights
-
-
-def draw_negatives(
-    num_items: int,
-    seen: RaggedIds,
-    num_negs: int,
-    *,
-    seed: int,
-    user_ids: np.ndarray,
-    weights: np.ndarray | None = None,
-) -> np.ndarray:
-    """`sample_negatives` for ids from 1, with the result checked, int64 [U, num_negs]."""
-    negatives = sample_negatives(
-        num_items, seen, num_negs, seed=seed, user_ids=user_ids, weights=weights, first_item=1
-    )
-    try:
-        verify_negatives(negatives, num_items, seen, user_ids, weights)
-    except ValueError as error:
-        raise RuntimeError(f"{error}; this is a bug of the sampler, please report it") from error
-    return negatives
 
 
 def verify_negatives(

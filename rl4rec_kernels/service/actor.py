@@ -14,7 +14,7 @@ from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.data.metadata import load_item_metadata
 from rl4rec_kernels.index.cache import cached_index
-from rl4rec_kernels.index.encoder import PACKAGED, Encoder
+from rl4rec_kernels.index.encoder import PACKAGED_MODEL, Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.service.base import AsyncRetrievalBackend
 from rl4rec_kernels.service.batching import BatchingService, Limits
@@ -107,7 +107,7 @@ class RetrievalActor(BatchingService):
         if datasets is None:
             datasets = getattr(args, "datasets", None)
         if encoder is None:
-            encoder = getattr(args, "emb_model_name", PACKAGED)
+            encoder = getattr(args, "emb_model_name", PACKAGED_MODEL)
         options = encoder if isinstance(encoder, Mapping) else {"model": encoder}
         model = encoder if isinstance(encoder, Encoder) else Encoder(**options)
         indexes = load_datasets(datasets, model, data_dir)

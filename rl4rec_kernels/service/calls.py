@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets, prepend
-from rl4rec_kernels.index.encoder import check_texts
+from rl4rec_kernels.index.texts import check_texts
 from rl4rec_kernels.metrics import RankCounts
 
 Answer = RankCounts | Tensor

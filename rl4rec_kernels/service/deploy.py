@@ -7,7 +7,7 @@ from typing import Any
 
 from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels._utils.imports import require
-from rl4rec_kernels.index.encoder import PACKAGED, Encoder
+from rl4rec_kernels.index.encoder import PACKAGED_MODEL, Encoder
 from rl4rec_kernels.service.actor import RetrievalService, index_paths
 from rl4rec_kernels.service.client import RetrievalClient, connected_ray
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
@@ -19,7 +19,7 @@ from rl4rec_kernels.service.shards import Shard
 
 def start_service(
     datasets: Any,
-    encoder: str | Mapping[str, Any] | Encoder = PACKAGED,
+    encoder: str | Mapping[str, Any] | Encoder = PACKAGED_MODEL,
     *,
     name: str = DEFAULT_NAME,
     namespace: str = DEFAULT_NAMESPACE,

@@ -1,11 +1,17 @@
 """Files that the library writes are there as a whole, or as they were."""
 
 import os
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
+from rl4rec_kernels import ItemIndex
 from rl4rec_kernels._utils.writing import replacing
+from tests.errors import raises
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
@@ -42,3 +48,45 @@ def test_many_threads_write_one_file(tmp_path):
     after = tmp_path / "after"
     after.touch()
     assert after.stat().st_mode == path.stat().st_mode
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "index.safetensors"
+    ItemIndex.from_embeddings(torch.randn(100, 16)).save(path)
+    return path
+
+
+def test_a_killed_save_leaves_the_old_file(path):
+    """Killed when the new file is half written: the old one is whole, and can be replaced."""
+    script = f"""
+import os, signal, safetensors.torch, torch
+from rl4rec_kernels import ItemIndex
+
+def killed_half_way(tensors, part, metadata):
+    with open(part, "wb") as file:
+        file.write(bytes(1000))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+safetensors.torch.save_file = killed_half_way
+ItemIndex.from_embeddings(torch.ones(9, 16)).save({str(path)!r})
+"""
+    before = path.read_bytes()
+    run = subprocess.run([sys.executable, "-c", script], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert path.read_bytes() == before
+    ItemIndex.from_embeddings(torch.ones(9, 16)).save(path)
+    assert len(ItemIndex.open(path)) == 8
+
+
+def test_a_disk_that_is_full_leaves_the_old_file(path, monkeypatch):
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with raises(OSError, "No space left"):
+        ItemIndex.from_embeddings(torch.ones(9, 16)).save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]

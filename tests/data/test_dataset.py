@@ -15,8 +15,7 @@ from rl4rec_kernels.data import (
     load_item_metadata,
     split_seed,
 )
-from rl4rec_kernels.negatives.checks import verify_negatives
-from tests.data.cases import INTER, ITEM, ITEMS, SEQUENCES, dataset, write, write_tiny
+from tests.data.cases import INTER, ITEM, SEQUENCES, dataset, write, write_tiny
 from tests.errors import raises
 
 ITEM_COUNT = 10  # rows for the tiny dataset's items 1…9 and padding
@@ -33,27 +32,6 @@ def in_memory(sequences, items=None, **options):
         interactions=Interactions(users, RaggedIds.from_lists(sequences)),
         **options,
     )
-
-
-@pytest.mark.parametrize(
-    ("split", "histories", "targets"),
-    [
-        ("train", [[3, 1], [5], [1, 2, 3]], [2, 4, 4]),
-        ("valid", [[3, 1, 2], [5, 4], [1, 2, 3, 4]], [4, 3, 5]),
-        ("test", [[3, 1, 2, 4], [5, 4, 3], [1, 2, 3, 4, 5]], [5, 2, 6]),
-    ],
-)
-def test_leave_one_out(tmp_path, split, histories, targets):
-    ds = dataset(write_tiny(tmp_path), split)
-    assert len(ds) == 3
-    assert ds.histories.to_lists() == histories
-    assert ds.targets.tolist() == targets
-    assert ds.user_ids.tolist() == [1, 2, 7]
-    assert [s["history"] for s in ds] == histories
-    assert ds.targets.dtype == ds.user_ids.dtype == ds.negatives.dtype == np.int64
-    assert ds.negatives.shape == (3, 0)
-    assert ds.report.clean
-    assert ds.num_items == ITEM_COUNT
 
 
 def test_sample_is_plain_python(tmp_path):
@@ -84,47 +62,6 @@ def test_repr_and_tokens(tmp_path):
     assert [ds.user_tokens[u] for u in ds.user_ids] == ["ann", "bob"]
     assert [ds.item_tokens[i] for i in ds.targets] == ["w", "z"]
     assert ds.item_metadata[ds[0]["target"]]["title"] == "West"
-
-
-def test_short_users_are_reported(tmp_path, caplog):
-    root = write_tiny(tmp_path, "1 1\n2 1 2\n3 1 2 3\n4 1 2 3 4\n5 1 2 3 4 5\n")
-    samples = {split: dataset(root, split) for split in ("train", "valid", "test")}
-    assert samples["train"].user_ids.tolist() == [4, 5]
-    assert samples["valid"].user_ids.tolist() == [3, 4, 5]
-    assert samples["test"].user_ids.tolist() == [2, 3, 4, 5]
-    assert [ds.report.short_users for ds in samples.values()] == [3, 2, 1]
-    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
-    assert "tiny train: 2 samples of 5 users with 15 interactions" in caplog.text
-    assert "3 users left out: too few items for this split" in caplog.text
-
-
-def test_no_user_left(tmp_path):
-    root = write_tiny(tmp_path, "1 1 2 3\n2 1 2\n")
-    with raises(ValueError, "'train'", "4 items", "has 3", "at most 3"):
-        dataset(root, "train")
-    with raises(ValueError, "metadata", "at most 0"):
-        dataset(write_tiny(tmp_path, items={"77": {"title": "other"}}), "test")
-
-
-def test_repeats_are_kept_and_reported(tmp_path, caplog):
-    root = write_tiny(tmp_path, "1 1 2 1 2 3\n2 1 2 3 2 5\n3 1 2 3 4 5\n")
-    ds = dataset(root, "test", num_negs=2, num_items=ITEM_COUNT)
-    assert ds[0]["history"] == [1, 2, 1, 2]
-    assert (ds.report.repeat_histories, ds.report.repeat_targets) == (2, 0)
-    ds = dataset(root, "valid")
-    assert (ds.report.repeat_histories, ds.report.repeat_targets) == (1, 2)
-    assert "2 targets are also in their history; kept as they are" in caplog.text
-    assert not any(item in ds[0]["history"] for item in ds[0]["neg_items"])
-
-
-def test_items_without_metadata_are_removed_and_reported(tmp_path, caplog):
-    items = {i: m for i, m in ITEMS.items() if i not in ("4", "6")}
-    ds = dataset(write_tiny(tmp_path, SEQUENCES, items), "test")
-    assert ds.histories.to_lists() == [[3, 1, 2], [5, 3], [1, 2, 3]]
-    assert ds.targets.tolist() == [5, 2, 5]
-    assert (ds.report.unknown_interactions, ds.report.unknown_items) == (4, 2)
-    assert "4 interactions removed: 2 items have no metadata" in caplog.text
-    assert [s["prompt"] for s in ds]  # every prompt can be made
 
 
 def test_items_without_metadata_are_never_drawn(tmp_path):
@@ -233,18 +170,6 @@ def test_negatives_depend_on_user_split_and_seed_only():
     assert [tuple(row) for row in by_hand.tolist()] == [whole[u] for u in range(50)]
 
 
-def test_split_seeds_differ_and_stay():
-    seeds = {split_seed(s, name) for s in range(100) for name in ("train", "valid", "test")}
-    assert len(seeds) == 300
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    # Fixed numbers: negatives must be the same after an upgrade.
-    assert [split_seed(42, name) for name in ("train", "valid", "test")] == [
-        5732826375231505755,
-        7829184764001561178,
-        5910823727984653262,
-    ]
-
-
 @pytest.mark.parametrize("alpha", [0.0, 0.75])
 def test_negatives_follow_popularity(alpha):
     rng = np.random.default_rng(1)
@@ -270,26 +195,6 @@ def test_item_counts(tmp_path):
     ds = dataset(write_tiny(tmp_path), "valid", num_items=12)
     assert ds.item_counts.tolist() == [0, 2, 2, 2, 2, 1, 0, 0, 0, 0, 0, 0]
     assert ds.item_counts.dtype == np.int64
-
-
-@pytest.mark.parametrize(
-    ("negatives", "named"),
-    [
-        ([[5, 6], [4, 4]], ("negative 4", "user 8", "twice")),
-        ([[5, 6], [4, 1]], ("negative 1", "user 8", "seen")),
-        ([[3, 6], [4, 5]], ("negative 3", "user 7", "seen")),
-        ([[5, 0], [4, 5]], ("negative 0", "user 7", "1 to 9")),
-        ([[5, 10], [4, 5]], ("negative 10", "user 7", "1 to 9")),
-        ([[5, 9], [4, 5]], ("negative 9", "user 7", "weight 0")),
-    ],
-)
-def test_verification_finds_every_violation(negatives, named):
-    seen = RaggedIds.from_lists([[2, 3], [1, 9]])
-    weights = np.ones(10)
-    weights[9] = 0
-    verify_negatives(np.array([[5, 1], [3, 2]]), 10, seen, np.array([7, 8]), weights)
-    with raises(ValueError, *named):
-        verify_negatives(np.array(negatives), 10, seen, np.array([7, 8]), weights)
 
 
 def test_pickling(tmp_path):

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from rl4rec_kernels.data import collate_samples, create_dataloaders, load_item_metadata
 from tests.data.cases import dataset, write_tiny
+from tests.errors import raises
 
 
 def arguments(root, **options):
@@ -76,19 +77,19 @@ def test_defaults_and_evaluation_negatives(tiny):
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "message"),
+    ("options", "error", "named"),
     [
-        ({"dataset_name": None}, ValueError, "args has no dataset_name"),
-        ({"num_negs": 3}, ValueError, "needs num_items"),
-        ({"batch_size": 0}, ValueError, "args.batch_size must be at least 1"),
-        ({"batch_size": "8"}, TypeError, "args.batch_size must be a whole number"),
-        ({"num_workers": -1}, ValueError, "args.num_workers must be at least 0"),
-        ({"num_negs": None}, TypeError, "args.num_negs must be a whole number"),
-        ({"seed": -3}, ValueError, "args.seed must be at least 0"),
+        ({"dataset_name": None}, ValueError, ("args", "dataset_name")),
+        ({"num_negs": 3}, ValueError, ("num_negs=3", "num_items")),
+        ({"batch_size": 0}, ValueError, ("args.batch_size", "at least 1", 0)),
+        ({"batch_size": "8"}, TypeError, ("args.batch_size", "'8'")),
+        ({"num_workers": -1}, ValueError, ("args.num_workers", "at least 0", -1)),
+        ({"num_negs": None}, TypeError, ("args.num_negs", None)),
+        ({"seed": -3}, ValueError, ("args.seed", "at least 0", -3)),
     ],
 )
-def test_errors(tiny, options, error, message):
-    with pytest.raises(error, match=message):
+def test_errors(tiny, options, error, named):
+    with raises(error, *named):
         create_dataloaders(argparse.Namespace(**{**vars(arguments(tiny)), **options}))
 
 

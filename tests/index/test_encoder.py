@@ -1,16 +1,14 @@
 """The encoder, with the real model that a package carries."""
 
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
 from rl4rec_kernels import Encoder
-
-TEXTS = ["red lipstick", "a shampoo for dry hair", "", "립스틱 💄", "x" * 3000]
+from tests.errors import raises
+from tests.index.cases import TEXTS
 
 
 def test_texts_become_unit_vectors_of_the_model(encoder):
@@ -62,28 +60,28 @@ def test_the_fingerprint_knows_settings_without_weights(encoder):
 
 
 @pytest.mark.parametrize(
-    ("texts", "error", "words"),
+    ("texts", "error", "named"),
     [
-        ("one text", TypeError, "put a single text in a list"),
-        (5, TypeError, "texts must be a list of strings, got int"),
-        ([], ValueError, "texts is empty"),
-        (["a", None], TypeError, r"texts\[1\] must be a string, got NoneType"),
-        (["a", "\ud800"], ValueError, r"texts\[1\] is no valid Unicode"),
+        ("one text", TypeError, ("texts", "str", "list")),
+        (5, TypeError, ("texts", "list of strings", "int")),
+        ([], ValueError, ("texts", "empty")),
+        (["a", None], TypeError, ("texts[1]", "string", "NoneType")),
+        (["a", "\ud800"], ValueError, ("texts[1]", "Unicode")),
     ],
 )
-def test_bad_texts_are_named(encoder, texts, error, words):
-    with pytest.raises(error, match=words):
+def test_bad_texts_are_named(encoder, texts, error, named):
+    with raises(error, *named):
         encoder.encode_queries(texts)
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with raises(ValueError, "batch_size", "at least 1", 0):
         Encoder(batch_size=0)
-    with pytest.raises(ValueError, match="5000 but 'minilm' has positions for 512 tokens"):
+    with raises(ValueError, "max_length", 5000, "'minilm'", 512):
         Encoder(max_length=5000)
-    with pytest.raises(TypeError, match="model must be a name"):
+    with raises(TypeError, "model", "name", 3):
         Encoder(3)
-    with pytest.raises(TypeError, match="query_prefix must be a string, got 3"):
+    with raises(TypeError, "query_prefix", "string", 3):
         Encoder(query_prefix=3)
 
 
@@ -96,44 +94,6 @@ def test_pickling(encoder):
 
 def test_a_loaded_model_is_left_as_it_is(encoder):
     limit = encoder.model.max_seq_length
-    with pytest.raises(ValueError, match=r"set model.max_seq_length on the loaded one"):
+    with raises(ValueError, "max_length", "set model.max_seq_length"):
         Encoder(encoder.model, max_length=8)
     assert encoder.model.max_seq_length == limit
-
-
-def test_openvino_gives_the_same_vectors(encoder):
-    pytest.importorskip("openvino")
-    fast = Encoder(backend="openvino")
-    assert fast.fingerprint == encoder.fingerprint
-    texts = [*TEXTS, *("soap " * n for n in range(1, 80, 3))]
-    want = encoder.encode_queries(texts)
-    torch.testing.assert_close(fast.encode_queries(texts), want, rtol=0, atol=1e-5)
-    copy = pickle.loads(pickle.dumps(fast))
-    torch.testing.assert_close(copy.encode_queries(texts), want, rtol=0, atol=1e-5)
-    with pytest.raises(ValueError, match="backend='openvino' is for models that are loaded here"):
-        Encoder(encoder.model, backend="openvino")
-    with pytest.raises(ValueError, match="on the CPU"):
-        Encoder(backend="openvino", device="cuda")
-    with pytest.raises(ValueError, match="backend must be torch or openvino, got 'onnx'"):
-        Encoder(backend="onnx")
-
-
-def test_signals_are_safe_when_an_openvino_encoder_is_gone():
-    """OpenVINO changes the stack for signals of the thread that loads it."""
-    pytest.importorskip("openvino")
-    script = """
-import faulthandler, gc, signal, subprocess, sys
-from rl4rec_kernels import Encoder
-
-faulthandler.enable()
-signal.signal(signal.SIGCHLD, lambda number, frame: None)  # as torch's DataLoader does
-encoders = [Encoder(device="cpu", backend="openvino") for _ in range(2)]
-for encoder in encoders:
-    encoder.encode_queries(["a text"])
-while encoders:  # the first made goes first
-    del encoders[0], encoder
-    gc.collect()
-    encoder = None
-subprocess.run([sys.executable, "-c", ""], check=True)
-"""
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

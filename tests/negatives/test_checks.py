@@ -1,200 +1,28 @@
-"""Datasets whose negatives were made elsewhere, such as hard ones."""
-
-import pickle
+"""The check of negatives."""
 
 import numpy as np
 import pytest
-import torch
 
-import rl4rec_kernels as rk
-from rl4rec_kernels.data.recent import recent_titles
-from rl4rec_kernels.negatives import checks
-from tests.data.cases import ITEMS, dataset, write_tiny
+from rl4rec_kernels import RaggedIds
+from rl4rec_kernels.negatives.checks import verify_negatives
 from tests.errors import raises
-
-SEEN = [{3, 1, 2, 4, 5}, {5, 4, 3, 2}, {1, 2, 3, 4, 5, 6}]
-GIVEN = [[9, 6], [1, 8], [7, 9]]  # of users 1, 2 and 7
-USERS = 200  # of Beauty
-
-
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_seen_is_what_a_user_has_in_any_split(tmp_path, split):
-    ds = dataset(write_tiny(tmp_path), split)
-    assert [set(row) for row in ds.seen.to_lists()] == SEEN
-
-
-@pytest.mark.parametrize("form", [list, np.array, lambda rows: torch.tensor(rows).int()])
-def test_given_negatives(tmp_path, form):
-    ds = dataset(write_tiny(tmp_path), num_negs=1, num_items=10)
-    before = ds.negatives.copy()
-    hard = ds.with_negatives(form(GIVEN))
-    assert [sample["neg_items"] for sample in hard] == GIVEN
-    assert hard.negatives.dtype == np.int64
-    assert hard.num_negs == 2
-    assert "num_negs=2" in repr(hard)
-    for name in ("prompt", "history", "target", "user_id"):
-        assert [sample[name] for sample in hard] == [sample[name] for sample in ds]
-    assert hard.to_hf()["neg_items"] == GIVEN
-    assert list(pickle.loads(pickle.dumps(hard))) == list(hard)
-    assert np.array_equal(ds.negatives, before)
-    assert ds.num_negs == 1
-
-
-def test_random_ones_beside_them(tmp_path):
-    root = write_tiny(tmp_path, items={str(i): {"title": str(i)} for i in range(1, 40)})
-    ds = dataset(root)  # without num_items: no negatives are drawn here
-    mixed = ds.with_negatives(GIVEN, num_random=30)
-    assert mixed.num_negs == 32
-    assert mixed.negatives[:, :2].tolist() == GIVEN
-    for row, seen in zip(mixed.negatives.tolist(), SEEN, strict=True):
-        assert len(set(row)) == 32
-        assert not set(row) & seen
-        assert set(row) <= set(range(1, 40))
-    again = dataset(root).with_negatives(GIVEN, num_random=30)
-    assert np.array_equal(again.negatives, mixed.negatives)
-    other = dataset(root, seed=1).with_negatives(GIVEN, num_random=30)
-    assert not np.array_equal(other.negatives, mixed.negatives)
-    # Drawn as documented: the given ones count as seen.
-    by_hand = rk.sample_negatives(
-        40,
-        [[*row, *seen] for row, seen in zip(GIVEN, SEEN, strict=True)],
-        30,
-        seed=rk.data.split_seed(42, "train"),
-        user_ids=ds.user_ids,
-    )
-    assert np.array_equal(mixed.negatives[:, 2:], by_hand)
-    # A second call starts anew.
-    assert np.array_equal(mixed.with_negatives(GIVEN, num_random=30).negatives, mixed.negatives)
-    assert mixed.with_negatives(np.empty((3, 0))).num_negs == 0
-
-
-def test_random_ones_follow_neg_alpha(tmp_path):
-    ds = dataset(write_tiny(tmp_path), "test", num_items=10, neg_alpha=1.0)
-    random = ds.with_negatives([[9], [8], [9]], num_random=0)
-    assert random.num_negs == 1
-    with raises(ValueError, "user 1", "0 items", "weight"):
-        ds.with_negatives([[9], [8], [9]], num_random=1)
 
 
 @pytest.mark.parametrize(
-    ("negatives", "error", "named"),
+    ("negatives", "named"),
     [
-        ([[9, 9], [1, 8], [7, 9]], ValueError, ("negative 9", "user 1", "twice")),
-        ([[9, 6], [1, 8], [7, 6]], ValueError, ("negative 6", "user 7", "seen")),
-        ([[9, 6], [4, 8], [7, 9]], ValueError, ("negative 4", "user 2", "seen")),  # the target
-        ([[9, 0], [1, 8], [7, 9]], ValueError, ("negative 0", "user 1", "1 to 9")),
-        ([[9, -1], [1, 8], [7, 9]], ValueError, ("negative -1", "user 1", "1 to 9")),
-        ([[9, 6], [1, 10], [7, 9]], ValueError, ("negative 10", "user 2", "1 to 9")),
-        ([[9, 6], [1, 8]], ValueError, ("negatives", "[3, n]", (2, 2))),
-        ([9, 6, 7], ValueError, ("negatives", "[3, n]", (3,))),
-        ([[9.0], [8.0], [7.0]], TypeError, ("negatives", "whole numbers", "float64")),
-        (None, ValueError, ("negatives", "[3, n]")),
+        ([[5, 6], [4, 4]], ("negative 4", "user 8", "twice")),
+        ([[5, 6], [4, 1]], ("negative 1", "user 8", "seen")),
+        ([[3, 6], [4, 5]], ("negative 3", "user 7", "seen")),
+        ([[5, 0], [4, 5]], ("negative 0", "user 7", "1 to 9")),
+        ([[5, 10], [4, 5]], ("negative 10", "user 7", "1 to 9")),
+        ([[5, 9], [4, 5]], ("negative 9", "user 7", "weight 0")),
     ],
 )
-def test_bad_ones_are_named(tmp_path, negatives, error, named):
-    with raises(error, *named):
-        dataset(write_tiny(tmp_path)).with_negatives(negatives)
-
-
-def test_bad_numbers_are_named(tmp_path):
-    ds = dataset(write_tiny(tmp_path))
-    with raises(ValueError, "num_random", "at least 0", -1):
-        ds.with_negatives(GIVEN, num_random=-1)
-    with raises(ValueError, "user 7 "):  # has 7, 8, 9, of which two are given
-        ds.with_negatives(GIVEN, num_random=2)
-
-
-def test_items_without_metadata_are_refused(tmp_path):
-    items = {i: fields for i, fields in ITEMS.items() if i != "8"}
-    with raises(ValueError, "negative 8", "user 2", "metadata"):
-        dataset(write_tiny(tmp_path, items=items)).with_negatives(GIVEN)
-
-
-def test_a_broken_sampler_is_said_to_be_one(tmp_path, monkeypatch):
-    def seen_ones(num_items, seen, *_, **options):
-        return seen.values[seen.offsets[:-1], None]
-
-    monkeypatch.setattr(checks, "sample_negatives", seen_ones)
-    with raises(RuntimeError, "negative 3", "user 1", "bug of the sampler"):
-        dataset(write_tiny(tmp_path), num_negs=1, num_items=10)
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches_carry_them(tmp_path, num_workers):
-    ds = dataset(write_tiny(tmp_path)).with_negatives(GIVEN)
-    by_user = dict(zip([1, 2, 7], GIVEN, strict=True))
-    loader = rk.create_dataloader(ds, batch_size=2, shuffle=True, num_workers=num_workers)
-    batches = list(loader)
-    assert [len(batch["prompts"]) for batch in batches] == [2, 1]
-    for batch in batches:
-        assert batch["neg_items"] == [by_user[user] for user in batch["user_ids"]]
-    with raises(ValueError, "batch_size", "at least 1", 0):
-        rk.create_dataloader(ds, batch_size=0)
-
-
-@pytest.fixture(scope="module")
-def mined(beauty_dir, encoder):
-    """Amazon Beauty, its first 400 items, so that encoding takes seconds, and what is mined."""
-    items = rk.load_item_metadata("beauty", beauty_dir)
-    items = {item: items[item] for item in items if item <= 400}
-    train = rk.RecommendationDataset(
-        "beauty", items, rk.PromptGenerator(items), split="train", data_dir=beauty_dir
-    )
-    users = slice(0, USERS)
-    index = rk.ItemIndex.build(items, encoder, fields=("title",), show_progress=False)
-    texts = [recent_titles(items, train.history(i)) for i in range(USERS)]
-    query = encoder.encode_queries(texts, show_progress=False)
-    seen = rk.RaggedIds.from_lists(train.seen.to_lists()[users])
-    hard = rk.mine_hard_negatives(
-        query,
-        index.table,
-        train.targets[users],
-        seen,
-        10,
-        3,
-        valid=index.valid,
-        user_ids=train.user_ids[users],
-    )
-    return train, index, query, hard, seen
-
-
-def test_beauty_hard_negatives_are_harder_than_random_ones(mined):
-    train, index, query, hard, seen = mined
-    random = rk.sample_negatives(
-        train.num_items, seen, 10, user_ids=train.user_ids[:USERS], weights=index.valid.float()
-    )
-    scores = [
-        rk.score_candidates(query, index.table, torch.from_numpy(ids)).mean(1)
-        for ids in (hard, random)
-    ]
-    assert (scores[0] > scores[1]).all()
-    assert scores[0].mean() > scores[1].mean() + 0.2  # cosines
-    sequences = dict(zip(train.user_ids.tolist(), train.seen.to_lists(), strict=True))
-    for user, target, row in zip(train.user_ids, train.targets, hard.tolist(), strict=False):
-        assert len(set(row)) == 10
-        assert not set(row) & {int(target), *sequences[int(user)]}
-        assert index.valid[row].all()
-    # The first three were left out: each of them scores at least as high as all that were kept.
-    top = rk.topk_catalog(query, index.table, 3, seen, valid=index.valid)
-    kept = rk.score_candidates(query, index.table, torch.from_numpy(hard))
-    assert (top[0][:, -1:] >= kept).all()
-    assert not (top[1][:, :, None] == torch.from_numpy(hard)[:, None]).any()
-
-
-def test_beauty_hard_negatives_lower_the_reward(mined):
-    """The whole way: texts, mining, a dataset, batches, rewards."""
-    train, index, query, hard, _ = mined
-    rest = train.with_negatives(np.empty((len(train), 0)), num_random=10).negatives[USERS:]
-    mixed = train.with_negatives(np.concatenate([hard, rest]), num_random=10)
-    easy = train.with_negatives(np.empty((len(train), 0)), num_random=20)
-    loader = rk.create_dataloader(mixed, batch_size=USERS)
-    batch = next(iter(loader))
-    assert batch["user_ids"] == train.user_ids[:USERS].tolist()
-    assert [row[:10] for row in batch["neg_items"]] == hard.tolist()
-    rewards = []
-    for negatives in (batch["neg_items"], easy.negatives[:USERS]):
-        candidates = np.column_stack([train.targets[:USERS], negatives])
-        rewards.append(
-            rk.reward_candidates(query, index.table, torch.from_numpy(candidates)).mean()
-        )
-    assert rewards[0] < rewards[1] - 0.05
+def test_verification_finds_every_violation(negatives, named):
+    seen = RaggedIds.from_lists([[2, 3], [1, 9]])
+    weights = np.ones(10)
+    weights[9] = 0
+    verify_negatives(np.array([[5, 1], [3, 2]]), 10, seen, np.array([7, 8]), weights)
+    with raises(ValueError, *named):
+        verify_negatives(np.array(negatives), 10, seen, np.array([7, 8]), weights)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rl4rec_kernels as rk
+from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.negatives import mining
 from tests.errors import raises
 from tests.ops.catalog_cases import every_score
@@ -177,3 +178,74 @@ def test_bad_arguments_are_named(changes, error, named):
     } | changes
     with raises(error, *named):
         rk.mine_hard_negatives(**arguments)
+
+
+USERS = 200  # of Beauty
+
+
+@pytest.fixture(scope="module")
+def mined(beauty_dir, encoder):
+    """Amazon Beauty, its first 400 items, so that encoding takes seconds, and what is mined."""
+    items = rk.load_item_metadata("beauty", beauty_dir)
+    items = {item: items[item] for item in items if item <= 400}
+    train = rk.RecommendationDataset(
+        "beauty", items, rk.PromptGenerator(items), split="train", data_dir=beauty_dir
+    )
+    users = slice(0, USERS)
+    index = rk.ItemIndex.build(items, encoder, fields=("title",), show_progress=False)
+    texts = [recent_titles(items, train.history(i)) for i in range(USERS)]
+    query = encoder.encode_queries(texts, show_progress=False)
+    seen = rk.RaggedIds.from_lists(train.seen.to_lists()[users])
+    hard = rk.mine_hard_negatives(
+        query,
+        index.table,
+        train.targets[users],
+        seen,
+        10,
+        3,
+        valid=index.valid,
+        user_ids=train.user_ids[users],
+    )
+    return train, index, query, hard, seen
+
+
+def test_beauty_hard_negatives_are_harder_than_random_ones(mined):
+    train, index, query, hard, seen = mined
+    random = rk.sample_negatives(
+        train.num_items, seen, 10, user_ids=train.user_ids[:USERS], weights=index.valid.float()
+    )
+    scores = [
+        rk.score_candidates(query, index.table, torch.from_numpy(ids)).mean(1)
+        for ids in (hard, random)
+    ]
+    assert (scores[0] > scores[1]).all()
+    assert scores[0].mean() > scores[1].mean() + 0.2  # cosines
+    sequences = dict(zip(train.user_ids.tolist(), train.seen.to_lists(), strict=True))
+    for user, target, row in zip(train.user_ids, train.targets, hard.tolist(), strict=False):
+        assert len(set(row)) == 10
+        assert not set(row) & {int(target), *sequences[int(user)]}
+        assert index.valid[row].all()
+    # The first three were left out: each of them scores at least as high as all that were kept.
+    top = rk.topk_catalog(query, index.table, 3, seen, valid=index.valid)
+    kept = rk.score_candidates(query, index.table, torch.from_numpy(hard))
+    assert (top[0][:, -1:] >= kept).all()
+    assert not (top[1][:, :, None] == torch.from_numpy(hard)[:, None]).any()
+
+
+def test_beauty_hard_negatives_lower_the_reward(mined):
+    """The whole way: texts, mining, a dataset, batches, rewards."""
+    train, index, query, hard, _ = mined
+    rest = train.with_negatives(np.empty((len(train), 0)), num_random=10).negatives[USERS:]
+    mixed = train.with_negatives(np.concatenate([hard, rest]), num_random=10)
+    easy = train.with_negatives(np.empty((len(train), 0)), num_random=20)
+    loader = rk.create_dataloader(mixed, batch_size=USERS)
+    batch = next(iter(loader))
+    assert batch["user_ids"] == train.user_ids[:USERS].tolist()
+    assert [row[:10] for row in batch["neg_items"]] == hard.tolist()
+    rewards = []
+    for negatives in (batch["neg_items"], easy.negatives[:USERS]):
+        candidates = np.column_stack([train.targets[:USERS], negatives])
+        rewards.append(
+            rk.reward_candidates(query, index.table, torch.from_numpy(candidates)).mean()
+        )
+    assert rewards[0] < rewards[1] - 0.05

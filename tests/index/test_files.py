@@ -1,0 +1,150 @@
+"""Index files: saving, mapping, importing, and errors about bad ones."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.memory import peak_growth
+from rl4rec_kernels import Encoder, ItemIndex
+from tests.errors import raises
+from tests.index.cases import METADATA
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_saved_and_opened_again(tmp_path, encoder, dtype):
+    index = ItemIndex.build(METADATA, encoder, dtype=dtype)
+    path = tmp_path / "index.safetensors"
+    index.save(path)
+    index.save(path)  # replaces
+    again = ItemIndex.open(path, encoder=encoder, item_metadata=METADATA)
+    assert torch.equal(again.table, index.table)
+    assert torch.equal(again.valid, index.valid)
+    assert again.info() == index.info()
+    assert again.info()["items"] == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["index.safetensors"]
+    assert oct(path.stat().st_mode & 0o044) == oct(0o044)
+
+
+def test_another_encoder_or_other_metadata_are_refused(tmp_path, index, encoder):
+    path = tmp_path / "index.safetensors"
+    index.save(path)
+    with raises(ValueError, "another encoder", "build it again"):
+        ItemIndex.open(path, encoder=Encoder(encoder.model, item_prefix="passage: "))
+    changed = {**METADATA, 4: {"category": "Soaps"}}
+    with raises(ValueError, str(path), "other metadata", "build it again"):
+        ItemIndex.open(path, item_metadata=changed)
+    with raises(ValueError, str(path), "other metadata"):
+        ItemIndex.open(path, item_metadata={**METADATA, 5: {"title": "new"}})
+    ItemIndex.open(path, item_metadata={**METADATA, 4: {"category": "Soap", "price": 3}})
+
+
+def test_an_import_does_not_say_what_it_was_made_from(tmp_path, encoder):
+    path = tmp_path / "index.safetensors"
+    ItemIndex.from_embeddings(torch.ones(5, 384)).save(path)
+    assert len(ItemIndex.open(path, encoder=encoder)) == 4
+    with raises(ValueError, str(path), "without item_metadata"):
+        ItemIndex.open(path, item_metadata=METADATA)
+
+
+def test_the_table_is_mapped_not_read(tmp_path):
+    """Opening 300 MB must not take 300 MB of memory."""
+    path = tmp_path / "index.safetensors"
+    ItemIndex.from_embeddings(torch.ones(200_000, 384)).save(path)
+    setup = "import torch, safetensors.torch; from rl4rec_kernels import ItemIndex, rank_candidates"
+    work = f"""
+index = ItemIndex.open({str(path)!r})
+counts = rank_candidates(torch.ones(1, 384), index.table, torch.tensor([[5, 100_000, 199_999]]))
+assert counts.tied.item() == 2
+"""
+    assert peak_growth(setup, work) < 50
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, index):
+    path = tmp_path / "index.safetensors"
+    index.save(path)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        ItemIndex(index.table, index.valid, {"encoder": object()}).save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["index.safetensors"]
+
+
+def test_import_of_tensors_and_arrays(tmp_path):
+    table = torch.randn(6, 8)
+    table[3] = 0
+    want = [False, True, True, False, True, True]  # 0 is padding, a row of zeros no item
+    torch.save(table, tmp_path / "a.pt")
+    np.save(tmp_path / "b.npy", np.asfortranarray(table.numpy()))
+    torch.save({"item_embeddings": table.half(), "name": "x"}, tmp_path / "c.pt")
+    for name, dtype in (("a.pt", torch.float32), ("b.npy", torch.float32), ("c.pt", torch.float16)):
+        index = ItemIndex.import_file(tmp_path / name)
+        assert torch.equal(index.table, table.to(dtype))
+        assert index.table.is_contiguous()  # or each call would copy it
+        assert index.valid.tolist() == want
+    torch.save({"table": table[1:3], "ids": torch.tensor([7, 2])}, tmp_path / "d.pt")
+    index = ItemIndex.import_file(tmp_path / "d.pt")
+    assert torch.equal(index.table[[7, 2]], table[1:3])
+    assert index.valid.nonzero().flatten().tolist() == [2, 7]
+    given = ItemIndex.from_embeddings(table, valid=torch.ones(6, dtype=torch.bool))
+    assert len(given) == 6
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("evil",)
+
+
+def test_no_pickled_object_is_ever_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"table": Evil()}, "evil.pt")
+    np.save("evil.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+    for name in ("evil.pt", "evil.npy"):
+        with raises(ValueError, name, "never loaded" if name == "evil.pt" else "plain array"):
+            ItemIndex.import_file(name)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_bad_files_are_named(tmp_path, index):
+    with raises(FileNotFoundError, tmp_path / "none.safetensors"):
+        ItemIndex.open(tmp_path / "none.safetensors")
+    with raises(ValueError, tmp_path / "index.pt", "*.safetensors"):
+        ItemIndex.open(tmp_path / "index.pt")
+    with raises(FileNotFoundError, tmp_path / "none", "create it"):
+        index.save(tmp_path / "none" / "index.safetensors")
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.ones(2)}, path)
+    with raises(ValueError, path, "not an item index"):
+        ItemIndex.open(path)
+    index.save(path)
+    whole = path.read_bytes()
+    for length in (0, 7, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with raises(ValueError, path, "is damaged", "build it again"):
+            ItemIndex.open(path)
+    (tmp_path / "table.csv").write_text("1,2")
+    with raises(ValueError, tmp_path / "table.csv", ".npy or .pt"):
+        ItemIndex.import_file(tmp_path / "table.csv")
+    for name in ("table.npy", "table.pt", "short.pt"):
+        (tmp_path / name).write_bytes(b"junk" if name == "short.pt" else b"no such thing")
+        why = "plain array" if name == "table.npy" else "never loaded"
+        with raises(ValueError, tmp_path / name, why):
+            ItemIndex.import_file(tmp_path / name)
+    for kind in (">f4", [("x", "f4")]):
+        np.save(tmp_path / "table.npy", np.zeros((3, 2), dtype=kind))
+        with raises(ValueError, tmp_path / "table.npy", "plain array"):
+            ItemIndex.import_file(tmp_path / "table.npy")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with raises(ValueError, tmp_path / "list.pt", "tensor", "list"):
+        ItemIndex.import_file(tmp_path / "list.pt")
+    torch.save({"a": torch.ones(2, 2), "b": torch.ones(2, 2)}, tmp_path / "two.pt")
+    with raises(ValueError, tmp_path / "two.pt", "one [M, D] tensor", 2):
+        ItemIndex.import_file(tmp_path / "two.pt")
+    with raises(ValueError, "item_metadata", "empty"):
+        ItemIndex.build({}, None)
+    with raises(TypeError, "encoder", "Encoder", "'minilm'"):
+        ItemIndex.build(METADATA, "minilm")
+    with raises(TypeError, "encoder", "Encoder", "'minilm'"):
+        index.check_encoder("minilm")
