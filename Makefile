@@ -160,7 +160,7 @@ run-test-gpu: build-gpu
 	$(SANITIZE) --tool racecheck $(PYTHON) tests/cuda/sanitize.py
 
 bench-gpu: build-gpu
-	$(PYTHON) benchmarks/bench_gpu.py
+	$(PYTHON) -m benchmarks.bench_gpu
 
 clean:
 	rm -rf $(VENV) $(CACHE) build dist site demo_out grpo_out *.egg-info rl4rec_kernels/*.so

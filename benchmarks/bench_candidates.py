@@ -1,6 +1,6 @@
 """Ranking a target among sampled candidates: our kernels, what projects do today, and the limit.
 
-The limit is the time that ``embedding_bag`` takes to read the very same rows.
+The limit is the time of ``embedding_bag``, which reads the same rows.
 """
 
 import functools
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 import rl4rec_kernels as rk
+from benchmarks.baselines import bmm, einsum
+from benchmarks.data import gaussian
 
 
 class Problem(NamedTuple):
-    """One shape; the first three are a batch of B queries over N items of D dimensions."""
+    """The table of a problem, ranked among `columns` candidates per query."""
 
     name: str
     num_items: int
@@ -33,29 +35,14 @@ PROBLEMS = [
 ]
 
 
-@functools.lru_cache(maxsize=1)  # a table of a million rows takes 1.5 GB: keep one
+@functools.lru_cache(maxsize=1)  # a table of a million rows takes 1.5 GB: keep only one
 def data(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randn(problem.batch, problem.dim, generator=generator).to(problem.dtype)
-    table = torch.randn(problem.num_items, problem.dim, generator=generator).to(problem.dtype)
-    shape = (problem.batch, problem.columns)
-    return query, table, torch.randint(problem.num_items, shape, generator=generator)
-
-
-def rank_of(scores: Tensor) -> Tensor:
-    return (scores[:, 1:] > scores[:, :1]).sum(1)
-
-
-def einsum(query: Tensor, table: Tensor, candidates: Tensor) -> Tensor:
-    return rank_of(torch.einsum("bd,bcd->bc", query, table[candidates]))
-
-
-def bmm(query: Tensor, table: Tensor, candidates: Tensor) -> Tensor:
-    return rank_of(torch.bmm(table[candidates], query[:, :, None]).squeeze(2))
+    _, num_items, dtype, batch, columns, dim = problem
+    return gaussian(batch, num_items, dim, columns, dtype=dtype)
 
 
 def per_row_loop(query: Tensor, table: Tensor, candidates: Tensor) -> list[int]:
-    """Index, multiply, topk, look for the target: once a row, as reward functions do today."""
+    """Index, multiply, topk, find the target, per row, as reward functions do today."""
     ranks = []
     for vector, ids in zip(query, candidates, strict=True):
         scores = table[ids] @ vector

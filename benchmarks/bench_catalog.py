@@ -1,8 +1,8 @@
 """Ranking targets in the whole catalog and finding the best items: our kernels, what projects do
 today, FAISS, and the limit.
 
-The limit is the time that the fastest matrix product of this machine takes for the scores alone, of
-those in MKL (torch), OpenBLAS (NumPy) and oneDNN. Low-precision tables have a limit of their own.
+The limit is the time that the fastest matrix product on this machine, of MKL (torch), OpenBLAS
+(NumPy) and oneDNN, takes for the scores alone. Low-precision tables have their own limit.
 """
 
 import functools
@@ -14,9 +14,16 @@ import torch
 from torch import Tensor
 
 import rl4rec_kernels as rk
+from benchmarks.baselines import (
+    bfloat16_product,
+    matmul_and_count,
+    matmul_and_topk,
+    onednn_product,
+    openblas_product,
+)
 from benchmarks.data import beauty, gaussian
 from benchmarks.memory import peak_growth
-from benchmarks.peers import faiss_flat
+from benchmarks.peers import FAISS
 
 B, N, D = 1024, 12_102, 384
 DATA = ("Beauty", "Gaussian")
@@ -37,58 +44,44 @@ def data(name: str) -> Problem:
     return Problem(query, table, targets, *copies)
 
 
-def count(scores: Tensor, targets: Tensor) -> Tensor:
-    return (scores > scores.gather(1, targets[:, None])).sum(1)
-
-
-def matmul_and_count(query: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-    return count(query @ table.T, targets)
-
-
-def onednn(query: Tensor, table: Tensor) -> Callable[[], Any]:
-    a, b = query.to_mkldnn(), table.to_mkldnn()
-    return lambda: torch.nn.functional.linear(a, b)
-
-
-def openblas(query: Tensor, table: Tensor) -> Callable[[], Any]:
-    a, b = query.numpy(), table.numpy().T
-    return lambda: a @ b
-
-
-def bfloat16_product(query: Tensor, table: Tensor) -> Callable[[], Any]:
-    a, b = query.bfloat16(), table.bfloat16().T
-    return lambda: a @ b
-
-
 compiled = torch.compile(matmul_and_count, fullgraph=True)
+Contestants = dict[str, tuple[str, Callable[..., Callable[[], Any]]]]
 
-# What each contestant does before it is timed, and then what is timed.
-RANKERS: dict[str, tuple[str, Callable[[Problem], Callable[[], Any]]]] = {
-    "rank_catalog, float32": ("ours", lambda p: lambda: rk.rank_catalog(*p[:3])),
-    "OpenBLAS product alone": ("limit", lambda p: openblas(p.query, p.table)),
+
+def rank(table: str, **options: Any) -> Callable[[Problem], Callable[[], Any]]:
+    return lambda p: lambda: rk.rank_catalog(p.query, getattr(p, table), p.targets, **options)
+
+
+def best(table: str, **options: Any) -> Callable[[Problem, int], Callable[[], Any]]:
+    return lambda p, k: lambda: rk.topk_catalog(p.query, getattr(p, table), k, **options)
+
+
+# A contestant is prepared first; what that returns is timed.
+RANKERS: Contestants = {
+    "rank_catalog, float32": ("ours", rank("table")),
+    "OpenBLAS product alone": ("limit", lambda p: openblas_product(p.query, p.table)),
     "MKL product alone": ("limit", lambda p: lambda: p.query @ p.table.T),
-    "oneDNN product alone": ("limit", lambda p: onednn(p.query, p.table)),
+    "oneDNN product alone": ("limit", lambda p: onednn_product(p.query, p.table)),
     "reward_catalog, float32": ("ours", lambda p: lambda: rk.reward_catalog(*p[:3])),
     "torch matmul and count": ("peer", lambda p: lambda: matmul_and_count(*p[:3])),
     "torch.compile matmul and count": ("peer", lambda p: lambda: compiled(*p[:3])),
 }
-LOW_PRECISION_RANKERS: dict[str, tuple[str, Callable[[Problem], Callable[[], Any]]]] = {
-    "rank_catalog, bfloat16, refine": (
-        "ours",
-        lambda p: lambda: rk.rank_catalog(p.query, p.bfloat16, p.targets, refine=True),
-    ),
+LOW_PRECISION_RANKERS: Contestants = {
+    "rank_catalog, bfloat16, refine": ("ours", rank("bfloat16", refine=True)),
     "torch bfloat16 product alone": ("limit", lambda p: bfloat16_product(p.query, p.table)),
-    "rank_catalog, int8, refine": (
-        "ours",
-        lambda p: lambda: rk.rank_catalog(p.query, p.int8, p.targets, refine=True),
-    ),
-    "rank_catalog, bfloat16": (
-        "ours",
-        lambda p: lambda: rk.rank_catalog(p.query, p.bfloat16, p.targets),
-    ),
-    "rank_catalog, int8": ("ours", lambda p: lambda: rk.rank_catalog(p.query, p.int8, p.targets)),
-    "rank_catalog, float32": ("ours", lambda p: lambda: rk.rank_catalog(*p[:3])),
-    "torch matmul and count": ("peer", lambda p: lambda: matmul_and_count(*p[:3])),
+    "rank_catalog, int8, refine": ("ours", rank("int8", refine=True)),
+    "rank_catalog, bfloat16": ("ours", rank("bfloat16")),
+    "rank_catalog, int8": ("ours", rank("int8")),
+    "rank_catalog, float32": RANKERS["rank_catalog, float32"],
+    "torch matmul and count": RANKERS["torch matmul and count"],
+}
+SEARCHERS: Contestants = {
+    "topk_catalog, float32": ("ours", best("table")),
+    "OpenBLAS product alone": ("limit", lambda p, k: openblas_product(p.query, p.table)),
+    "topk_catalog, bfloat16, refine": ("ours", best("bfloat16", refine=True)),
+    "topk_catalog, int8, refine": ("ours", best("int8", refine=True)),
+    "FAISS IndexFlatIP": ("peer", lambda p, k: FAISS.need().run(*p[:2], k)),
+    "torch matmul and topk": ("peer", lambda p, k: lambda: matmul_and_topk(*p[:2], k)),
 }
 
 
@@ -106,25 +99,6 @@ def test_rank_in_low_precision(contest: Callable[..., Any], source: str, name: s
     role, prepare = LOW_PRECISION_RANKERS[name]
     group = f"the same rank from low-precision tables, {source}"
     contest(group, name, role, prepare(data(source)), rounds=15)
-
-
-def faiss_search(problem: Problem, k: int) -> Callable[[], Any]:
-    pytest.importorskip("faiss")
-    return faiss_flat(problem.query, problem.table, k)
-
-
-def best(table: str, **options: Any) -> Callable[[Problem, int], Callable[[], Any]]:
-    return lambda p, k: lambda: rk.topk_catalog(p.query, getattr(p, table), k, **options)
-
-
-SEARCHERS: dict[str, tuple[str, Callable[[Problem, int], Callable[[], Any]]]] = {
-    "topk_catalog, float32": ("ours", best("table")),
-    "OpenBLAS product alone": ("limit", lambda p, k: openblas(p.query, p.table)),
-    "topk_catalog, bfloat16, refine": ("ours", best("bfloat16", refine=True)),
-    "topk_catalog, int8, refine": ("ours", best("int8", refine=True)),
-    "FAISS IndexFlatIP": ("peer", faiss_search),
-    "torch matmul and topk": ("peer", lambda p, k: lambda: (p.query @ p.table.T).topk(k)),
-}
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
@@ -165,4 +139,4 @@ CALLS = {
 def test_memory(contest: Callable[..., Any], name: str) -> None:
     group = "memory beside arguments and result, B=4,096, N=1,000,000, D=384"
     setup, work = MEMORY.format(call=CALLS[name]), "work(1_000_000)"
-    contest(group, name, "ours", lambda: peak_growth(setup, work), rounds=1, memory=True)
+    contest(group, name, "ours", lambda: peak_growth(setup, work), memory=True)

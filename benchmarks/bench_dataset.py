@@ -1,7 +1,7 @@
-"""Building a training split with 99 negatives a user, from files to samples.
+"""Building a training split with 99 negatives per user, from files to samples.
 
-The limit is reading the same files and drawing nothing. The peers read them too and then draw user
-by user, the two ways in which recommenders do it today.
+The limit is reading the same files without drawing. The peers read them too, and draw per user in
+the two ways in which recommenders do it today.
 """
 
 import os
@@ -42,47 +42,50 @@ def build(name: str, root: Path) -> RecommendationDataset:
     )
 
 
-def one_by_one(name: str, root: Path) -> np.ndarray:
-    """Draw an item at a time until there are enough that the user has not seen."""
-    interactions, num_items = read(name, root)
-    sequences = interactions.sequences.to_lists()
-    rng = np.random.RandomState(42)
-    negatives = np.empty((len(sequences), NUM_NEGS), dtype=np.int64)
-    for row, sequence in zip(negatives, sequences, strict=True):
-        refused = set(sequence)
-        for i in range(NUM_NEGS):
+def one_by_one(sequence: list[int], num_items: int, rng: np.random.RandomState) -> list[int]:
+    """Draw one item at a time, until there are enough that the user has not seen."""
+    negatives, refused = [], set(sequence)
+    for _ in range(NUM_NEGS):
+        item = rng.randint(1, num_items)
+        while item in refused:
             item = rng.randint(1, num_items)
-            while item in refused:
-                item = rng.randint(1, num_items)
-            row[i] = item
-            refused.add(item)
+        negatives.append(item)
+        refused.add(item)
     return negatives
 
 
-def in_blocks(name: str, root: Path) -> np.ndarray:
-    """Draw many items a user at once, remove those seen or repeated, and keep the first."""
-    interactions, num_items = read(name, root)
-    sequences = interactions.sequences.to_lists()
-    rng = np.random.default_rng(42)
-    negatives = np.empty((len(sequences), NUM_NEGS), dtype=np.int64)
-    for row, sequence in zip(negatives, sequences, strict=True):
-        left = np.empty(0, dtype=np.int64)
-        size = 2 * NUM_NEGS
-        while left.size < NUM_NEGS:
-            drawn = rng.integers(1, num_items, size)
-            _, first = np.unique(drawn, return_index=True)
-            drawn = drawn[np.sort(first)]
-            left = drawn[~np.isin(drawn, sequence)]
-            size *= 2
-        row[:] = left[:NUM_NEGS]
-    return negatives
+def in_blocks(sequence: list[int], num_items: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw many items at once, remove those seen or repeated, and keep the first."""
+    left = np.empty(0, dtype=np.int64)
+    size = 2 * NUM_NEGS
+    while left.size < NUM_NEGS:
+        drawn = rng.integers(1, num_items, size)
+        _, first = np.unique(drawn, return_index=True)
+        drawn = drawn[np.sort(first)]
+        left = drawn[~np.isin(drawn, sequence)]
+        size *= 2
+    return left[:NUM_NEGS]
+
+
+def per_user(draw: Callable[..., Any], make_rng: Callable[[int], Any]) -> Callable[..., np.ndarray]:
+    """Read the files, then draw the negatives of each user in turn."""
+
+    def run(name: str, root: Path) -> np.ndarray:
+        interactions, num_items = read(name, root)
+        sequences, rng = interactions.sequences.to_lists(), make_rng(42)
+        negatives = np.empty((len(sequences), NUM_NEGS), dtype=np.int64)
+        for row, sequence in zip(negatives, sequences, strict=True):
+            row[:] = draw(sequence, num_items, rng)
+        return negatives
+
+    return run
 
 
 CONTESTANTS: dict[str, tuple[str, Callable[[str, Path], Any], int]] = {
     "RecommendationDataset": ("ours", build, 10),
     "reading the files": ("limit", read, 10),
-    "rejection in blocks, user by user": ("peer", in_blocks, 3),
-    "rejection one by one, user by user": ("peer", one_by_one, 1),
+    "rejection in blocks, user by user": ("peer", per_user(in_blocks, np.random.default_rng), 3),
+    "rejection one by one, user by user": ("peer", per_user(one_by_one, np.random.RandomState), 1),
 }
 
 

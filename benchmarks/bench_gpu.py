@@ -1,12 +1,12 @@
-"""Measures the GPU kernels beside their peers, and writes `results/<device>.md`.
+"""Measures the GPU kernels and their peers, and writes `results/<device>.md`.
 
-    python benchmarks/bench_gpu.py            # on a GPU, some minutes
-    python benchmarks/bench_gpu.py --smoke    # anywhere, tiny: shows that it runs, measures nothing
+    python -m benchmarks.bench_gpu            # on a GPU, some minutes
+    python -m benchmarks.bench_gpu --smoke    # anywhere, tiny sizes: a test that it runs
 
-Times are medians of device events after a warm-up; contestants of a table ran in one process, one
-after the other. The roofline is the larger of two times: the bytes that must be read over the
-bandwidth of a copy, and the operations over the rate of a large matrix product, both measured in
-the same run. Work that does not fit into memory as a whole goes by blocks of queries.
+Times are medians of device events after a warm-up. The contestants of a table run in one process,
+one after the other. The roofline is the larger of two times: the bytes that must be read divided by
+the bandwidth of a copy, and the operations divided by the rate of a large matrix product, both
+measured in the same run. Scores that do not fit into memory are computed in blocks of queries.
 """
 
 import argparse
@@ -15,13 +15,14 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-parser.add_argument("--smoke", action="store_true", help="tiny sizes, on the CPU if need be")
+parser.add_argument("--smoke", action="store_true", help="tiny sizes, on the CPU without a GPU")
 parser.add_argument("--out", type=Path, help="the page to write")
 arguments = parser.parse_args()
 
@@ -37,6 +38,7 @@ if not ON_GPU:
 import triton  # noqa: E402
 
 import rl4rec_kernels as rk  # noqa: E402
+from benchmarks.baselines import count_items, einsum  # noqa: E402
 from rl4rec_kernels.ops import _backends  # noqa: E402
 
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -44,14 +46,15 @@ SIZES = {"B": 4096, "N": (1_000_000, 10_000_000), "C": (100, 1000), "D": (384, 1
 if arguments.smoke:
     SIZES = {"B": 8, "N": (300, 1500), "C": (10,), "D": (32,)}
 B = SIZES["B"]
-BLOCK_BYTES = 4 << 30  # of a block of scores that peers write
+BLOCK_BYTES = 4 << 30  # of a block of scores of the peers
+CUDA = _backends.has_cuda_library()
 
 
 class Limits(NamedTuple):
-    """What the card does at best, as measured."""
+    """The measured limits of the device, per second."""
 
-    bandwidth: float  # bytes a second, read and written
-    operations: float  # of a bfloat16 product, a second
+    bandwidth: float  # bytes, read and written
+    operations: float  # of a bfloat16 product
 
     def seconds(self, read: float, operations: float = 0.0) -> float:
         return max(read / self.bandwidth, operations / self.operations)
@@ -63,12 +66,12 @@ def median_seconds(call: Callable[[], Any]) -> float:
         start = time.perf_counter()
         call()
         return time.perf_counter() - start
-    with rk.ops.unchecked_ids():  # the check waits for the device; ids are good here
+    with rk.ops.unchecked_ids():  # the check waits for the device; the ids are valid
         return triton.testing.do_bench(call, warmup=50, rep=300, return_mode="median") / 1e3
 
 
 def peak_mib(call: Callable[[], Any]) -> float | None:
-    """Memory that a call takes at its peak, beside its arguments."""
+    """Peak memory of a call, besides its arguments."""
     if not ON_GPU:
         return None
     torch.cuda.synchronize()
@@ -89,75 +92,64 @@ def measure_limits() -> Limits:
     return Limits(2 * size / copy, 2 * side**3 / product)
 
 
-def table(
-    title: str, limit: float, contestants: dict[str, Callable[[], Any] | None], ours: str
-) -> list[str]:
-    """Time each contestant; a page's section. Peers that are None could not take part."""
-    lines = [
-        f"### {title}",
-        "",
-        "| contestant | median | time / ours | roofline / time | peak MiB |",
-    ]
-    lines.append("|---|--:|--:|--:|--:|")
-    rows = {}
+def table(title: str, limit: float, contestants: dict[str, Callable[[], Any] | None]) -> list[str]:
+    """Time each contestant and return a section of the page; the first is compared with the others.
+
+    A contestant that is None cannot run here.
+    """
+    rows: dict[str, tuple[float, float | None] | None] = {}
     for name, call in contestants.items():
         try:
             rows[name] = None if call is None else (median_seconds(call), peak_mib(call))
         except torch.cuda.OutOfMemoryError:
             rows[name] = None
         print(title, name, rows[name], flush=True)
-    first = rows[ours]
+    ours = next(iter(rows.values()))
+    lines = [
+        f"### {title}",
+        "",
+        "| contestant | median | time / ours | roofline / time | peak MiB |",
+        "|---|--:|--:|--:|--:|",
+    ]
     for name, row in sorted(rows.items(), key=lambda item: item[1] or (float("inf"),)):
         label = f"**{name}**" if name.startswith("rl4rec") else name
-        if row is None or first is None:
+        if row is None or ours is None:
             lines.append(f"| {label} | not run | | | |")
             continue
         seconds, peak = row
         memory = "" if peak is None else f"{peak:,.1f}"
         lines.append(
-            f"| {label} | {seconds * 1e3:.3f} ms | {seconds / first[0]:.2f} "
+            f"| {label} | {seconds * 1e3:.3f} ms | {seconds / ours[0]:.2f} "
             f"| {limit / seconds:.0%} | {memory} |"
         )
     return [*lines, ""]
 
 
-def gather_and_rank(query: Tensor, items: Tensor, ids: Tensor) -> Tensor:
-    """What projects write today, without the loop."""
-    scores = torch.einsum("bd,bcd->bc", query, items[ids])
-    return (scores > scores[:, :1]).sum(1)
-
-
 def candidates(limits: Limits) -> list[str]:
     lines = ["## rank_candidates", ""]
-    compiled = torch.compile(gather_and_rank) if ON_GPU else gather_and_rank
+    compiled = torch.compile(einsum) if ON_GPU else einsum
     num_items = SIZES["N"][0]
     for dtype in (torch.bfloat16, torch.float32):
         for dim in SIZES["D"] if dtype == torch.bfloat16 else SIZES["D"][:1]:
             query, items = (torch.randn(n, dim, device=DEVICE).to(dtype) for n in (B, num_items))
             for columns in SIZES["C"]:
                 ids = torch.randint(num_items, (B, columns), device=DEVICE)
-                read = B * columns * dim * items.element_size()
+                rank = partial(rk.rank_candidates, query, items, ids)
                 contestants = {
-                    "rl4rec, Triton": lambda q=query, t=items, i=ids: rk.rank_candidates(
-                        q, t, i, backend="triton"
-                    ),
-                    "rl4rec, CUDA": None,
-                    "gather + einsum": lambda q=query, t=items, i=ids: gather_and_rank(q, t, i),
-                    "torch.compile of it": lambda q=query, t=items, i=ids: compiled(q, t, i),
+                    "rl4rec, Triton": partial(rank, backend="triton"),
+                    "gather + einsum": partial(einsum, query, items, ids),
+                    "torch.compile of it": partial(compiled, query, items, ids),
                 }
-                if _backends.has_cuda_library():
-                    contestants["rl4rec, CUDA"] = lambda q=query, t=items, i=ids: (
-                        rk.rank_candidates(q, t, i, backend="cuda")
-                    )
-                best = "rl4rec, CUDA" if _backends.has_cuda_library() else "rl4rec, Triton"
+                if CUDA:
+                    contestants = {"rl4rec, CUDA": partial(rank, backend="cuda"), **contestants}
                 name = f"B={B:,}, C={columns:,}, D={dim:,}, N={num_items:,}, {dtype}"
-                lines += table(name, limits.seconds(read), contestants, best)
-            del query, items
+                read = B * columns * dim * items.element_size()
+                lines += table(name, limits.seconds(read), contestants)
     return lines
 
 
 def by_blocks(query: Tensor, items: Tensor, work: Callable[[Tensor, slice], Any]) -> None:
-    """Score all items for some queries at a time."""
+    """Score all items for a block of queries at a time."""
     step = max(1, BLOCK_BYTES // (items.shape[0] * items.element_size()))
     for first in range(0, len(query), step):
         rows = slice(first, first + step)
@@ -165,7 +157,7 @@ def by_blocks(query: Tensor, items: Tensor, work: Callable[[Tensor, slice], Any]
 
 
 def faiss_search(query: Tensor, items: Tensor, k: int) -> Callable[[], Any] | None:
-    """FAISS's brute force on the GPU, where it is installed for it."""
+    """FAISS's exact search on the GPU, if FAISS is installed with support for it."""
     try:
         import faiss
         import faiss.contrib.torch_utils
@@ -178,53 +170,41 @@ def faiss_search(query: Tensor, items: Tensor, k: int) -> Callable[[], Any] | No
 
 
 def catalog(limits: Limits) -> list[str]:
-    lines = []
-    dim = SIZES["D"][0]
-    for num_items in SIZES["N"]:
-        for dtype in (torch.bfloat16, torch.float32):
-            if dtype == torch.float32 and num_items > SIZES["N"][0]:
+    lines, dim = ["## The whole catalog", ""], SIZES["D"][0]
+    small, large = SIZES["N"]
+    for num_items, dtype in (
+        (small, torch.bfloat16),
+        (small, torch.float32),
+        (large, torch.bfloat16),
+    ):
+        query, items = (torch.randn(n, dim, device=DEVICE).to(dtype) for n in (B, num_items))
+        targets = torch.randint(num_items, (B,), device=DEVICE)
+        read = num_items * dim * items.element_size()
+        limit = limits.seconds(read, 2 * B * num_items * dim)
+        where = f"B={B:,}, N={num_items:,}, D={dim}, {dtype}"
+        score = partial(by_blocks, query, items)
+        contestants = {
+            "rl4rec, Triton": partial(rk.rank_catalog, query, items, targets),
+            "torch.matmul alone": partial(score, lambda scores, rows: None),
+            "matmul + count": partial(
+                score, lambda scores, rows, targets=targets: count_items(scores, targets[rows])
+            ),
+        }
+        lines += table(f"rank_catalog, {where}", limit, contestants)
+        for k in (10, 100, 1000):
+            if k > num_items:
                 continue
-            query, items = (torch.randn(n, dim, device=DEVICE).to(dtype) for n in (B, num_items))
-            targets = torch.randint(num_items, (B,), device=DEVICE)
-            read = num_items * dim * items.element_size()
-            limit = limits.seconds(read, 2 * B * num_items * dim)
-            where = f"B={B:,}, N={num_items:,}, D={dim}, {dtype}"
-
-            def count(scores: Tensor, rows: slice, targets: Tensor = targets) -> Tensor:
-                return (scores > scores.gather(1, targets[rows, None])).sum(1)
-
-            lines += table(
-                f"rank_catalog, {where}",
-                limit,
-                {
-                    "rl4rec, Triton": lambda q=query, t=items, g=targets: rk.rank_catalog(q, t, g),
-                    "torch.matmul alone": lambda q=query, t=items: by_blocks(
-                        q, t, lambda s, r: None
-                    ),
-                    "matmul + count": lambda q=query, t=items, c=count: by_blocks(q, t, c),
-                },
-                "rl4rec, Triton",
-            )
-            for k in (10, 100, 1000):
-                if k > num_items:
-                    continue
-                lines += table(
-                    f"topk_catalog, k={k:,}, {where}",
-                    limit,
-                    {
-                        "rl4rec, Triton": lambda q=query, t=items, k=k: rk.topk_catalog(q, t, k),
-                        "matmul + torch.topk": lambda q=query, t=items, k=k: by_blocks(
-                            q, t, lambda s, r: s.topk(k)
-                        ),
-                        "FAISS": faiss_search(query, items, k),
-                    },
-                    "rl4rec, Triton",
-                )
-    return ["## The whole catalog", "", *lines]
+            contestants = {
+                "rl4rec, Triton": partial(rk.topk_catalog, query, items, k),
+                "matmul + torch.topk": partial(score, lambda scores, rows, k=k: scores.topk(k)),
+                "FAISS": faiss_search(query, items, k),
+            }
+            lines += table(f"topk_catalog, k={k:,}, {where}", limit, contestants)
+    return lines
 
 
 def main() -> None:
-    if not ON_GPU:  # so that operators without backend= are those of the GPU
+    if not ON_GPU:  # so that operators run on the GPU backend by default
         _backends.resolve_backend = lambda backend, query, cuda=True: "triton"
     device = torch.cuda.get_device_name() if ON_GPU else platform.processor() or "CPU"
     limits = measure_limits()
@@ -233,7 +213,7 @@ def main() -> None:
         "",
         f"{datetime.date.today()}, torch {torch.__version__}, Triton {triton.__version__}, CUDA "
         f"{torch.version.cuda}, rl4rec-kernels {rk.__version__}; CUDA kernels "
-        f"{'built' if _backends.has_cuda_library() else 'not built'}.",
+        f"{'built' if CUDA else 'not built'}.",
         "",
         f"A copy moves {limits.bandwidth / 1e12:.2f} TB/s (read and written); a bfloat16 product "
         f"of 8,192 x 8,192 runs at {limits.operations / 1e12:.0f} TFLOP/s. The roofline counts "

@@ -1,8 +1,8 @@
 """From embeddings to NDCG@10, Hit@10 and MRR@10, and to the best items: ours and other libraries.
 
-All contestants get the same embeddings of Amazon Beauty. Libraries that start from scores get them
-from our kernel, which takes next to nothing of their time; those that start from ranked lists get
-them from FAISS. Peers that are not installed are skipped by name.
+All contestants get the same embeddings of Amazon Beauty. Libraries that need scores get them from
+our kernel, whose time is negligible beside theirs; those that need ranked lists get them from
+FAISS. Peers that are not installed are skipped.
 """
 
 import functools
@@ -15,11 +15,13 @@ from torch import Tensor
 
 import rl4rec_kernels as rk
 from benchmarks import peers
+from benchmarks.baselines import einsum, matmul_and_count, matmul_and_topk, openblas_product
 from benchmarks.data import beauty, gaussian
 from benchmarks.memory import peak_growth
 
 B, NUM_NEGS, K = 1024, 99, 10
 METRICS = ("ndcg@10", "hit@10", "mrr@10")
+NEGATIVES_GROUP = f"NDCG, Hit and MRR at 10 among {NUM_NEGS} negatives, Beauty, B={B:,}"
 
 
 @functools.lru_cache(maxsize=1)
@@ -30,13 +32,8 @@ def data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return query, table, targets, torch.cat([targets[:, None], torch.from_numpy(negatives)], 1)
 
 
-def need(peer: peers.Peer, name: str) -> None:
-    if not peer.installed:
-        pytest.skip(f"{name} is not installed: run `make test-peers`")
-
-
 def by_loop(query: Tensor, table: Tensor, ids: Tensor) -> list[list[float]]:
-    """A row at a time, as reward functions of today do: index, multiply, sort, look up."""
+    """Index, multiply, sort, look up, per row, as reward functions do today."""
     rewards = []
     for vector, row in zip(query, ids, strict=True):
         order = (table[row] @ vector).argsort(descending=True)
@@ -48,8 +45,7 @@ def by_loop(query: Tensor, table: Tensor, ids: Tensor) -> list[list[float]]:
 
 
 def by_einsum(query: Tensor, table: Tensor, ids: Tensor) -> Tensor:
-    scores = torch.einsum("bd,bcd->bc", query, table[ids])
-    return metrics_of((scores[:, 1:] > scores[:, :1]).sum(1))
+    return metrics_of(einsum(query, table, ids))
 
 
 def metrics_of(above: Tensor) -> Tensor:
@@ -58,73 +54,71 @@ def metrics_of(above: Tensor) -> Tensor:
     return torch.stack([found / torch.log2(1.0 + rank), found, found / rank], 1)
 
 
-AMONG_NEGATIVES = {
-    "reward_candidates": "ours",
-    "torch einsum": "peer",
-    "torch.compile einsum": "peer",
-    "per-row loop": "peer",
-    **{name: "peer" for name in peers.METRICS if name != "RecTools, divide_by_achievable"},
+AMONG_NEGATIVES: dict[str, tuple[str, Callable[..., Any]]] = {
+    "reward_candidates": ("ours", lambda q, t, ids: rk.reward_candidates(q, t, ids, METRICS)),
+    "torch einsum": ("peer", by_einsum),
+    "torch.compile einsum": ("peer", torch.compile(by_einsum, fullgraph=True)),
+    "per-row loop": ("peer", by_loop),
 }
 
 
 @pytest.mark.parametrize("name", AMONG_NEGATIVES)
 def test_among_negatives(contest: Callable[..., Any], name: str) -> None:
     query, table, _, ids = data()
-    ours = {
-        "reward_candidates": lambda: rk.reward_candidates(query, table, ids, METRICS),
-        "torch einsum": lambda: by_einsum(query, table, ids),
-        "per-row loop": lambda: by_loop(query, table, ids),
-    }
-    if name == "torch.compile einsum":
-        compiled = torch.compile(by_einsum, fullgraph=True)
-        work: Callable[[], Any] = lambda: compiled(query, table, ids)  # noqa: E731
-    elif name in ours:
-        work = ours[name]
-    else:
-        need(peers.METRICS[name], name)
-        run = peers.METRICS[name].run
-        work = lambda: run(ids, rk.score_candidates(query, table, ids))  # noqa: E731
-    label = {"RecBole": "RecBole uni100"}.get(name, name)
-    label += "" if name not in peers.METRICS else ", given score_candidates"
-    group = f"NDCG, Hit and MRR at 10 among {NUM_NEGS} negatives, Beauty, B={B:,}"
-    contest(group, label, AMONG_NEGATIVES[name], work, rounds=9 if name in ours else 3)
+    role, function = AMONG_NEGATIVES[name]
+    rounds = 3 if "compile" in name else 9
+    contest(NEGATIVES_GROUP, name, role, lambda: function(query, table, ids), rounds=rounds)
 
 
-def recbole_full(query: Tensor, table: Tensor, targets: Tensor) -> Any:
-    """Its full evaluation: scores of all items, the padding's removed, topk, metrics."""
-    scores = query @ table.T
-    scores[:, 0] = -torch.inf
-    return peers.recbole_evaluate(scores, targets)
+@pytest.mark.parametrize("name", [n for n in peers.METRICS if "divide_by_achievable" not in n])
+def test_among_negatives_by_library(contest: Callable[..., Any], name: str) -> None:
+    query, table, _, ids = data()
+    run = peers.METRICS[name].need().run
+    label = f"{'RecBole uni100' if name == 'RecBole' else name}, given score_candidates"
+    work = lambda: run(ids, rk.score_candidates(query, table, ids))  # noqa: E731
+    contest(NEGATIVES_GROUP, label, "peer", work, rounds=3)
+
+
+def recbole_full(query: Tensor, table: Tensor, targets: Tensor) -> Callable[[], Any]:
+    """Its full evaluation: scores of all items, without the padding's, then topk and metrics."""
+    peers.METRICS["RecBole"].need()
+
+    def work() -> Any:
+        scores = query @ table.T
+        scores[:, 0] = -torch.inf
+        return peers.recbole_evaluate(scores, targets)
+
+    return work
 
 
 def after_search(name: str) -> Callable[[Tensor, Tensor, Tensor], Callable[[], Any]]:
-    """The best ten by FAISS, and then metrics of the lists; a target not among them gets 0."""
+    """The best ten items by FAISS, then metrics of these lists; a target not in its list gets 0."""
 
     def prepare(query: Tensor, table: Tensor, targets: Tensor) -> Callable[[], Any]:
-        search = peers.faiss_flat(query, table, K)
+        search, metrics = peers.FAISS.need().run(query, table, K), peers.METRICS[name].need()
 
         def work() -> Any:
             scores, ids = map(torch.from_numpy, search())
-            place = ids == targets[:, None]
-            target = torch.where(place.any(1), (scores * place).sum(1), -1e9)
-            columns = torch.cat([targets[:, None], ids.masked_fill(place, len(table))], 1)
-            scores = torch.cat([target[:, None], scores.masked_fill(place, -1e9)], 1)
-            return peers.METRICS[name].run(columns, scores)
+            is_target = ids == targets[:, None]
+            target = torch.where(is_target.any(1), (scores * is_target).sum(1), -1e9)
+            columns = torch.cat([targets[:, None], ids.masked_fill(is_target, len(table))], 1)
+            scores = torch.cat([target[:, None], scores.masked_fill(is_target, -1e9)], 1)
+            return metrics.run(columns, scores)
 
         return work
 
     return prepare
 
 
-# What each contestant does before it is timed, and then what is timed.
+# A contestant is prepared first; what that returns is timed.
 IN_CATALOG: dict[str, tuple[str, Callable[[Tensor, Tensor, Tensor], Callable[[], Any]]]] = {
     "reward_catalog": ("ours", lambda q, t, y: lambda: rk.reward_catalog(q, t, y, metrics=METRICS)),
-    "OpenBLAS product alone": ("limit", lambda q, t, y: lambda: q.numpy() @ t.numpy().T),
+    "OpenBLAS product alone": ("limit", lambda q, t, y: openblas_product(q, t)),
     "torch matmul and count": (
         "peer",
-        lambda q, t, y: lambda: metrics_of(((s := q @ t.T) > s.gather(1, y[:, None])).sum(1)),
+        lambda q, t, y: lambda: metrics_of(matmul_and_count(q, t, y)),
     ),
-    "RecBole full evaluation": ("peer", lambda q, t, y: lambda: recbole_full(q, t, y)),
+    "RecBole full evaluation": ("peer", recbole_full),
     "FAISS, then ranx": ("peer", after_search("ranx")),
     "FAISS, then pytrec_eval": ("peer", after_search("pytrec_eval")),
     "FAISS, then RecTools": ("peer", after_search("RecTools")),
@@ -134,22 +128,18 @@ IN_CATALOG: dict[str, tuple[str, Callable[[Tensor, Tensor, Tensor], Callable[[],
 @pytest.mark.parametrize("name", IN_CATALOG)
 def test_in_catalog(contest: Callable[..., Any], name: str) -> None:
     query, table, targets, _ = data()
-    for part, peer in {**peers.METRICS, **peers.SEARCHERS}.items():
-        if name.startswith(part.split()[0]) or name.endswith(f"then {part}"):
-            need(peer, part)
     role, prepare = IN_CATALOG[name]
     group = f"NDCG, Hit and MRR at 10 in the whole catalog, Beauty, B={B:,}"
     contest(group, name, role, prepare(query, table, targets), rounds=5)
 
 
 def search(name: str, query: Tensor, table: Tensor) -> tuple[str, Callable[[], Any]]:
-    """The role of a contestant of exact search, and what it does."""
+    """The role of a contestant of exact search, and its prepared search."""
     if name == "topk_catalog":
         return "ours", lambda: rk.topk_catalog(query, table, K)
     if name == "torch matmul and topk":
-        return "peer", lambda: (query @ table.T).topk(K)
-    need(peers.SEARCHERS[name], name)
-    return "peer", peers.SEARCHERS[name].run(query, table, K)
+        return "peer", lambda: matmul_and_topk(query, table, K)
+    return "peer", peers.SEARCHERS[name].need().run(query, table, K)
 
 
 ROUNDS = {"topk_catalog": 9, "torch matmul and topk": 5}  # others: 3
@@ -165,6 +155,7 @@ def test_search(contest: Callable[..., Any], name: str) -> None:
 SETUP = """
 import torch, rl4rec_kernels as rk
 from benchmarks import peers
+from benchmarks.baselines import matmul_and_count, matmul_and_topk
 from benchmarks.data import gaussian
 B, N = 1024, 12_102
 query, table, targets = gaussian(B, N, 384)
@@ -182,15 +173,12 @@ MEMORY = {
     },
     "rank in the whole catalog": {
         "rank_catalog": ("ours", "rk.rank_catalog(q, t, y)"),
-        "torch matmul and count": (
-            "peer",
-            "((s := q @ t.T) > s.gather(1, y[:, None])).sum(1)",
-        ),
+        "torch matmul and count": ("peer", "matmul_and_count(q, t, y)"),
         "RecBole full evaluation": ("peer", "peers.recbole_evaluate(q @ t.T, y)"),
     },
     "best 10 items": {
         "topk_catalog": ("ours", "rk.topk_catalog(q, t, 10)"),
-        "torch matmul and topk": ("peer", "(q @ t.T).topk(10)"),
+        "torch matmul and topk": ("peer", "matmul_and_topk(q, t, 10)"),
         **{
             name: ("peer", f"peers.SEARCHERS[{name!r}].run(q, t, 10)()") for name in peers.SEARCHERS
         },
@@ -202,17 +190,18 @@ MEMORY = {
     ("what", "name"), [(w, name) for w, names in MEMORY.items() for name in names]
 )
 def test_memory(contest: Callable[..., Any], what: str, name: str) -> None:
-    """What a call takes beside the embeddings; FAISS and NumKong also copy the table."""
-    for part, peer in {**peers.METRICS, **peers.SEARCHERS}.items():
-        if name == part or (part == "RecBole" and name.startswith(part)):
-            need(peer, part)
+    """Memory of a call besides the embeddings; FAISS and NumKong also copy the table."""
+    if name.startswith("RecBole"):
+        peers.METRICS["RecBole"].need()
+    elif name in peers.SEARCHERS:
+        peers.SEARCHERS[name].need()
     role, call = MEMORY[what][name]
     setup = SETUP.format(call=call)
     group = f"memory beside the embeddings, {what}, B={B:,}, N=12,102, D=384"
-    contest(group, name, role, lambda: peak_growth(setup, "work(B)"), rounds=1, memory=True)
+    contest(group, name, role, lambda: peak_growth(setup, "work(B)"), memory=True)
 
 
-# How time grows with each size, the others as they stand here.
+# How time grows with each size, while the others are as follows.
 SHAPE = {"queries": 512, "candidates": 100, "dimensions": 256, "items": 12_102}
 SIZES = {
     "queries": (32, 128, 512, 2048),

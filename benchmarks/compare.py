@@ -1,8 +1,8 @@
-"""Holds the ratios of runs against committed ones: `compare.py RATIOS.json RUN.json [...]`.
+"""Compares the ratios of runs with committed ones: `compare.py RATIOS.json RUN.json [...]`.
 
-A ratio is a peer's time (or memory) divided by ours. It falls when ours became slower; the exit
-status is 1 where one falls by more than `ALLOWED`, in every run. Peers that only one side has
-measured are named and decide nothing.
+A ratio is a peer's time (or memory) divided by ours, so it falls if ours became slower. The exit
+status is 1 if a ratio falls by more than `ALLOWED` in all runs. Peers that were measured only on
+one side are listed, but do not count.
 """
 
 import json
@@ -16,7 +16,7 @@ ALLOWED = 0.15
 
 
 class Comparison(NamedTuple):
-    """What fell too far, as sentences, and what could not be compared."""
+    """Ratios that fell too far, as sentences, and those that could not be compared."""
 
     fallen: list[str]
     unmatched: list[str]

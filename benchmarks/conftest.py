@@ -1,11 +1,10 @@
-"""How every benchmark here is written.
+"""The fixture that all benchmarks use.
 
-A test measures one contestant and names, in this order: the group it competes in, what it is called
-in the report, and its role: ``ours``, a ``peer``, or a ``limit`` (what the memory or the arithmetic
-of this machine allows). Where a contestant is measured at several sizes, `x` is the size, `axis`
-says what it is a number of, and the report draws a curve. With `memory`, the function returns MiB,
-and they are compared instead of times. benchmarks/report.py turns
-pytest-benchmark's JSON into ratios.
+A test measures one contestant. It passes the group of the contestant, its name in the report, and
+its role: ``ours``, a ``peer``, or a ``limit`` (of the machine's memory or arithmetic). If a
+contestant is measured at several sizes, `x` is the size and `axis` its name, and the report draws a
+curve. With `memory`, the function is called once and returns MiB, which are compared instead of
+times. benchmarks/report.py turns pytest-benchmark's JSON into ratios.
 """
 
 import os
@@ -43,6 +42,7 @@ def contest(benchmark: Any) -> Callable[..., Any]:
         memory: bool = False,
     ) -> Any:
         assert role in ("ours", "peer", "limit")
+        rounds = 1 if memory else rounds
         benchmark.group = group
         benchmark.extra_info.update(name=name, role=role)
         result = benchmark.pedantic(function, rounds=rounds, warmup_rounds=min(3, rounds - 1))

@@ -12,15 +12,18 @@ from rl4rec_kernels.data.splits import choose_rows
 from rl4rec_kernels.index.cache import cached_index
 
 
-def gaussian(batch: int, num_items: int, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+def gaussian(
+    batch: int, num_items: int, dim: int, *columns: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, a table, and one target per query, or `columns` candidates."""
     generator = torch.Generator().manual_seed(0)
-    query = torch.randn(batch, dim, generator=generator)
-    table = torch.randn(num_items, dim, generator=generator)
-    return query, table, torch.randint(num_items, (batch,), generator=generator)
+    query = torch.randn(batch, dim, generator=generator).to(dtype)
+    table = torch.randn(num_items, dim, generator=generator).to(dtype)
+    return query, table, torch.randint(num_items, (batch, *columns), generator=generator)
 
 
 def beauty(batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Items and users of Amazon Beauty by the packaged MiniLM, and what the users took next."""
+    """Users and items of Amazon Beauty, encoded by the packaged MiniLM, and the next items."""
     if not (os.environ.get("RL4REC_DATA") and os.path.isdir(os.environ["RL4REC_DATA"] + "/beauty")):
         pytest.skip("needs Amazon Beauty: set RL4REC_DATA to the directory that contains beauty/")
     items = rk.load_item_metadata("beauty")

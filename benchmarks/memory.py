@@ -1,10 +1,10 @@
-"""The peak memory of a piece of work, measured in a process of its own."""
+"""The peak memory of a piece of code, measured in a separate process."""
 
 import subprocess
 import sys
 
-# VmHWM belongs to the process's own memory; getrusage's ru_maxrss is inherited from the parent, and
-# would hide any growth below what the tests' own process has taken.
+# VmHWM counts only the memory of the process itself. The ru_maxrss of getrusage is inherited from
+# the parent, which would hide any growth below the parent's peak.
 _SCRIPT = """
 def peak():
     with open("/proc/self/status") as status:
@@ -12,7 +12,7 @@ def peak():
 
 {setup}
 with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")  # the peak starts anew
+    file.write("5")  # resets the peak
 before = peak()
 {work}
 print(peak() - before)
@@ -20,7 +20,7 @@ print(peak() - before)
 
 
 def peak_growth(setup: str, work: str) -> float:
-    """Run two pieces of code; return by how many MiB the second raised the peak."""
+    """Run two pieces of code, and return by how many MiB the second raised the peak."""
     script = _SCRIPT.format(setup=setup, work=work)
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False

@@ -1,16 +1,17 @@
-"""What other libraries make of the same scores and the same embeddings.
+"""Metrics and exact searches of other libraries, from the same scores and embeddings.
 
-`METRICS` takes ids and scores [B, C], with the target in column 0, to metrics of every user;
-`SEARCHERS` prepares exact top-k searches. Both are used by the benchmarks and by tests/peers, which
-hold the answers against ours. Imports stand inside: a peer that is not installed is left out by
-name.
+`METRICS` turn ids and scores [B, C], with the target in column 0, into metrics per user.
+`SEARCHERS` prepare exact top-k searches. The benchmarks measure both, and tests/peers compares
+their answers with ours. Libraries are imported in functions, so that any of them may be missing.
 """
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -19,15 +20,16 @@ Answers = dict[str, np.ndarray]
 
 
 class Peer(NamedTuple):
-    """A library, the module that must be importable, and what it does here."""
+    """A library: its top-level module, and the function that calls it."""
 
     module: str
     run: Callable[..., Any]
 
-    @property
-    def installed(self) -> bool:
-        # Not find_spec of a submodule: that would import its parent.
-        return importlib.util.find_spec(self.module) is not None
+    def need(self) -> "Peer":
+        """Return the peer, or skip the test if it is not installed."""
+        if importlib.util.find_spec(self.module) is None:
+            pytest.skip(f"{self.module} is not installed: run `make test-peers`")
+        return self
 
 
 def torchmetrics_retrieval(ids: Tensor, scores: Tensor) -> Answers:
@@ -55,7 +57,7 @@ def sklearn_ndcg(ids: Tensor, scores: Tensor) -> Answers:
 
 
 def _as_dicts(ids: Tensor, scores: Tensor) -> tuple[dict, dict]:
-    """Judgements and runs as retrieval tools read them: documents have names, each stands once."""
+    """Judgements and runs as retrieval tools read them: documents have names, without repeats."""
     users = [f"{user:06d}" for user in range(len(ids))]
     judged = {user: {str(row[0]): 1} for user, row in zip(users, ids.tolist(), strict=True)}
     runs = {
@@ -78,18 +80,18 @@ def pytrec_eval_run(ids: Tensor, scores: Tensor) -> Answers:
 def ranx_evaluate(ids: Tensor, scores: Tensor) -> Answers:
     from ranx import Qrels, Run, evaluate
 
-    judged, runs = map(lambda make, d: make(d), (Qrels, Run), _as_dicts(ids, scores))
+    judged, runs = _as_dicts(ids, scores)
     names = {"ndcg@10": "ndcg@10", "hit@10": "hit_rate@10", "mrr@10": "mrr@10", "mrr": "mrr"}
-    results = evaluate(judged, runs, list(names.values()), return_mean=False)
+    results = evaluate(Qrels(judged), Run(runs), list(names.values()), return_mean=False)
     return {ours: np.atleast_1d(results[theirs]) for ours, theirs in names.items()}
 
 
-def _rectools(ids: Tensor, scores: Tensor, ndcg: dict[str, Any]) -> Answers:
+def rectools_metrics(ids: Tensor, scores: Tensor, **ndcg: Any) -> Answers:
     import pandas as pd
     from rectools import Columns
     from rectools.metrics import MRR, NDCG, HitRate
 
-    order = scores.argsort(dim=1, descending=True)  # it takes places, not scores
+    order = scores.argsort(dim=1, descending=True)  # it takes ranks, not scores
     users, columns = ids.shape
     ranked = pd.DataFrame(
         {
@@ -98,31 +100,23 @@ def _rectools(ids: Tensor, scores: Tensor, ndcg: dict[str, Any]) -> Answers:
             Columns.Rank: np.tile(np.arange(1, columns + 1), users),
         }
     )
-    taken = pd.DataFrame({Columns.User: np.arange(users), Columns.Item: ids[:, 0].numpy()})
+    relevant = pd.DataFrame({Columns.User: np.arange(users), Columns.Item: ids[:, 0].numpy()})
     metrics = {"ndcg@10": NDCG(K, **ndcg), "hit@10": HitRate(K), "mrr@10": MRR(K)}
     return {
-        name: metric.calc_per_user(ranked, taken).sort_index().to_numpy(float)
+        name: metric.calc_per_user(ranked, relevant).sort_index().to_numpy(float)
         for name, metric in metrics.items()
     }
 
 
-def rectools_metrics(ids: Tensor, scores: Tensor) -> Answers:
-    return _rectools(ids, scores, {})
-
-
-def rectools_achievable(ids: Tensor, scores: Tensor) -> Answers:
-    return _rectools(ids, scores, {"divide_by_achievable": True})
-
-
 def recbole_uni100(ids: Tensor, scores: Tensor) -> Answers:
-    """Its evaluation with sampled negatives: scores are spread over all items before topk."""
-    spread = scores.new_full((len(ids), int(ids.max()) + 1), -torch.inf)
-    return recbole_evaluate(spread.scatter_(1, ids.flip(1), scores.flip(1)), ids[:, 0])
+    """Its evaluation with sampled negatives, which scatters scores over all items before topk."""
+    scattered = scores.new_full((len(ids), int(ids.max()) + 1), -torch.inf)
+    return recbole_evaluate(scattered.scatter_(1, ids.flip(1), scores.flip(1)), ids[:, 0])
 
 
 def recbole_evaluate(scores: Tensor, targets: Tensor) -> Answers:
     """Its collector and its evaluator on scores [B, N] of all items."""
-    # The release still says np.float, which NumPy 1.24 removed.
+    # The release still uses np.float, which NumPy 1.24 removed.
     np.float = float  # type: ignore[attr-defined]
     from recbole.evaluator import Collector, Evaluator
 
@@ -151,7 +145,9 @@ METRICS = {
     "pytrec_eval": Peer("pytrec_eval", pytrec_eval_run),
     "ranx": Peer("ranx", ranx_evaluate),
     "RecTools": Peer("rectools", rectools_metrics),
-    "RecTools, divide_by_achievable": Peer("rectools", rectools_achievable),
+    "RecTools, divide_by_achievable": Peer(
+        "rectools", partial(rectools_metrics, divide_by_achievable=True)
+    ),
     "RecBole": Peer("recbole", recbole_uni100),
 }
 
@@ -178,7 +174,7 @@ def usearch_exact(query: Tensor, table: Tensor, k: int) -> Search:
 
 
 def numkong_product(query: Tensor, table: Tensor, k: int) -> Search:
-    """Its packed matrix product (one thread a call), then NumPy's selection."""
+    """Its packed matrix product (one thread per call), then NumPy's selection."""
     import numkong
 
     packed = numkong.dots_pack(table.numpy())
@@ -217,8 +213,9 @@ def semantic_search(query: Tensor, table: Tensor, k: int) -> Search:
     return run
 
 
+FAISS = Peer("faiss", faiss_flat)
 SEARCHERS = {
-    "FAISS IndexFlatIP": Peer("faiss", faiss_flat),
+    "FAISS IndexFlatIP": FAISS,
     "usearch exact": Peer("usearch", usearch_exact),
     "NumKong product, NumPy selection": Peer("numkong", numkong_product),
     "implicit topk": Peer("implicit", implicit_topk),

@@ -1,10 +1,10 @@
 """Turns the JSON of benchmark runs into a page of ratios: `report.py PAGE.md RUN.json [...]`.
 
-Every row is a contestant of one run on one machine. The first of ours in each group is what the
-others are compared with, and the fastest limit is the limit; times are medians. Groups that are
-measured at several sizes become a plot. The page shows the first run. The ratios of the peers are
-written beside it, as JSON that benchmarks/compare.py reads, unless the machine was busy: the lowest
-of all runs, for some peers take half as long again on one run as on the next.
+Each row is a contestant, all in one run on one machine. Times are medians; they are compared with
+the first of ours in the group, and with the fastest limit. Groups that are measured at several
+sizes become a plot. The page shows the first run. Unless the machine was busy, the ratios of the
+peers are written next to it, as JSON that benchmarks/compare.py reads: the lowest of all runs,
+since some peers take 1.5 times as long in one run as in the next.
 """
 
 import json
@@ -33,7 +33,7 @@ def groups_of(run: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def ratios_of(run: dict[str, Any]) -> Ratios:
-    """How many times as long as ours each peer takes (or how much memory), by group."""
+    """The ratio of each peer's time (or memory) to ours, by group."""
     ratios: Ratios = {}
     for group, contestants in groups_of(run).items():
         measured = "mebibytes" if "mebibytes" in contestants[0] else "median"
@@ -51,7 +51,7 @@ def ratios_of(run: dict[str, Any]) -> Ratios:
 
 
 def combine(ratios: Iterable[Ratios], choose: Callable[[Iterable[float]], float]) -> Ratios:
-    """Several runs' ratios as one: of each, what `choose`, min or max, takes."""
+    """Combine the ratios of several runs, by min or max."""
     seen: dict[str, dict[str, list[float]]] = {}
     for run in ratios:
         for group, peers in run.items():
@@ -64,12 +64,14 @@ def combine(ratios: Iterable[Ratios], choose: Callable[[Iterable[float]], float]
 
 
 def busy(run: dict[str, Any]) -> str | None:
-    """Say so if the machine had much else to do: such a run's ratios are rough."""
+    """Return a warning if the machine was busy, so that times and ratios are inaccurate."""
     machine = run["machine_info"]
     load, cores = machine.get("load", 0.0), machine.get("cores", 1)
     if load <= 2 * cores:
         return None
-    return f"The machine was busy (load {load:.1f} on {cores} cores): times and ratios are rough."
+    return (
+        f"The machine was busy (load {load:.1f} on {cores} cores): times and ratios are inaccurate."
+    )
 
 
 def table_of(contestants: list[dict[str, Any]]) -> list[str]:
@@ -91,7 +93,7 @@ def table_of(contestants: list[dict[str, Any]]) -> list[str]:
 
 
 def memory_of(contestants: list[dict[str, Any]]) -> list[str]:
-    """One group whose measure is memory, least first."""
+    """One group that measures memory, as a Markdown table, least first."""
     lines = ["| contestant | peak memory |", "|---|--:|"]
     for c in sorted(contestants, key=lambda c: c["mebibytes"]):
         lines.append(f"| {_name(c)} | {c['mebibytes']:.1f} MiB |")
@@ -105,7 +107,7 @@ def _name(contestant: dict[str, Any]) -> str:
 
 
 def curves_of(group: str, contestants: list[dict[str, Any]], picture: Path) -> list[str]:
-    """One group that was measured at several sizes, as a table and a plot with both axes log."""
+    """One group at several sizes, as a table and a plot with logarithmic axes."""
     curves: dict[str, dict[int, float]] = defaultdict(dict)
     for c in contestants:
         curves[_name(c)][c["x"]] = c["median"]
@@ -120,7 +122,7 @@ def curves_of(group: str, contestants: list[dict[str, Any]], picture: Path) -> l
         axes.loglog(list(curve), list(curve.values()), marker="o", label=name.strip("*"))
     first = min(curve[sizes[0]] for curve in curves.values() if sizes[0] in curve)
     straight = [first * x / sizes[0] for x in sizes]
-    axes.loglog(sizes, straight, color="grey", linestyle=":", label="in proportion")
+    axes.loglog(sizes, straight, color="grey", linestyle=":", label="proportional")
     axes.set(title=group, xlabel=contestants[0]["axis"], ylabel="seconds")
     axes.legend()
     figure.savefig(picture, dpi=150)
@@ -128,7 +130,7 @@ def curves_of(group: str, contestants: list[dict[str, Any]], picture: Path) -> l
 
 
 def page_of(run: dict[str, Any], folder: Path) -> str:
-    """The whole page in Markdown; plots are written beside it."""
+    """The whole page in Markdown; plots are written next to it."""
     cpu = run["machine_info"]["cpu"]
     lines = [
         "# Measured on the CPU",

@@ -1,4 +1,4 @@
-"""Real runs: a recommender of truncated singular vectors on real histories, and its rankings."""
+"""Real runs: rankings by a recommender of truncated singular vectors, on real histories."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -31,16 +31,16 @@ class Ranked(NamedTuple):
 
 @lru_cache(maxsize=2)
 def _embeddings(name: str, root: Path) -> tuple[list[list[int]], Tensor, Tensor]:
-    """Sequences, and the vectors of users and items that their histories are made of."""
+    """Sequences, and the vectors of users and items from their histories."""
     sequences = [s for s in load_interactions(name, root).sequences.to_lists() if len(s) > 1]
     rows = np.repeat(np.arange(len(sequences)), [len(s) - 1 for s in sequences])
     items = np.concatenate([s[:-1] for s in sequences])
     shape = (len(sequences), int(max(map(max, sequences))) + 1)
-    taken = csr_array((np.ones(len(items), np.float32), (rows, items)), shape=shape)
-    *_, vectors = svds(taken, k=DIM, v0=np.ones(min(shape), np.float32))
-    # bfloat16 as in many indexes: dot products come in fewer values, and ties are real.
+    matrix = csr_array((np.ones(len(items), np.float32), (rows, items)), shape=shape)
+    *_, vectors = svds(matrix, k=DIM, v0=np.ones(min(shape), np.float32))
+    # bfloat16, as in many indexes, gives dot products fewer values, so that there are real ties.
     table = torch.from_numpy(np.ascontiguousarray(vectors.T)).bfloat16().float()
-    return sequences, torch.from_numpy(taken @ table.numpy()), table
+    return sequences, torch.from_numpy(matrix @ table.numpy()), table
 
 
 def among_negatives(name: str, root: Path, users: int = 256) -> Ranked:
@@ -54,7 +54,7 @@ def among_negatives(name: str, root: Path, users: int = 256) -> Ranked:
 
 
 def in_catalog(name: str, root: Path, users: int = 32) -> Ranked:
-    """Targets among all items not in the users' histories, which are equally long for a matrix."""
+    """Targets among all items outside of the users' histories, of equal length for a matrix."""
     sequences, query, table = _embeddings(name, root)
     history = [set(s[:-1]) for s in sequences]
     lengths = np.bincount([len(h) for h in history if h])
@@ -75,7 +75,7 @@ def in_catalog(name: str, root: Path, users: int = 32) -> Ranked:
 
 
 def of_scores(scores: list[float], ids: list[int] | None = None) -> Ranked:
-    """One target, in column 0, among given scores: a table of one dimension holds them."""
+    """One target, in column 0, among given scores, by a table of one dimension."""
     columns = torch.tensor([ids if ids is not None else list(range(1, len(scores) + 1))])
     values = torch.tensor([scores])
     table = torch.zeros(int(columns.max()) + 1, 1)
@@ -84,7 +84,7 @@ def of_scores(scores: list[float], ids: list[int] | None = None) -> Ranked:
 
 
 def coarse(ranked: Ranked, values: int = 8) -> Ranked:
-    """The same run with scores rounded to a few values, so that most targets tie."""
+    """The same run, with scores rounded to a few values so that most targets tie."""
     low, high = ranked.scores.min(), ranked.scores.max()
     scores = ((ranked.scores - low) / (high - low) * values).ceil()
     ids = torch.arange(scores.numel()).view_as(scores)

@@ -1,7 +1,7 @@
-"""Other libraries' NDCG, Hit and MRR on real runs, held against ours.
+"""NDCG, Hit and MRR of other libraries on real runs, compared with ours.
 
-Where the definitions agree so do the values, to 1e-6. Scores that tie are ordered arbitrarily by
-most peers: their values must then lie between ours for the worst and for the best order.
+Where the definitions agree, so must the values, to 1e-6. Most peers order tied scores arbitrarily:
+their values must then be between ours for the worst and for the best order.
 """
 
 from pathlib import Path
@@ -12,16 +12,15 @@ import pytest
 from benchmarks.peers import METRICS, Answers
 from tests.peers import runs
 
-# What a peer's metric means by itself, where that is not what ours means.
+# Metrics that a peer defines in another way.
 OTHER_DEFINITIONS = {("RecTools", "ndcg@10")}
 IDEAL_DCG = (1 / np.log2(np.arange(2, 12))).sum()
 
 
 @pytest.fixture(params=METRICS)
 def peer(request: pytest.FixtureRequest) -> str:
-    """Each peer's name; those that are not installed are skipped by name."""
-    if not METRICS[request.param].installed:
-        pytest.skip(f"{request.param} is not installed: run `make test-peers`")
+    """The name of each peer that is installed."""
+    METRICS[request.param].need()
     return request.param
 
 
@@ -54,27 +53,25 @@ def test_in_the_catalog(peer: str, data: tuple[str, Path]) -> None:
 
 
 def test_ties_in_expectation(data: tuple[str, Path]) -> None:
-    """Coarse scores tie everywhere; two peers take the mean over all orders for NDCG, as we do."""
+    """With coarse scores most targets tie; for NDCG two peers average over all orders, as ours."""
     ranked = runs.coarse(runs.among_negatives(*data))
     assert (ranked.counts.tied > 0).float().mean() > 0.5
     for name in ("torchmetrics", "scikit-learn"):
-        if not METRICS[name].installed:
-            pytest.skip(f"{name} is not installed: run `make test-peers`")
-        theirs = METRICS[name].run(ranked.ids, ranked.scores)["ndcg@10"]
+        theirs = METRICS[name].need().run(ranked.ids, ranked.scores)["ndcg@10"]
         np.testing.assert_allclose(theirs, ranked.ours()["ndcg@10"], atol=1e-6)
 
 
-def test_ties_in_some_order(peer: str, data: tuple[str, Path]) -> None:
+def test_ties_in_any_order(peer: str, data: tuple[str, Path]) -> None:
     ranked = runs.coarse(runs.among_negatives(*data))
     check(peer, METRICS[peer].run(ranked.ids, ranked.scores), ranked)
 
 
 def test_scores_below_zero(peer: str, data: tuple[str, Path]) -> None:
-    """The same order by scores of -1, -2, …: nothing changes, but torchmetrics' MRR becomes 0."""
+    """Scores of -1, -2, … in the same order change nothing, except that torchmetrics' MRR is 0."""
     ranked = runs.among_negatives(*data)
     assert not ranked.counts.tied.any()
-    places = ranked.scores.argsort(dim=1, descending=True).argsort(dim=1)
-    answers = METRICS[peer].run(ranked.ids, -1.0 - places)
+    ranks = ranked.scores.argsort(dim=1, descending=True).argsort(dim=1)
+    answers = METRICS[peer].run(ranked.ids, -1.0 - ranks)
     if peer == "torchmetrics":
         assert not answers.pop("mrr@10").any()
     check(peer, answers, ranked)

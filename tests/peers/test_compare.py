@@ -1,4 +1,4 @@
-"""How `make bench-compare` judges a run."""
+"""The page and ratios of `make bench`, and the comparison of `make bench-compare`."""
 
 import json
 import math
@@ -59,7 +59,7 @@ def test_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("load", "says"), [(0.5, False), (4.0, False), (9.1, True)])
-def test_a_busy_machine_is_named(tmp_path: Path, load: float, says: bool) -> None:
+def test_a_busy_machine_is_reported(tmp_path: Path, load: float, says: bool) -> None:
     machine = {**RUN["machine_info"], "load": load, "cores": 2}
     run = {**RUN, "machine_info": machine}
     assert (busy(run) is not None) is says
@@ -67,7 +67,7 @@ def test_a_busy_machine_is_named(tmp_path: Path, load: float, says: bool) -> Non
 
 
 @pytest.mark.parametrize(("ratio", "falls"), [(3.0, False), (2.13, False), (2.12, True)])
-def test_what_falls(ratio: float, falls: bool) -> None:
+def test_a_ratio_that_falls_by_more_than_15_percent_is_reported(ratio: float, falls: bool) -> None:
     result = compare({GROUP: {"a peer": ratio}}, {GROUP: {"a peer": 2.5}})
     assert bool(result.fallen) is falls
     assert not result.unmatched
@@ -75,23 +75,23 @@ def test_what_falls(ratio: float, falls: bool) -> None:
         assert result.fallen == [f"{GROUP}, against a peer: 2.12, was 2.5"]
 
 
-def test_nan_falls() -> None:
+def test_nan_counts_as_fallen() -> None:
     assert compare({GROUP: {"a peer": math.nan}}, {GROUP: {"a peer": 2.5}}).fallen
 
 
-def test_absent_peers_decide_nothing() -> None:
+def test_peers_on_one_side_do_not_count() -> None:
     result = compare({GROUP: {"new": 1.0}}, {GROUP: {"old": 2.5}})
     assert result == ([], [f"{GROUP}: new", f"{GROUP}: old"])
 
 
-def test_several_runs_become_one() -> None:
+def test_runs_are_combined() -> None:
     runs = [{"a": {"x": 2.0, "y": 5.0}}, {"a": {"x": 3.0}, "b": {"z": 1.0}}]
     assert combine(runs, min) == {"a": {"x": 2.0, "y": 5.0}, "b": {"z": 1.0}}
     assert combine(runs, max) == {"a": {"x": 3.0, "y": 5.0}, "b": {"z": 1.0}}
 
 
 def write_runs(folder: Path, *peers: float) -> list[str]:
-    """Runs in which the peer takes that long, and ours 10 ms."""
+    """Write runs in which the peer takes the given times, and ours 10 ms."""
     paths = []
     for i, median in enumerate(peers):
         path = folder / f"run-{i}.json"
@@ -101,7 +101,7 @@ def write_runs(folder: Path, *peers: float) -> list[str]:
     return paths
 
 
-def test_the_page_is_the_first_run_s_and_the_ratios_are_the_lowest(
+def test_the_page_shows_the_first_run_and_the_ratios_are_the_lowest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "results" / "cpu.md"

@@ -1,6 +1,4 @@
-"""Where other libraries answer otherwise than ours, one target at a time: the table of
-docs/peers.md, so that it stays true.
-"""
+"""Cases in which other libraries differ from ours, one target each: the table of docs/peers.md."""
 
 import math
 
@@ -37,11 +35,11 @@ OURS = {
     "competitor repeated": RANK_7,
 }
 
-# What each peer says where it does not say what ours says: values, or the error it raises.
+# What each peer returns if it differs from ours: values, or the error that it raises.
 Answer = dict[str, float] | type[Exception]
 RAISES = {case: ValueError for case in ("NaN target", "NaN competitor", "-inf competitor")}
 TIED_WITH_ITSELF = (1 / math.log2(7) + 1 / math.log2(8)) / 2
-OTHERWISE: dict[str, dict[str, Answer]] = {
+DIFFERENT: dict[str, dict[str, Answer]] = {
     "torchmetrics": {
         "target 0, others below": {"mrr@10": 0},
         "NaN target": {"hit@10": 1},
@@ -54,7 +52,7 @@ OTHERWISE: dict[str, dict[str, Answer]] = {
     "RecTools, divide_by_achievable": {
         "NaN target": FIRST,
         "NaN competitor": RANK_7,
-        # Both columns are found, at ranks 6 and 7, of two that are relevant.
+        # Both columns are relevant and are found, at ranks 6 and 7.
         "target repeated": {"ndcg@10": 2 * TIED_WITH_ITSELF / (1 + 1 / math.log2(3))},
     },
     "RecBole": {"NaN target": FIRST, "NaN competitor": RANK_7, "competitor repeated": RANK_6},
@@ -68,40 +66,36 @@ def test_ours(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", OTHERWISE)
+@pytest.mark.parametrize("name", DIFFERENT)
 def test_peer(name: str, case: str) -> None:
-    if not METRICS[name].installed:
-        pytest.skip(f"{name} is not installed: run `make test-peers`")
+    peer = METRICS[name].need()
     ranked = CASES[case]
-    expected = OTHERWISE[name].get(case, {})
+    expected = DIFFERENT[name].get(case, {})
     if isinstance(expected, type):
         with pytest.raises(expected):
-            METRICS[name].run(ranked.ids, ranked.scores)
+            peer.run(ranked.ids, ranked.scores)
         return
-    for metric, value in METRICS[name].run(ranked.ids, ranked.scores).items():
+    for metric, value in peer.run(ranked.ids, ranked.scores).items():
         wanted = expected.get(metric, OURS[case][metric])
         np.testing.assert_allclose(value, wanted, atol=1e-6, err_msg=metric)
 
 
 def test_rectools_divides_by_the_full_ideal() -> None:
-    """By default its NDCG of a target that ranks first is 0.22: 1 over the sum of ten discounts."""
-    if not METRICS["RecTools"].installed:
-        pytest.skip("RecTools is not installed: run `make test-peers`")
+    """By default its NDCG of a target at rank 1 is 0.22: 1 divided by the sum of ten discounts."""
     ranked: Ranked = CASES["target 0, others below"]
-    answers = METRICS["RecTools"].run(ranked.ids, ranked.scores)
+    answers = METRICS["RecTools"].need().run(ranked.ids, ranked.scores)
     np.testing.assert_allclose(answers["ndcg@10"], 1 / IDEAL_DCG)
     np.testing.assert_allclose(answers["mrr@10"], 1)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_constant_model(name: str) -> None:
-    """Ours earns what chance earns. Peers that order ties earn what their order happens to give."""
-    if not METRICS[name].installed:
-        pytest.skip(f"{name} is not installed: run `make test-peers`")
+    """Ours scores as chance. Peers that order ties score what their order happens to give."""
+    peer = METRICS[name].need()
     ranked = of_scores([1.0] * 20)
     chance = np.mean([(rank <= 10) / math.log2(rank + 1) for rank in range(1, 21)])
     np.testing.assert_allclose(ranked.ours()["ndcg@10"], chance, atol=1e-6)
-    theirs = METRICS[name].run(ranked.ids, ranked.scores)
+    theirs = peer.run(ranked.ids, ranked.scores)
     if name in ("torchmetrics", "scikit-learn"):
         np.testing.assert_allclose(theirs["ndcg@10"], chance, atol=1e-6)
     else:
@@ -109,11 +103,11 @@ def test_a_constant_model(name: str) -> None:
         scale = IDEAL_DCG if name == "RecTools" else 1
         assert np.isclose(theirs["ndcg@10"] * scale, possible, atol=1e-6).any()
     if "hit@10" in theirs:
-        assert theirs["hit@10"] in (0, 1)  # never the half that chance earns
+        assert theirs["hit@10"] in (0, 1)  # never the 0.5 of chance
 
 
 def test_pytrec_eval_orders_ties_by_name() -> None:
-    """The later name wins, and scores that differ by less than float32 shows tie too."""
+    """The later name wins, and scores that are equal in float32 tie too."""
     pytrec_eval = pytest.importorskip("pytrec_eval")
     evaluator = pytrec_eval.RelevanceEvaluator({"user": {"b": 1}}, {"recip_rank"})
     for other, value in (("a", 1.0), ("c", 0.5)):
