@@ -1,14 +1,14 @@
-"""Train a small language model by TRL's GRPO, and see whether held-out users' rewards rise.
+"""Train a small language model with TRL's GRPO, and check that held-out users' rewards rise.
 
     make grpo                                           # MovieLens-100k, three seeds
     python examples/grpo_trl.py --data DIR --seeds 0 --service local
 
-A Llama of about a million weights is made here, with a tokenizer of the titles' words. A warm-up
-by next-token prediction teaches it to answer a user's last titles with a title. Then GRPO trains it
-on the reward alone: what it writes is encoded by MiniLM, and the reward is how high the user's true
-next item ranks among 99 negatives. The retrieval service on Ray tells it, or with ``--service
-local`` one in this process; the rewards are the same. The users that are held out are in neither
-stage; their rewards before and after GRPO are in the picture.
+Creates a Llama with about a million weights and a tokenizer of the titles' words. A warm-up by
+next-token prediction teaches it to answer a user's last titles with a title. Then GRPO trains it on
+the reward alone: MiniLM encodes what it writes, and the reward is how high the user's true next
+item ranks among 99 negatives. A retrieval service on Ray computes it, or one in this process with
+``--service local``; the rewards are the same. Held-out users are in neither stage; the figure shows
+their rewards before and after GRPO.
 """
 
 import argparse
@@ -36,12 +36,12 @@ from rl4rec_kernels.index.cache import cache_dir, cached_index
 logger = logging.getLogger("grpo_trl")
 
 SHOWN = 3  # titles in a prompt
-SEED_OF_NEGATIVES = 42  # the same competitors in every run
+NEGATIVES_SEED = 42  # the same competitors in every run
 
 
 @dataclass
 class Settings:
-    """How much is done; the defaults take a few minutes a seed on two cores."""
+    """Sizes of a run; the defaults take a few minutes per seed on two cores."""
 
     warm_up_steps: int = 300
     grpo_steps: int = 120
@@ -58,7 +58,7 @@ class Settings:
 
 @dataclass
 class Run:
-    """What one seed gave: training rewards by step, and held-out users' by user."""
+    """Results of one seed: training rewards per batch, and held-out users' rewards per user."""
 
     seed: int
     training: list[float]
@@ -68,14 +68,14 @@ class Run:
 
 
 class Task:
-    """A data set as this example uses it: splits, prompts and items.
+    """The splits, prompts and items of a data set.
 
     Parameters
     ----------
     directory : Path
         The data set's directory.
     settings : Settings
-        The number of negatives and the share of users that are held out.
+        The number of negatives and the fraction of users that are held out.
     """
 
     def __init__(self, directory: Path, settings: Settings) -> None:
@@ -92,7 +92,7 @@ class Task:
                 split,
                 num_negs=settings.num_negs,
                 num_items=max(self.items) + 1,
-                seed=SEED_OF_NEGATIVES,
+                seed=NEGATIVES_SEED,
                 data_dir=directory.parent,
             )
             for split in ("train", "valid", "test")
@@ -100,13 +100,13 @@ class Task:
         self.held_out_share = settings.held_out
 
     def held_out(self, seed: int) -> set[int]:
-        """The users of neither stage of training."""
+        """The users that are in neither stage of training."""
         users = self.splits["test"].user_ids
         count = max(1, round(self.held_out_share * len(users)))
         return set(np.random.default_rng(seed).choice(users, count, replace=False).tolist())
 
     def warm_up_texts(self, held_out: set[int]) -> list[str]:
-        """A prompt with its answer for every item of the other users' training histories."""
+        """A prompt with its answer for each item of the other users' training histories."""
         train = self.splits["train"]
         texts = []
         for row, user in enumerate(train.user_ids.tolist()):
@@ -118,7 +118,7 @@ class Task:
         return texts
 
     def training_rows(self, held_out: set[int]) -> Dataset:
-        """The other users' samples of all splits, in TRL's columns."""
+        """The other users' samples from all splits, in TRL's columns."""
         return concatenate_datasets(
             [
                 split.to_hf().filter(lambda user: user not in held_out, input_columns="user_id")
@@ -127,14 +127,14 @@ class Task:
         )
 
     def test_rows(self, held_out: set[int]) -> list[dict]:
-        """The held-out users' samples, with a target that no training sample has."""
+        """The held-out users' samples, whose targets are in no training sample."""
         test = self.splits["test"]
         rows = np.flatnonzero(np.isin(test.user_ids, list(held_out)))
         return [test[row] for row in rows]
 
 
 def make_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer with a token for every word: a small model then writes real words at once."""
+    """A tokenizer with one token per word, so that a small model writes real words at once."""
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Metaspace()]
@@ -154,7 +154,7 @@ def make_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama of two layers with random weights."""
+    """A Llama with two layers and random weights."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -181,7 +181,7 @@ def warm_up(
     batch_size: int = 32,
     learning_rate: float = 3e-3,
 ) -> None:
-    """Train next-token prediction for so many batches."""
+    """Train next-token prediction for `steps` batches."""
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
@@ -211,7 +211,7 @@ def write_texts(
     prompts: Sequence[str],
     new_tokens: int,
 ) -> list[str]:
-    """Sample a continuation of every prompt."""
+    """Sample a continuation of each prompt."""
     model.eval()
     inputs = tokenizer(
         list(prompts), return_tensors="pt", padding=True, return_token_type_ids=False
@@ -227,8 +227,8 @@ def mean_rewards(
     samples: Sequence[dict],
     settings: Settings,
 ) -> list[float]:
-    """Each user's mean reward over some sampled texts."""
-    torch.manual_seed(0)  # the same draws before and after
+    """The mean reward of each user over several sampled texts."""
+    torch.manual_seed(0)  # the same random numbers before and after GRPO
     rows = [sample for sample in samples for _ in range(settings.texts_per_user)]
     texts = write_texts(model, tokenizer, [row["prompt"] for row in rows], settings.new_tokens)
     columns = [[row[name] for row in rows] for name in ("target", "history", "neg_items")]
@@ -238,7 +238,7 @@ def mean_rewards(
 
 
 def run_seed(task: Task, reward: rk.RecReward, settings: Settings, seed: int) -> Run:
-    """Warm up, measure, train by GRPO, measure again."""
+    """Warm up, measure, train with GRPO, measure again."""
     start = time.monotonic()
     set_seed(seed)
     held_out = task.held_out(seed)
@@ -285,7 +285,7 @@ def run_seed(task: Task, reward: rk.RecReward, settings: Settings, seed: int) ->
 
 
 def serve(task: Task, where: str) -> None:
-    """Start the service: an actor of the running Ray, or of one of our own; or in this process."""
+    """Start the service in this process, or on Ray, which is started if it does not run."""
     encoder = rk.Encoder("minilm", device="cpu")
     index = cached_index(task.name, task.items, encoder)
     if where == "local":
@@ -300,12 +300,12 @@ def serve(task: Task, where: str) -> None:
 
 
 def interval(values: Sequence[float]) -> float:
-    """Half of the 95 % interval of a mean."""
+    """Half the width of the 95 % interval of a mean."""
     return 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def draw(runs: Sequence[Run], reward_type: str, path: Path) -> None:
-    """Draw training rewards by step, and held-out users' mean rewards before and after."""
+    """Plot training rewards per batch, and held-out users' mean rewards before and after."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     for run in runs:
         window = min(10, len(run.training))
@@ -335,15 +335,18 @@ def main(arguments: Sequence[str] | None = None) -> list[Run]:
     """Run all seeds; write ``grpo.json`` and ``grpo.png``."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, default=Path(".cache/ml-100k"), help="a directory")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run each")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run per seed")
     parser.add_argument(
         "--service",
         choices=["ray", "local"],
         default="ray",
-        help="who ranks: an actor on Ray, or this process",
+        help="where to rank: in an actor on Ray, or in this process",
     )
     parser.add_argument(
-        "--threads", type=int, default=1, help="of torch; such small matrices gain little from more"
+        "--threads",
+        type=int,
+        default=1,
+        help="of torch; more are hardly faster for so small a model",
     )
     parser.add_argument("--out", type=Path, default=Path("grpo_out"), help="a directory")
     for name, value in asdict(Settings()).items():

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# GRPO by OpenRLHF 0.11 on Amazon Beauty, on one machine with GPUS GPUs:
+# GRPO with OpenRLHF 0.11 on Amazon Beauty, on one machine with $GPUS GPUs:
 #
-#   rl4rec serve beauty &                                    # the reward's service, in the same Ray
+#   ray start --head
+#   rl4rec serve beauty --address auto                       # the service that computes rewards
 #   python examples/export_data.py beauty openrlhf data/openrlhf
 #   bash examples/openrlhf_grpo.sh
 #
-# More options: append them, as OpenRLHF takes them (--train.num_episodes 3).
+# Append more options in OpenRLHF's syntax, for example --train.num_episodes 3.
 set -euo pipefail
 
 MODEL=${MODEL:-Qwen/Qwen3-0.6B}

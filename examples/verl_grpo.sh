@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# GRPO by verl 0.10 on Amazon Beauty, on one machine with GPUS GPUs:
+# GRPO with verl 0.10 on Amazon Beauty, on one machine with $GPUS GPUs:
 #
-#   rl4rec serve beauty &                                    # the reward's service, in verl's Ray
+#   ray start --head
+#   rl4rec serve beauty --address auto                       # the service that computes rewards
 #   python examples/export_data.py beauty verl data/verl
 #   bash examples/verl_grpo.sh
 #
-# More options: append them, as verl takes them (trainer.total_epochs=3).
+# Append more options in verl's syntax, for example trainer.total_epochs=3.
 set -euo pipefail
 
 MODEL=${MODEL:-Qwen/Qwen3-0.6B}

@@ -1,4 +1,4 @@
-"""TRL's own code calls the reward: GRPOTrainer on a small model made here."""
+"""TRL's own GRPOTrainer calls the reward, on a tiny model."""
 
 import asyncio
 import inspect
@@ -31,7 +31,7 @@ def make(reward: RecReward, reward_type: str) -> RecReward:
 
 
 def make_trainer(functions, conversational: bool, tmp_path):
-    """A GRPOTrainer of a Llama with a few thousand weights, which writes letters."""
+    """A GRPOTrainer for a Llama with a few thousand weights, which writes letters."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -117,7 +117,7 @@ def test_asynchronous_to_all_versions_of_trl(reward, expected):
     assert asyncio.run(copy(PROMPTS, TEXTS, completion_ids=[[0]] * 4, **COLUMNS)) == expected
 
 
-def test_metrics_are_of_the_samples(reward):
+def test_logged_metrics_are_those_of_the_samples(reward):
     logged = {}
     function = TRLReward(reward)
     same = [TEXTS[0], TEXTS[0], *TEXTS[2:]]
@@ -161,7 +161,7 @@ def test_rows_of_other_tasks_get_none(reward, expected):
     assert all(column == [None] * 4 for column in table.values())
 
 
-def test_misuse_is_named(reward, caplog):
+def test_invalid_arguments_are_named(reward, caplog):
     with raises(TypeError, "reward", "RecReward", "'ndcg'"):
         TRLReward("ndcg")
     function = TRLReward(reward)

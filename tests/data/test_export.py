@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rl4rec_kernels import export_dataset
-from rl4rec_kernels.data import read_label, write_label
+from rl4rec_kernels.data import export, read_label, write_label
 from tests.data.cases import dataset, write_tiny
 from tests.errors import raises
 
@@ -34,7 +34,7 @@ def read(path, tmp_path) -> list[dict]:
 
 @pytest.mark.parametrize("ending", [".parquet", ".jsonl"])
 @pytest.mark.parametrize("trainer", COLUMNS)
-def test_files_hold_the_samples(tiny, tmp_path, trainer, ending):
+def test_files_contain_the_samples(tiny, tmp_path, trainer, ending):
     path = tmp_path / "out" / f"train{ending}"
     if trainer == "verl" and ending == ".jsonl":
         with raises(ValueError, "path", "train.jsonl", ".parquet", "verl"):
@@ -75,6 +75,28 @@ def test_without_negatives_the_columns_keep_their_types(tiny, tmp_path):
     assert read_label(export_dataset(bare, "slime")[0]["label"]).neg_items == []
 
 
+def test_a_new_trainer_registers_its_columns(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_LAYOUTS", {})
+    columns = {
+        "question": "prompt",
+        "task": export.Constant("recommend"),
+        "info": {"answer": {"item": "target"}, "seen": "history"},
+        "again": "prompt",
+    }
+    export.register_layout("mine", columns, conversational=(False,), endings=(".jsonl",))
+    path = tmp_path / "train.jsonl"
+    export_dataset(tiny, "mine", path)
+    for row, sample in zip(read(path, tmp_path), tiny, strict=True):
+        assert row == {
+            "question": sample["prompt"],
+            "task": "recommend",
+            "info": {"answer": {"item": sample["target"]}, "seen": sample["history"]},
+            "again": sample["prompt"],
+        }
+    with raises(ValueError, "path", ".jsonl", "mine"):
+        export_dataset(tiny, "mine", tmp_path / "train.parquet")
+
+
 def test_bad_arguments_are_named(tiny, tmp_path):
     with raises(ValueError, "trainer", "'ppo'", "trl, verl"):
         export_dataset(tiny, "ppo", tmp_path / "x.jsonl")
@@ -83,7 +105,7 @@ def test_bad_arguments_are_named(tiny, tmp_path):
     assert not list(tmp_path.glob("x.*"))
 
 
-def test_labels_of_all_kinds():
+def test_all_kinds_of_labels():
     want = (3, [1, 2], [5])
     assert read_label(write_label(np.int64(3), np.array([1, 2]), (5,))) == want
     assert (

@@ -1,4 +1,4 @@
-"""The GRPO example from end to end, so small that it takes seconds."""
+"""The GRPO example from end to end, in seconds."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ SIZES = {
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """As the example sets it, for these tests alone."""
+    """As the example sets it, but only in these tests."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -41,7 +41,7 @@ def one_thread():
 
 @pytest.fixture
 def films(tmp_path) -> Path:
-    """Twelve users who saw eight of forty films each."""
+    """Twelve users with eight of forty films each."""
     rng = np.random.default_rng(0)
     items = {str(i): {"title": " ".join(rng.choice(WORDS, 2, replace=False))} for i in range(1, 41)}
     rows = [[user, *rng.choice(np.arange(1, 41), 8, replace=False)] for user in range(1, 13)]
@@ -59,7 +59,7 @@ def load_example():
     return module
 
 
-def test_it_trains_and_reports(films, tmp_path, monkeypatch, capsys):
+def test_the_example_trains_and_reports(films, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RL4REC_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "out"
     options = [part for name, value in SIZES.items() for part in (f"--{name}", str(value))]
@@ -99,8 +99,8 @@ def test_held_out_users_are_in_neither_stage(films):
     assert len(others) == len(everyone) * 9 // 12
 
 
-def test_grpo_raises_what_is_rewarded(films, encoder: Encoder, monkeypatch):
-    """Twenty steps on a reward for one title, whoever the user is."""
+def test_grpo_raises_the_reward(films, encoder: Encoder, monkeypatch):
+    """Twenty steps on a reward for the same title for all users."""
     example = load_example()
     settings = example.Settings(
         num_negs=5,

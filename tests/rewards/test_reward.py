@@ -42,7 +42,7 @@ def test_ties_share_their_ranks(service):
     assert make(service, reward_type="rank", ties="pessimistic")(**kwargs) == [2.0]
 
 
-def test_a_row_alone_gets_what_it_gets_in_a_batch(service):
+def test_a_row_gets_the_same_reward_alone_and_in_a_batch(service):
     reward = make(service, reward_type="rank")
     for negatives in (NEGATIVES, None):
         batch = reward(TEXTS, TARGETS, HISTORIES, negatives)
@@ -57,7 +57,7 @@ def test_the_target_competes_although_it_is_in_the_history(service):
     assert reward(["x"], [3], [[7, 3]]) == want
 
 
-def test_metric_names_and_ids_of_all_kinds(service):
+def test_metric_names_and_all_kinds_of_ids(service):
     auc = make(service, reward_type="auc")
     want = auc(TEXTS, TARGETS, HISTORIES, NEGATIVES)
     padded = torch.tensor([[*row, *[-1] * (11 - len(row))] for row in NEGATIVES])
