@@ -83,7 +83,7 @@ def pack_ids(name: str, rows: Any, num_rows: int | None = None) -> RaggedIds:
 
 
 def as_int64(name: str, values: Any, too_large: type[Exception] = ValueError) -> np.ndarray:
-    """Turn whole numbers into an int64 array, or raise TypeError; `too_large` from 2^63."""
+    """Turn whole numbers into an int64 array, or raise TypeError; from 2^63, raise `too_large`."""
     try:
         array = np.asarray(values)
     except ValueError:
@@ -121,7 +121,7 @@ def _pack(name: str, rows: list[Any]) -> RaggedIds:
 
 
 def _int_values(flat: list[Any]) -> np.ndarray | None:
-    """Numbers as int64, four times as fast as by np.array; None if one is not an int64."""
+    """Numbers as int64, four times as fast as np.array; None unless all are int."""
     memory = bytearray(8 * len(flat))
     try:
         struct.pack_into(f"{len(flat)}q", memory, 0, *flat)

@@ -1,4 +1,4 @@
-"""Files with anything in them: they are read, or refused by an error that says which file it is."""
+"""Damaged files of any kind are read, or refused with an error that names the file."""
 
 import gzip
 import json
@@ -63,7 +63,7 @@ JSON = st.recursive(
 
 @st.composite
 def damaged(draw, whole: bytes) -> bytes:
-    """A file that was cut, overwritten in places, or has something in it that it should not."""
+    """A file that was cut, or partly overwritten with other bytes."""
     for _ in range(draw(st.integers(1, 3))):
         begin = draw(st.integers(0, len(whole)))
         end = draw(st.sampled_from([begin, min(begin + 1, len(whole)), len(whole)]))
@@ -72,7 +72,7 @@ def damaged(draw, whole: bytes) -> bytes:
 
 
 def error_of(read, *kinds: type[Exception]) -> Exception | None:
-    """The error that `read` ends with, if it is one of `kinds`; others are the test's failure."""
+    """The error of one of `kinds` that `read` raises, if any."""
     try:
         read()
     except kinds as error:
@@ -81,7 +81,7 @@ def error_of(read, *kinds: type[Exception]) -> Exception | None:
 
 
 def read_or_refused(path: Path, read) -> bool:
-    """Whether `read` takes the file; if not, its error must be one of those, and name it."""
+    """Whether `read` accepts the file; if not, its error must name the file."""
     error = error_of(read, ValueError, OSError)
     assert error is None or str(path) in str(error)
     assert not isinstance(error, UnicodeError)
@@ -130,7 +130,7 @@ def test_metadata_of_any_json(tmp_path, content):
             assert isinstance(fields.get("title", ""), str)
 
 
-def test_lists_in_lists_without_end(tmp_path):
+def test_deeply_nested_lists(tmp_path):
     (tmp_path / "tiny").mkdir()
     path = tmp_path / "tiny" / "item_metadata.json"
     for depth in (200, 700, 900, 960):
@@ -145,7 +145,7 @@ NAMES = st.text(st.characters() | st.sampled_from("./\\~\0"), max_size=12)
 @given(
     NAMES | st.sampled_from(["../tiny", "/etc", "tiny/", "./tiny", "~", "a" * 300, "tiny/../tiny"])
 )
-def test_names_lead_nowhere_else(tmp_path, name):
+def test_names_cannot_leave_the_directory(tmp_path, name):
     for load in (load_item_metadata, load_interactions):
         with pytest.raises((ValueError, OSError)):
             load(name, tmp_path)
@@ -178,7 +178,7 @@ def test_index_files(tmp_path, index_file, data):
 @QUICK
 @given(st.data())
 def test_index_files_with_another_header(tmp_path, index_file, data):
-    """Whatever shapes, dtypes and texts the header claims."""
+    """The header has other shapes, dtypes and texts."""
     length = int.from_bytes(index_file[:8], "little")
     header, rest = json.loads(index_file[8 : 8 + length]), index_file[8 + length :]
     numbers = st.integers(-1, 2**64) | st.sampled_from([0, 9, 5, 45, 180, 189])
@@ -202,7 +202,7 @@ def test_index_files_with_another_header(tmp_path, index_file, data):
     read_or_refused(path, lambda: ItemIndex.open(path, item_metadata={1: {"title": "soap"}}))
 
 
-def test_a_mask_that_holds_no_truth_is_damage(tmp_path, index_file):
+def test_a_mask_with_other_bytes_than_0_and_1_is_damaged(tmp_path, index_file):
     length = int.from_bytes(index_file[:8], "little")
     begin = 8 + length + json.loads(index_file[8 : 8 + length])["valid"]["data_offsets"][0]
     path = tmp_path / "index.safetensors"
@@ -224,19 +224,19 @@ def imports(tmp_path_factory) -> dict[str, bytes]:
 @QUICK
 @given(st.data())
 @pytest.mark.parametrize("name", ["a.npy", "a.pt", "b.pt"])
-def test_embeddings_of_others(tmp_path, imports, name, data):
+def test_imported_embeddings(tmp_path, imports, name, data):
     path = tmp_path / name
-    path.unlink(missing_ok=True)  # not overwritten: an earlier one may still be mapped
+    path.unlink(missing_ok=True)  # do not overwrite a file that may still be mapped
     path.write_bytes(data.draw(damaged(imports[name])))
 
     def read() -> None:
         try:
             ItemIndex.import_file(path)
-        except TypeError as error:  # of another dtype
+        except TypeError as error:  # another dtype
             raise ValueError(str(error)) from error
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch.load about odd files
+        warnings.simplefilter("ignore")  # torch.load warns about unusual files
         read_or_refused(path, read)
 
 

@@ -12,7 +12,7 @@ IDS = st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5), max_size=
 
 
 @given(IDS, st.sampled_from([list, tuple, lambda row: np.array(row, dtype=np.int64)]))
-def test_there_and_back(rows, kind):
+def test_lists_round_trip(rows, kind):
     ragged = RaggedIds.from_lists(kind(row) for row in rows)
     assert ragged.to_lists() == rows
     assert ragged.values.dtype == ragged.offsets.dtype == np.int64
@@ -37,6 +37,6 @@ def test_dtypes_may_differ_from_row_to_row():
         ([2**64], TypeError),
     ],
 )
-def test_other_rows_are_refused_by_number(row, error):
+def test_bad_rows_are_named(row, error):
     with raises(error, "rows[1]"):
         RaggedIds.from_lists([[1], row])

@@ -1,4 +1,4 @@
-"""Ctrl-C ends long work soon, and leaves no half-written file."""
+"""Ctrl-C ends long work soon, without a half-written file."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import rl4rec_kernels as rk
 from rl4rec_kernels.ops import _blocks
 from tests.ops.catalog_cases import assert_counts, make_catalog_case
 
-SOON_S = 20  # of work that would take minutes; the machine may be busy
+SOON_S = 20  # for work that takes minutes; the machine may be busy
 
 START = """
 import torch, rl4rec_kernels as rk
@@ -57,7 +57,7 @@ def interrupted(command: list[str], started: str, **options) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Tests that run in the background of a shell, and their children, ignore Ctrl-C.
+        # Background jobs of a shell, and their children, ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
     )
@@ -68,7 +68,7 @@ def interrupted(command: list[str], started: str, **options) -> tuple[int, str]:
         if started in line:
             break
     else:
-        pytest.fail(f"it never came so far: {''.join(said)}")
+        pytest.fail(f"it ended before printing {started!r}: {''.join(said)}")
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     try:
@@ -109,7 +109,7 @@ def test_building_an_index(tmp_path):
         "Batches",
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
-    assert code == 130  # as the shell calls it
+    assert code == 130  # the shell's code for Ctrl-C
     assert "Traceback" not in said
     assert os.listdir(out) == ["toys.safetensors"]
     assert (out / "toys.safetensors").read_bytes() == b"the old one"
@@ -134,7 +134,7 @@ def test_evaluating(tmp_path):
             "--out",
             str(out),
         ],
-        "/282",  # batches of users' texts; those of items are fewer
+        "/282",  # the number of batches of users' texts; items have fewer
         env={**os.environ, "PYTHONUNBUFFERED": "1", "RL4REC_CACHE": str(tmp_path / "cache")},
     )
     assert code == 130
@@ -144,7 +144,7 @@ def test_evaluating(tmp_path):
 
 @pytest.mark.parametrize("exclusions", [True, False])
 @pytest.mark.parametrize("rows", [None, 30], ids=["whole", "slices"])
-def test_blocks_of_queries_give_the_results_of_all(monkeypatch, rows, exclusions):
+def test_blocks_of_queries_give_the_same_results(monkeypatch, rows, exclusions):
     shape = (700, 97, 17)
     case = make_catalog_case(shape, exact=True, exclusions=exclusions)
     table = rk.quantize_table(case.table, torch.int8)
@@ -158,8 +158,8 @@ def test_blocks_of_queries_give_the_results_of_all(monkeypatch, rows, exclusions
 
     want = list(results())
     calls = []
-    real = _blocks._ids_of
-    monkeypatch.setattr(_blocks, "_ids_of", lambda *a: calls.append(a[2:]) or real(*a))
+    real = _blocks._of_queries
+    monkeypatch.setattr(_blocks, "_of_queries", lambda *a: calls.append(a[1:]) or real(*a))
     monkeypatch.setattr(_blocks, "_CALL_WORK", 1)
     if rows:
         monkeypatch.setattr(_blocks, "SLICE_BYTES", rows * shape[2] * 4)
@@ -174,7 +174,7 @@ def test_blocks_of_queries_give_the_results_of_all(monkeypatch, rows, exclusions
             assert all(torch.equal(a, b) for a, b in zip(new, old, strict=True))
 
 
-def test_a_bad_id_of_a_later_block_is_named_by_its_query(monkeypatch):
+def test_a_bad_id_in_a_later_block_is_named_by_its_query(monkeypatch):
     query, table, targets = torch.ones(700, 4), torch.ones(9, 4), torch.ones(700).long()
     targets[600] = 9
     with pytest.raises(IndexError) as whole:

@@ -1,4 +1,4 @@
-"""What must hold of the operators, the metrics and the sampler whatever the arguments are."""
+"""Properties of the operators, the metrics and the sampler for any arguments."""
 
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ IDS = st.integers(-(2**63), 2**63 - 1)
 
 @st.composite
 def tables(draw, max_queries: int = 6, max_items: int = 60):
-    """Queries, a table of few different values (so that scores tie), and targets."""
+    """Queries, a table with few different values (so that scores tie), and targets."""
     rows, items, dim = draw(
         st.tuples(st.integers(1, max_queries), st.integers(2, max_items), st.integers(1, 20))
     )
@@ -53,8 +53,8 @@ def test_the_order_of_candidates_does_not_matter(case, columns):
 
 @SOME
 @given(tables())
-def test_the_catalog_is_its_items_as_candidates(case):
-    """Two operators with arithmetic of their own agree where it is exact."""
+def test_the_catalog_equals_all_items_as_candidates(case):
+    """The two operators use different arithmetic; they agree where it is exact."""
     query, table, targets, _ = case
     everything = torch.arange(len(table)).expand(len(query), -1)
     candidates = torch.cat([targets[:, None], everything], 1)
@@ -68,7 +68,7 @@ def test_the_catalog_is_its_items_as_candidates(case):
 
 @SOME
 @given(tables(), st.data())
-def test_catalogs_do_not_know_the_order_of_queries_nor_of_items(case, data):
+def test_the_order_of_queries_and_items_does_not_matter(case, data):
     query, table, targets, generator = case
     exclude = torch.randint(-1, len(table), (len(query), 5), generator=generator)
     want = stacked(rk.rank_catalog(query, table, targets, exclude))
@@ -93,7 +93,7 @@ def test_parts_of_a_catalog_add_up(case, data):
     k = data.draw(st.integers(1, len(table)))
     above, best = torch.zeros_like(whole.above), []
     for start, end in pairwise([0, *cuts, len(table)]):
-        part = torch.cat([table[targets], table[start:end]])  # with every target at its front
+        part = torch.cat([table[targets], table[start:end]])  # starts with all targets
         valid = torch.ones(len(part), dtype=torch.bool)
         for q in range(len(query)):
             valid[: len(query)] = False
@@ -112,8 +112,8 @@ def test_parts_of_a_catalog_add_up(case, data):
 
 @SOME
 @given(st.integers(0, 10**6), st.integers(0, 200), st.integers(0, 10**6), st.sampled_from(METRICS))
-def test_metrics_fall_with_the_rank(above, tied, below, metric):
-    """And lie between 0 and 1, and tie rules lie between their extremes."""
+def test_metrics_decrease_with_the_rank(above, tied, below, metric):
+    """They are also between 0 and 1, and every tie rule between optimistic and pessimistic."""
     total = above + tied + below + 1
     counts = rk.RankCounts(*(torch.tensor([n]) for n in (above, tied, total)))
 
@@ -131,7 +131,7 @@ def test_metrics_fall_with_the_rank(above, tied, below, metric):
 
 @SOME
 @given(st.integers(0, 2**64 - 1), st.integers(2, 200), st.integers(1, 8), st.booleans(), st.data())
-def test_a_user_s_negatives_depend_on_the_user_only(seed, num_items, users, weighted, data):
+def test_negatives_only_depend_on_their_user(seed, num_items, users, weighted, data):
     seen = data.draw(
         st.lists(st.sets(st.integers(0, num_items - 1)), min_size=users, max_size=users)
     )
@@ -159,5 +159,5 @@ def test_a_user_s_negatives_depend_on_the_user_only(seed, num_items, users, weig
 
 
 @given(IDS, st.lists(IDS), st.lists(IDS))
-def test_labels_come_back(target, history, neg_items):
+def test_labels_round_trip(target, history, neg_items):
     assert read_label(write_label(target, history, neg_items)) == (target, history, neg_items)

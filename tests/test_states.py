@@ -1,4 +1,4 @@
-"""Things that remember, driven through any sequence of uses: a model says what must come out."""
+"""Stateful objects under any sequence of uses, compared with simple models of them."""
 
 import asyncio
 import os
@@ -30,14 +30,14 @@ TEXTS = ("", "soap", "nail polish", "perfume", "glitter " * 150, "broken one", "
 INDEXES = st.integers(0, 10**6)
 
 
-class OnALoop(RuleBasedStateMachine):
-    """A machine with an asyncio loop that runs between the rules only."""
+class LoopMachine(RuleBasedStateMachine):
+    """A machine with an asyncio loop that only runs between the rules."""
 
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.unheard: list[dict[str, Any]] = []  # errors that would only be logged
-        self.loop.set_exception_handler(lambda loop, context: self.unheard.append(context))
+        self.unhandled: list[dict[str, Any]] = []  # errors that would only be logged
+        self.loop.set_exception_handler(lambda loop, context: self.unhandled.append(context))
 
     def start(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = self.loop.create_task(work)
@@ -52,8 +52,8 @@ class OnALoop(RuleBasedStateMachine):
         self.loop.run_until_complete(turn())
 
     @invariant()
-    def nothing_went_wrong_unheard(self) -> None:
-        assert self.unheard == []
+    def there_are_no_unhandled_errors(self) -> None:
+        assert self.unhandled == []
 
     def teardown(self) -> None:
         for task in asyncio.all_tasks(self.loop):
@@ -62,63 +62,63 @@ class OnALoop(RuleBasedStateMachine):
         self.loop.close()
 
 
-class GateMachine(OnALoop):
-    """Calls get in in order, as soon as there is room, and no further."""
+class AdmissionQueueMachine(LoopMachine):
+    """Calls are admitted in order, as soon as the capacity allows."""
 
     @initialize(capacity=st.integers(1, 8))
     def make(self, capacity: int) -> None:
-        self.gate = AdmissionQueue(capacity, queue_timeout_s=1000.0)
-        self.line: list[tuple[asyncio.Task[Any], int]] = []
-        self.inside: list[int] = []
+        self.queue = AdmissionQueue(capacity, queue_timeout_s=1000.0)
+        self.waiting: list[tuple[asyncio.Task[Any], int]] = []
+        self.admitted: list[int] = []
 
     def admit(self) -> None:
-        """What must happen now."""
-        while self.line and sum(self.inside) + self.line[0][1] <= self.gate.capacity:
-            self.inside.append(self.line.pop(0)[1])
+        """Admit calls in the model."""
+        while self.waiting and sum(self.admitted) + self.waiting[0][1] <= self.queue.capacity:
+            self.admitted.append(self.waiting.pop(0)[1])
 
     @rule(size=st.integers(1, 10))
-    def come(self, size: int) -> None:
-        self.line.append((self.start(self.gate.acquire(size)), min(size, self.gate.capacity)))
+    def acquire(self, size: int) -> None:
+        self.waiting.append((self.start(self.queue.acquire(size)), min(size, self.queue.capacity)))
         self.admit()
 
-    @precondition(lambda self: self.inside)
+    @precondition(lambda self: self.admitted)
     @rule(which=INDEXES)
-    def leave(self, which: int) -> None:
-        self.gate.release(self.inside.pop(which % len(self.inside)))
+    def release(self, which: int) -> None:
+        self.queue.release(self.admitted.pop(which % len(self.admitted)))
         self.admit()
         self.let_run()
 
-    @precondition(lambda self: self.line)
+    @precondition(lambda self: self.waiting)
     @rule(which=INDEXES)
-    def give_up(self, which: int) -> None:
-        task, _ = self.line.pop(which % len(self.line))
+    def cancel(self, which: int) -> None:
+        task, _ = self.waiting.pop(which % len(self.waiting))
         task.cancel()
         self.let_run()
         assert task.cancelled()
         self.admit()
 
     @invariant()
-    def holds_what_the_model_holds(self) -> None:
-        if hasattr(self, "gate"):
-            assert self.gate.used == sum(self.inside) <= self.gate.capacity
-            assert self.gate.waiting == len(self.line)
-            assert not any(task.done() for task, _ in self.line)
+    def equals_the_model(self) -> None:
+        if hasattr(self, "queue"):
+            assert self.queue.used == sum(self.admitted) <= self.queue.capacity
+            assert self.queue.waiting == len(self.waiting)
+            assert not any(task.done() for task, _ in self.waiting)
 
 
-class EncodingsMachine(OnALoop):
+class EncodingCacheMachine(LoopMachine):
     """Every call gets the encodings of its texts, or the error of one of them."""
 
-    @initialize(room=st.sampled_from([0, 1000, 2000, 1 << 20]), batch=st.integers(1, 4))
-    def make(self, room: int, batch: int) -> None:
-        self.room, self.batch = room, batch
-        self.encodings = EncodingCache(
-            self.encode, max_batch_size=batch, batch_wait_timeout_s=0.0, cache_bytes=room
+    @initialize(cache_bytes=st.sampled_from([0, 1000, 2000, 1 << 20]), batch=st.integers(1, 4))
+    def make(self, cache_bytes: int, batch: int) -> None:
+        self.cache_bytes, self.batch = cache_bytes, batch
+        self.cache = EncodingCache(
+            self.encode, max_batch_size=batch, batch_wait_timeout_s=0.0, cache_bytes=cache_bytes
         )
         self.calls: list[tuple[list[str], asyncio.Task[Any]]] = []
-        self.waiting = threading.Event()  # until somebody waits, nothing gets ready
+        self.may_encode = threading.Event()  # set while the rule `wait` runs
 
     def encode(self, texts: Any) -> torch.Tensor:
-        assert self.waiting.wait(30)
+        assert self.may_encode.wait(30)
         assert 1 <= len(texts) <= self.batch
         assert len(set(texts)) == len(texts)
         if any("broken" in text for text in texts):
@@ -131,18 +131,18 @@ class EncodingsMachine(OnALoop):
 
     @rule(texts=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=5))
     def ask(self, texts: list[str]) -> None:
-        self.calls.append((texts, self.start(self.encodings.get(texts))))
+        self.calls.append((texts, self.start(self.cache.get(texts))))
 
     @precondition(lambda self: self.calls)
     @rule(which=INDEXES)
-    def give_up(self, which: int) -> None:
+    def cancel(self, which: int) -> None:
         self.calls.pop(which % len(self.calls))[1].cancel()
         self.let_run()
 
     @precondition(lambda self: self.calls)
     @rule()
     def wait(self) -> None:
-        self.waiting.set()
+        self.may_encode.set()
         tasks = [task for _, task in self.calls]
         self.loop.run_until_complete(asyncio.wait(tasks, timeout=30))
         for texts, task in self.calls:
@@ -152,31 +152,31 @@ class EncodingsMachine(OnALoop):
             else:
                 assert task.result().tolist() == [self.code(text) for text in texts]
         self.calls = []
-        self.waiting.clear()
+        self.may_encode.clear()
 
     @invariant()
-    def remembers_no_more_than_it_may(self) -> None:
-        if hasattr(self, "encodings"):
-            assert 0 <= self.encodings.used_bytes <= self.room
-            assert self.encodings.hits <= self.encodings.lookups
+    def stays_within_its_size(self) -> None:
+        if hasattr(self, "cache"):
+            assert 0 <= self.cache.used_bytes <= self.cache_bytes
+            assert self.cache.hits <= self.cache.lookups
 
     def teardown(self) -> None:
-        if hasattr(self, "encodings"):
+        if hasattr(self, "cache"):
             if self.calls:
                 self.wait()
-            self.waiting.set()
+            self.may_encode.set()
         super().teardown()
 
 
 class IndexFileMachine(RuleBasedStateMachine):
-    """An open index is what it was when opened, or an error, whatever becomes of its file."""
+    """An open index stays as it was when opened, or raises an error if its file was cut."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "toys.safetensors"
         self.version = 0
-        self.file: list[int] | None = None  # the version, and bytes that were cut off
+        self.file: list[int] | None = None  # the version, and the bytes cut off
         self.open: list[tuple[rk.ItemIndex, list[int]]] = []
 
     @rule(rows=st.integers(2, 3000))
@@ -187,7 +187,7 @@ class IndexFileMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.file is not None)
     @rule()
-    def open_it(self) -> None:
+    def open_file(self) -> None:
         assert self.file is not None
         if self.file[1]:
             with raises((ValueError, OSError), self.path):
@@ -197,7 +197,7 @@ class IndexFileMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.file is None)
     @rule()
-    def open_nothing(self) -> None:
+    def open_missing_file(self) -> None:
         with raises(FileNotFoundError, self.path):
             rk.ItemIndex.open(self.path)
 
@@ -237,7 +237,7 @@ class IndexFileMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-@pytest.mark.parametrize("machine", [GateMachine, EncodingsMachine, IndexFileMachine])
+@pytest.mark.parametrize("machine", [AdmissionQueueMachine, EncodingCacheMachine, IndexFileMachine])
 def test_any_sequence_of_uses(machine):
     run_state_machine_as_test(
         machine, settings=settings(max_examples=60, stateful_step_count=25, deadline=None)

@@ -1,4 +1,4 @@
-"""Index files that are cut while they are mapped, and saves that are killed in the middle."""
+"""Mapped files that are cut or replaced while in use."""
 
 import gc
 import os
@@ -14,7 +14,7 @@ from rl4rec_kernels._utils import mapped
 from rl4rec_kernels.ops import _blocks
 from tests.errors import raises
 
-ROWS = 40_000  # of 64 bytes: some hundred pages
+ROWS = 40_000  # of 64 bytes: several hundred pages
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def calls(table: torch.Tensor):
 
 @pytest.mark.parametrize("part", [slice(None), slice(30_000, None)], ids=["table", "slice"])
 def test_a_file_that_was_cut_is_named(path, part):
-    """It would be a bus error, which ends the process."""
+    """Otherwise it would be a bus error, which kills the process."""
     table = ItemIndex.open(path).table[part]
     for call in calls(table):
         call()
@@ -48,7 +48,7 @@ def test_a_file_that_was_cut_is_named(path, part):
             call()
 
 
-def test_a_file_is_looked_at_before_every_slice(path, monkeypatch):
+def test_a_file_is_checked_before_every_slice(path, monkeypatch):
     monkeypatch.setattr(_blocks, "SLICE_BYTES", 1 << 20)
     table = ItemIndex.open(path).table
     query, targets = torch.zeros(2, 16), torch.tensor([1, 2])
@@ -67,7 +67,7 @@ def test_a_file_is_looked_at_before_every_slice(path, monkeypatch):
     assert want.total.tolist() == [ROWS] * 2
 
 
-def test_imported_arrays_are_looked_after_too(tmp_path):
+def test_imported_arrays_are_checked_too(tmp_path):
     np.save(tmp_path / "a.npy", np.ones((ROWS, 16), np.float32))
     index = ItemIndex.import_file(tmp_path / "a.npy")
     os.truncate(tmp_path / "a.npy", 4096)
@@ -75,8 +75,8 @@ def test_imported_arrays_are_looked_after_too(tmp_path):
         rk.topk_catalog(torch.zeros(1, 16), index.table, 3)
 
 
-def test_a_file_that_was_replaced_is_still_there(path):
-    """A new index takes the name; the old one stays mapped, and is let go with its table."""
+def test_a_replaced_file_stays_readable(path):
+    """The old file stays mapped until its table is freed, and is closed then."""
     index = ItemIndex.open(path)
     part = index.table[5:]
     want = rk.topk_catalog(torch.ones(1, 16), index.table, 3)

@@ -1,4 +1,4 @@
-"""Files that the library writes are there as a whole, or as they were."""
+"""Files are written as a whole, or stay as they were."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from tests.errors import raises
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_a_write_that_ends_early_leaves_the_old_file(tmp_path, error):
+def test_an_interrupted_write_keeps_the_old_file(tmp_path, error):
     path = tmp_path / "result.json"
     path.write_text("old")
 
@@ -31,7 +31,7 @@ def test_a_write_that_ends_early_leaves_the_old_file(tmp_path, error):
 
 
 def test_many_threads_write_one_file(tmp_path):
-    """The file is always one of theirs, and its permissions are those of any new file."""
+    """The file is always complete, with the permissions of any new file."""
     path = tmp_path / "result.json"
     (tmp_path / "plain").touch()
 
@@ -57,18 +57,18 @@ def path(tmp_path):
     return path
 
 
-def test_a_killed_save_leaves_the_old_file(path):
-    """Killed when the new file is half written: the old one is whole, and can be replaced."""
+def test_a_killed_save_keeps_the_old_file(path):
+    """The process is killed while it writes; the old file is intact and can be replaced."""
     script = f"""
 import os, signal, safetensors.torch, torch
 from rl4rec_kernels import ItemIndex
 
-def killed_half_way(tensors, part, metadata):
+def write_half_and_die(tensors, part, metadata):
     with open(part, "wb") as file:
         file.write(bytes(1000))
     os.kill(os.getpid(), signal.SIGKILL)
 
-safetensors.torch.save_file = killed_half_way
+safetensors.torch.save_file = write_half_and_die
 ItemIndex.from_embeddings(torch.ones(9, 16)).save({str(path)!r})
 """
     before = path.read_bytes()
@@ -79,7 +79,7 @@ ItemIndex.from_embeddings(torch.ones(9, 16)).save({str(path)!r})
     assert len(ItemIndex.open(path)) == 8
 
 
-def test_a_disk_that_is_full_leaves_the_old_file(path, monkeypatch):
+def test_a_full_disk_keeps_the_old_file(path, monkeypatch):
     before = path.read_bytes()
 
     def full(descriptor: int) -> None:

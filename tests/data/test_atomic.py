@@ -19,13 +19,13 @@ def test_atomic_files(tmp_path, packed):
     )
     got = load_interactions("tiny", tmp_path)
     metadata = load_item_metadata("tiny", tmp_path)
-    # Numbered by code point over both files: v is in no interaction but is an item.
+    # Numbered by code point over both files; v is an item without interactions.
     assert got.item_tokens == ["", "v", "w", "x", "y", "z"]
     assert got.user_tokens == ["", "ann", "bob"]
     assert {i: m["token"] for i, m in metadata.items()} == dict(enumerate("vwxyz", 1))
     assert got.user_ids.tolist() == [1, 2]
     names = [[got.item_tokens[i] for i in row] for row in got.sequences.to_lists()]
-    # By time; equal times keep the order of the file.
+    # Sorted by time; equal times keep the order of the file.
     assert names == [["y", "z", "x", "w"], ["x", "y", "z"]]
     assert metadata[3] == {
         "token": "x",
@@ -54,7 +54,10 @@ def test_atomic_numbers_sort_as_numbers(tmp_path):
     got = load_interactions("tiny", tmp_path)
     assert got.item_tokens == ["", "09", "9", "11", "100"]
     assert got.user_tokens == ["", "9", "10"]
-    assert got.sequences.to_lists() == [[4, 3], [2, 1]]  # no timestamp: the order of the file
+    assert got.sequences.to_lists() == [
+        [4, 3],
+        [2, 1],
+    ]  # without timestamps, in the order of the file
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ def test_malformed_atomic_items(tmp_path):
         load_item_metadata("tiny", tmp_path)
 
 
-def test_sequential_data_goes_before_atomic_files(tmp_path):
+def test_sequential_data_takes_precedence_over_atomic_files(tmp_path):
     write_tiny(tmp_path)
     write(tmp_path, tiny__inter=INTER, tiny__item=ITEM)
     assert load_interactions("tiny", tmp_path).item_tokens is None

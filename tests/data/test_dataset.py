@@ -1,4 +1,4 @@
-"""RecommendationDataset: splits, reports, negatives, access, export."""
+"""RecommendationDataset: samples, negatives, errors, export."""
 
 import pickle
 
@@ -22,7 +22,7 @@ ITEM_COUNT = 10  # rows for the tiny dataset's items 1…9 and padding
 
 
 def in_memory(sequences, items=None, **options):
-    """A dataset of sequences that no file holds; users count from 1."""
+    """A dataset of sequences in memory, with users numbered from 1."""
     items = items or {i: {"title": f"t{i}"} for row in sequences for i in row}
     users = np.arange(1, len(sequences) + 1)
     return RecommendationDataset(
@@ -39,7 +39,7 @@ def test_sample_is_plain_python(tmp_path):
     assert list(sample) == ["prompt", "history", "target", "user_id", "neg_items"]
     assert sample["history"] == [5]
     assert (sample["target"], sample["user_id"]) == (4, 2)
-    assert set(sample["neg_items"]) < {1, 6, 7, 8, 9}  # what user 2 never takes
+    assert set(sample["neg_items"]) < {1, 6, 7, 8, 9}  # items that user 2 never has
     values = [sample["target"], sample["user_id"], *sample["history"], *sample["neg_items"]]
     assert {type(value) for value in values} == {int}
     assert "Brush red" in sample["prompt"]
@@ -94,7 +94,7 @@ def test_items_without_metadata_are_never_drawn(tmp_path):
         ({"data_name": "no"}, FileNotFoundError, ("'no'",)),
     ],
 )
-def test_errors(tmp_path, options, error, named):
+def test_bad_arguments_are_named(tmp_path, options, error, named):
     write_tiny(tmp_path)
     metadata = load_item_metadata("tiny", tmp_path)
     given_ = {
@@ -112,7 +112,7 @@ def test_item_beyond_the_table_is_named(tmp_path):
     root = write_tiny(tmp_path, SEQUENCES + "8 1 2 3 20 4\n")
     with raises(ValueError, "user 8", "item 20", "num_items is 10"):
         dataset(root, num_items=10)
-    # Without num_items there is no table to be outside of; the item just has no metadata.
+    # Without num_items there is no table; the item just has no metadata.
     assert dataset(root).report.unknown_items == 1
 
 
@@ -165,7 +165,7 @@ def test_negatives_depend_on_user_split_and_seed_only():
         # 20 of about 193 items: two independent draws share about 2 of them.
         shared = [len(set(whole[u]) & set(other[u])) for u in range(50)]
         assert 1.0 < np.mean(shared) < 3.2
-    # By hand, as documented.
+    # Drawn as documented.
     by_hand = sample_negatives(200, rows, 20, seed=split_seed(42, "train"), user_ids=range(50))
     assert [tuple(row) for row in by_hand.tolist()] == [whole[u] for u in range(50)]
 

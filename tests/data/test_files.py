@@ -1,4 +1,4 @@
-"""Where files are looked for, in which forms they are read, and what is said of bad ones."""
+"""Where datasets are searched for, and files that cannot be decoded."""
 
 import gzip
 
@@ -22,11 +22,11 @@ def test_directory_resolution(tmp_path, monkeypatch):
     other.mkdir()
     write_tiny(other, items={"1": {"title": "only"}})
     monkeypatch.setenv("RL4REC_DATA", str(other))
-    assert len(load_item_metadata("tiny")) == 1  # the variable goes before ./data
-    assert len(load_item_metadata("tiny", tmp_path)) == 9  # the argument goes before both
+    assert len(load_item_metadata("tiny")) == 1  # the variable overrides ./data
+    assert len(load_item_metadata("tiny", tmp_path)) == 9  # the argument overrides both
 
 
-def test_missing_dataset_names_those_that_are_there(tmp_path):
+def test_missing_dataset_lists_the_existing_ones(tmp_path):
     write_tiny(tmp_path)
     with raises(FileNotFoundError, "'beuaty'", "found tiny", "data_dir=", "RL4REC_DATA"):
         load_item_metadata("beuaty", tmp_path)
@@ -57,6 +57,6 @@ def test_broken_bytes(tmp_path, content, message):
         load_item_metadata("tiny", tmp_path)
 
 
-def test_line_ends_of_an_old_macintosh(tmp_path):
+def test_line_ends_of_classic_mac_os(tmp_path):
     write(tmp_path, sequential_data__txt="1 2 3\r2 4 5\r")
     assert load_interactions("tiny", tmp_path).sequences.to_lists() == [[2, 3], [4, 5]]

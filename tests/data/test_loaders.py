@@ -1,4 +1,4 @@
-"""DataLoaders, and the snippets of the user's guide on real data."""
+"""DataLoaders: batches, shuffling, workers."""
 
 import argparse
 from types import SimpleNamespace
@@ -88,7 +88,7 @@ def test_defaults_and_evaluation_negatives(tiny):
         ({"seed": -3}, ValueError, ("args.seed", "at least 0", -3)),
     ],
 )
-def test_errors(tiny, options, error, named):
+def test_bad_arguments_are_named(tiny, options, error, named):
     with raises(error, *named):
         create_dataloaders(argparse.Namespace(**{**vars(arguments(tiny)), **options}))
 
@@ -106,4 +106,4 @@ def test_workers_of_create_dataloaders(tiny):
     plain, *_ = create_dataloaders(arguments(tiny, num_negs=2, num_items=31))
     workers, *_ = create_dataloaders(arguments(tiny, num_negs=2, num_items=31, num_workers=2))
     assert list(workers) == list(plain)
-    assert list(workers) == list(plain)  # the second epoch too, with the workers kept
+    assert list(workers) == list(plain)  # also in the second epoch, with persistent workers

@@ -39,7 +39,7 @@ def test_metadata_forms_and_names(tmp_path, form, name, packed):
     assert list(metadata) == list(range(1, 10))
     assert metadata[1] == {"title": "Soap {mild}", "brand": "Acme", "category": "Bath, Soap"}
     assert metadata[3] == {"brand": "Acme"}
-    assert metadata[4] == {"title": "Comb", "price": 2.5}  # a null brand is no brand
+    assert metadata[4] == {"title": "Comb", "price": 2.5}  # a null brand is left out
     assert metadata[5] == {"title": "Brush red"}
 
 
@@ -48,7 +48,7 @@ def test_one_item_in_a_lines_file(tmp_path):
     assert load_item_metadata("tiny", tmp_path) == {4: {"title": "T"}}
 
 
-def test_padding_item_is_left_out_and_said(tmp_path, caplog):
+def test_padding_item_is_left_out_with_a_warning(tmp_path, caplog):
     write_tiny(tmp_path, items={"0": {"title": "pad"}, **ITEMS})
     assert 0 not in load_item_metadata("tiny", tmp_path)
     assert "item id 0 is left out" in caplog.text
@@ -92,21 +92,21 @@ def test_pickle_is_never_read(tmp_path):
         load_item_metadata("tiny", tmp_path)
 
 
-def test_no_metadata_and_several(tmp_path):
+def test_no_metadata_and_several_files(tmp_path):
     write(tmp_path, sequential_data__txt=SEQUENCES)
     with raises(FileNotFoundError, str(tmp_path / "tiny"), "item_metadata.json"):
         load_item_metadata("tiny", tmp_path)
     write(tmp_path, meta_a__json="{}", meta_b__json="{}")
     with raises(ValueError, "(meta_a.json, meta_b.json)", "item_metadata.json"):
         load_item_metadata("tiny", tmp_path)
-    write(tmp_path, item_metadata__json='{"1": {"title": "A"}}')  # the exact name decides
+    write(tmp_path, item_metadata__json='{"1": {"title": "A"}}')  # the exact name takes precedence
     assert load_item_metadata("tiny", tmp_path) == {1: {"title": "A"}}
 
 
 @pytest.mark.parametrize(
     "content", ["[" * 100_000, "[" + "9" * 5000 + "]", '{"1": {}}\n' + "[" * 100_000]
 )
-def test_metadata_that_python_cannot_parse_is_named(tmp_path, content):
+def test_json_that_python_cannot_parse_is_named(tmp_path, content):
     write(tmp_path, item_metadata__json=content)
     with raises(ValueError, "item_metadata.json", "write"):
         load_item_metadata("tiny", tmp_path)

@@ -46,7 +46,7 @@ def test_default_prompt():
     assert "</query>" in prompt
 
 
-def test_three_names_for_one_thing():
+def test_three_names_of_one_method():
     generator = PromptGenerator(item_metadata=METADATA)
     assert generator([1, 5]) == generator.generate([1, 5]) == generator.generate_prompt([1, 5])
 
@@ -113,7 +113,7 @@ def test_templates():
         ({"item_metadata": {1: "soap"}}, TypeError, ("item_metadata[1]", "dict", "'soap'")),
     ],
 )
-def test_errors(options, error, named):
+def test_bad_arguments_are_named(options, error, named):
     with raises(error, *named):
         PromptGenerator(**{"item_metadata": METADATA, **options})
 

@@ -60,7 +60,7 @@ def test_beauty_facts(beauty, raw_beauty, caplog):
         assert ds.targets.tolist() == [items[-back] for items in raw_beauty.values()]
         assert ds.histories.to_lists() == [items[:-back] for items in raw_beauty.values()]
     for user, items in ((1, [1, 2, 3, 4, 5]), (3, [4, *range(12, 20)])):
-        assert raw_beauty[user] == items  # so the independent reader is right as well
+        assert raw_beauty[user] == items  # the independent reader is correct
         sample = beauty["test"][user - 1]
         assert (sample["history"], sample["target"]) == (items[:-1], items[-1])
 
@@ -83,10 +83,10 @@ def test_beauty_splits_share_no_draw(beauty):
         assert np.mean(shared) == pytest.approx(99 * 99 / 12092, rel=0.2)
 
 
-def test_beauty_items_are_drawn_alike(beauty):
+def test_beauty_items_are_drawn_uniformly(beauty):
     counts = np.bincount(beauty["train"].negatives.ravel(), minlength=12102)[1:]
     expected = 22363 * 99 / 12101
-    # A user's own items cannot be drawn, so popular items fall a little short of the mean.
+    # A user's own items are never drawn, so popular items are a little below the mean.
     assert counts.mean() == pytest.approx(expected)
     assert counts.var() == pytest.approx(expected, rel=0.1)
 

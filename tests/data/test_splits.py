@@ -74,7 +74,7 @@ def test_split_seeds_differ_and_stay():
     seeds = {split_seed(s, name) for s in range(100) for name in ("train", "valid", "test")}
     assert len(seeds) == 300
     assert all(0 <= seed < 2**63 for seed in seeds)
-    # Fixed numbers: negatives must be the same after an upgrade.
+    # Fixed values: negatives must stay the same after an upgrade.
     assert [split_seed(42, name) for name in ("train", "valid", "test")] == [
         5732826375231505755,
         7829184764001561178,

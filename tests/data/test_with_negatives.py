@@ -1,4 +1,4 @@
-"""Datasets whose negatives were made elsewhere, such as hard ones."""
+"""Datasets with given negatives, such as hard ones."""
 
 import pickle
 
@@ -38,7 +38,7 @@ def test_given_negatives(tmp_path, form):
     assert ds.num_negs == 1
 
 
-def test_random_ones_beside_them(tmp_path):
+def test_random_negatives_besides_given_ones(tmp_path):
     root = write_tiny(tmp_path, items={str(i): {"title": str(i)} for i in range(1, 40)})
     ds = dataset(root)  # without num_items: no negatives are drawn here
     mixed = ds.with_negatives(GIVEN, num_random=30)
@@ -61,12 +61,12 @@ def test_random_ones_beside_them(tmp_path):
         user_ids=ds.user_ids,
     )
     assert np.array_equal(mixed.negatives[:, 2:], by_hand)
-    # A second call starts anew.
+    # A second call replaces the negatives.
     assert np.array_equal(mixed.with_negatives(GIVEN, num_random=30).negatives, mixed.negatives)
     assert mixed.with_negatives(np.empty((3, 0))).num_negs == 0
 
 
-def test_random_ones_follow_neg_alpha(tmp_path):
+def test_random_negatives_follow_neg_alpha(tmp_path):
     ds = dataset(write_tiny(tmp_path), "test", num_items=10, neg_alpha=1.0)
     random = ds.with_negatives([[9], [8], [9]], num_random=0)
     assert random.num_negs == 1
@@ -89,7 +89,7 @@ def test_random_ones_follow_neg_alpha(tmp_path):
         (None, ValueError, ("negatives", "[3, n]")),
     ],
 )
-def test_bad_ones_are_named(tmp_path, negatives, error, named):
+def test_bad_negatives_are_named(tmp_path, negatives, error, named):
     with raises(error, *named):
         dataset(write_tiny(tmp_path)).with_negatives(negatives)
 
@@ -108,17 +108,17 @@ def test_items_without_metadata_are_refused(tmp_path):
         dataset(write_tiny(tmp_path, items=items)).with_negatives(GIVEN)
 
 
-def test_a_broken_sampler_is_said_to_be_one(tmp_path, monkeypatch):
-    def seen_ones(num_items, seen, *_, **options):
+def test_a_broken_sampler_is_reported(tmp_path, monkeypatch):
+    def draw_seen_items(num_items, seen, *_, **options):
         return seen.values[seen.offsets[:-1], None]
 
-    monkeypatch.setattr(data.dataset, "sample_negatives", seen_ones)
+    monkeypatch.setattr(data.dataset, "sample_negatives", draw_seen_items)
     with raises(RuntimeError, "negative 3", "user 1", "bug of the sampler"):
         dataset(write_tiny(tmp_path), num_negs=1, num_items=10)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches_carry_them(tmp_path, num_workers):
+def test_batches_contain_the_negatives(tmp_path, num_workers):
     ds = dataset(write_tiny(tmp_path)).with_negatives(GIVEN)
     by_user = dict(zip([1, 2, 7], GIVEN, strict=True))
     loader = rk.create_dataloader(ds, batch_size=2, shuffle=True, num_workers=num_workers)

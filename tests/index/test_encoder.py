@@ -1,4 +1,4 @@
-"""The encoder, with the real model that a package carries."""
+"""The encoder, with the packaged model."""
 
 import pickle
 
@@ -46,7 +46,7 @@ def test_the_fingerprint_tells_encoders_apart(encoder):
     assert Encoder(max_length=16).fingerprint != encoder.fingerprint
 
 
-def test_the_fingerprint_knows_settings_without_weights(encoder):
+def test_the_fingerprint_covers_settings_without_weights(encoder):
     transformer, pooling = encoder.model[0], encoder.model[1]
     first_token, mean = (
         Encoder(
@@ -86,13 +86,13 @@ def test_bad_arguments_are_named():
 
 
 def test_pickling(encoder):
-    """Trainers send what they call to other processes."""
+    """Trainers send reward functions to other processes."""
     copy = pickle.loads(pickle.dumps(encoder))
     assert copy.fingerprint == encoder.fingerprint
     assert torch.equal(copy.encode_queries(["soap"]), encoder.encode_queries(["soap"]))
 
 
-def test_a_loaded_model_is_left_as_it_is(encoder):
+def test_a_loaded_model_is_not_changed(encoder):
     limit = encoder.model.max_seq_length
     with raises(ValueError, "max_length", "set model.max_seq_length"):
         Encoder(encoder.model, max_length=8)

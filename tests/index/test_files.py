@@ -41,7 +41,7 @@ def test_another_encoder_or_other_metadata_are_refused(tmp_path, index, encoder)
     ItemIndex.open(path, item_metadata={**METADATA, 4: {"category": "Soap", "price": 3}})
 
 
-def test_an_import_does_not_say_what_it_was_made_from(tmp_path, encoder):
+def test_the_origin_of_imported_embeddings_is_unknown(tmp_path, encoder):
     path = tmp_path / "index.safetensors"
     ItemIndex.from_embeddings(torch.ones(5, 384)).save(path)
     assert len(ItemIndex.open(path, encoder=encoder)) == 4
@@ -49,7 +49,7 @@ def test_an_import_does_not_say_what_it_was_made_from(tmp_path, encoder):
         ItemIndex.open(path, item_metadata=METADATA)
 
 
-def test_the_table_is_mapped_not_read(tmp_path):
+def test_the_table_is_mapped_into_memory(tmp_path):
     """Opening 300 MB must not take 300 MB of memory."""
     path = tmp_path / "index.safetensors"
     ItemIndex.from_embeddings(torch.ones(200_000, 384)).save(path)
@@ -62,7 +62,7 @@ assert counts.tied.item() == 2
     assert peak_growth(setup, work) < 50
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, index):
+def test_a_failed_save_keeps_the_old_file(tmp_path, index):
     path = tmp_path / "index.safetensors"
     index.save(path)
     before = path.read_bytes()
@@ -75,14 +75,21 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, index):
 def test_import_of_tensors_and_arrays(tmp_path):
     table = torch.randn(6, 8)
     table[3] = 0
-    want = [False, True, True, False, True, True]  # 0 is padding, a row of zeros no item
+    want = [
+        False,
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]  # row 0 is padding, and a row of zeros is not an item
     torch.save(table, tmp_path / "a.pt")
     np.save(tmp_path / "b.npy", np.asfortranarray(table.numpy()))
     torch.save({"item_embeddings": table.half(), "name": "x"}, tmp_path / "c.pt")
     for name, dtype in (("a.pt", torch.float32), ("b.npy", torch.float32), ("c.pt", torch.float16)):
         index = ItemIndex.import_file(tmp_path / name)
         assert torch.equal(index.table, table.to(dtype))
-        assert index.table.is_contiguous()  # or each call would copy it
+        assert index.table.is_contiguous()  # otherwise every call would copy it
         assert index.valid.tolist() == want
     torch.save({"table": table[1:3], "ids": torch.tensor([7, 2])}, tmp_path / "d.pt")
     index = ItemIndex.import_file(tmp_path / "d.pt")

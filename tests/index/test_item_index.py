@@ -1,4 +1,4 @@
-"""Item indexes: building, saving, mapping, refusing, importing."""
+"""Item indexes: building, and errors about bad items and embeddings."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_rows_are_ids(index, encoder):
 
 
 def test_equal_items_have_equal_rows(encoder):
-    """However far apart they stand, so that they tie."""
+    """They must tie, even if they are far apart in the table."""
     words = ["soap", "a much longer title of a soap", "oil"]
     metadata = {i: {"title": words[i % 3]} for i in range(1, 200)}
     table = ItemIndex.build(metadata, encoder).table

@@ -29,8 +29,8 @@ def test_openvino_gives_the_same_vectors(encoder):
         Encoder(backend="onnx")
 
 
-def test_signals_are_safe_when_an_openvino_encoder_is_gone():
-    """OpenVINO changes the stack for signals of the thread that loads it."""
+def test_signals_are_safe_after_an_openvino_encoder_is_deleted():
+    """OpenVINO changes the signal stack of the thread that loads it."""
     pytest.importorskip("openvino")
     script = """
 import faulthandler, gc, signal, subprocess, sys
@@ -43,7 +43,7 @@ signal.signal(signal.SIGCHLD, lambda number, frame: None)  # as torch's DataLoad
 encoders = [Encoder(device="cpu", backend="openvino") for _ in range(2)]
 for encoder in encoders:
     encoder.encode_queries(["a text"])
-while encoders:  # the first made goes first
+while encoders:  # delete the first one first
     del encoders[0], encoder
     gc.collect()
     encoder = None

@@ -1,4 +1,4 @@
-"""The check of negatives."""
+"""Checks of drawn and given negatives."""
 
 import numpy as np
 import pytest

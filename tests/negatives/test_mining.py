@@ -1,4 +1,4 @@
-"""Hard negatives, against their definition by a sort of all scores."""
+"""Hard negatives, compared with a sort of all scores."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tests.ops.catalog_cases import every_score
 
 
 def by_sorting(query, table, targets, seen, num_negs, skip_top=0, valid=None):
-    """What `mine_hard_negatives` must find, from the operators' own scores."""
+    """The expected result of `mine_hard_negatives`, from the operators' scores."""
     found = []
     for row, scores in enumerate(every_score(query, table).tolist()):
         others = set(range(len(table))) - {int(targets[row])} - set(map(int, seen[row]))
@@ -43,7 +43,7 @@ def a_case(rows=23, items=90, exact=False, seed=0):
 
 @given(st.integers(0, 2**32), st.booleans(), st.integers(1, 20), st.integers(0, 20))
 @settings(deadline=None, max_examples=30)
-def test_they_are_the_best_that_are_left(seed, exact, num_negs, skip_top):
+def test_the_best_remaining_items_are_found(seed, exact, num_negs, skip_top):
     *arguments, valid = a_case(exact=exact, seed=seed)  # whole numbers: ties everywhere
     for mask in (None, valid):
         got = rk.mine_hard_negatives(*arguments, num_negs, skip_top, valid=mask)
@@ -73,7 +73,7 @@ def test_seen_in_every_form():
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16], ids=str)
-def test_a_refined_copy_gives_what_the_table_gives(dtype):
+def test_a_refined_copy_gives_the_same_result(dtype):
     query, table, targets, seen, valid = a_case(items=3000)
     quantized = rk.quantize_table(table, dtype)
     want = rk.mine_hard_negatives(query, table, targets, seen, 20, 5, valid=valid)
@@ -83,7 +83,7 @@ def test_a_refined_copy_gives_what_the_table_gives(dtype):
     assert np.mean([np.isin(a, b).mean() for a, b in zip(rough, want, strict=True)]) > 0.9
 
 
-def test_a_row_depends_on_itself_only(monkeypatch, capfd):
+def test_a_row_only_depends_on_itself(monkeypatch, capfd):
     query, table, targets, seen, valid = a_case(rows=50)
 
     def mine(rows, **options):
@@ -116,7 +116,7 @@ def test_a_row_depends_on_itself_only(monkeypatch, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_all_that_is_left_can_be_had():
+def test_all_remaining_items_can_be_mined():
     arguments = torch.ones(1, 1), torch.arange(5.0)[:, None], [1], [[2]]
     valid = torch.tensor([False, True, True, True, True])
     assert rk.mine_hard_negatives(*arguments, 2, valid=valid).tolist() == [[4, 3]]
@@ -185,7 +185,7 @@ USERS = 200  # of Beauty
 
 @pytest.fixture(scope="module")
 def mined(beauty_dir, encoder):
-    """Amazon Beauty, its first 400 items, so that encoding takes seconds, and what is mined."""
+    """The first 400 items of Amazon Beauty, and hard negatives of 200 users."""
     items = rk.load_item_metadata("beauty", beauty_dir)
     items = {item: items[item] for item in items if item <= 400}
     train = rk.RecommendationDataset(
@@ -225,7 +225,7 @@ def test_beauty_hard_negatives_are_harder_than_random_ones(mined):
         assert len(set(row)) == 10
         assert not set(row) & {int(target), *sequences[int(user)]}
         assert index.valid[row].all()
-    # The first three were left out: each of them scores at least as high as all that were kept.
+    # The skipped three score at least as high as all negatives.
     top = rk.topk_catalog(query, index.table, 3, seen, valid=index.valid)
     kept = rk.score_candidates(query, index.table, torch.from_numpy(hard))
     assert (top[0][:, -1:] >= kept).all()
@@ -233,7 +233,7 @@ def test_beauty_hard_negatives_are_harder_than_random_ones(mined):
 
 
 def test_beauty_hard_negatives_lower_the_reward(mined):
-    """The whole way: texts, mining, a dataset, batches, rewards."""
+    """All steps: texts, mining, a dataset, batches, rewards."""
     train, index, query, hard, _ = mined
     rest = train.with_negatives(np.empty((len(train), 0)), num_random=10).negatives[USERS:]
     mixed = train.with_negatives(np.concatenate([hard, rest]), num_random=10)

@@ -1,4 +1,4 @@
-"""Negative sampling: the law of the draws, reproducibility, and errors."""
+"""Negative sampling: distribution, reproducibility, and errors."""
 
 import itertools
 import signal
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rl4rec_kernels import RaggedIds, _sampler, sample_negatives
 from tests.errors import raises
 
-EVERYONE = 40_000  # users in the statistical tests; seeds are fixed, so these never flicker
+EVERYONE = 40_000  # users in the statistical tests, which have fixed seeds and so are never flaky
 
 
 def p_value(observed: np.ndarray, expected: np.ndarray) -> float:
@@ -31,14 +31,14 @@ def p_value(observed: np.ndarray, expected: np.ndarray) -> float:
 
 
 def count(columns: np.ndarray, num_items: int) -> np.ndarray:
-    """How often each combination of items stands in the columns, in this order."""
+    """How often each sequence of items occurs in the columns."""
     counts = np.zeros((num_items,) * columns.shape[1], dtype=np.int64)
     np.add.at(counts, tuple(columns.T), 1)
     return counts
 
 
 def successive(weights: np.ndarray, draws: int) -> np.ndarray:
-    """Probability of each sequence when drawing one after the other (Plackett-Luce)."""
+    """Probability of each sequence when drawing one after another (Plackett-Luce)."""
     table = np.zeros((len(weights),) * draws)
     for items in itertools.permutations(np.flatnonzero(weights), draws):
         left = weights.sum()
@@ -64,11 +64,11 @@ def test_philox_gives_the_published_values():
 
 
 def test_the_chi_square_test_has_power():
-    """A 6-bit number modulo 12 favours four items by a fifth: this is found out."""
+    """A 6-bit number modulo 12 favours four items by a fifth, which it detects."""
     bits = np.random.default_rng(0).integers(0, 64, EVERYONE)
     even = np.full(12, EVERYONE / 12)
     assert p_value(np.bincount(bits % 12), even) < 1e-6
-    assert p_value(np.bincount(bits * 3 // 16), even) < 1e-6  # multiplication alone is no better
+    assert p_value(np.bincount(bits * 3 // 16), even) < 1e-6  # multiplication is not better
     kept = bits[bits < 60] % 12
     assert p_value(np.bincount(kept), even * kept.size / EVERYONE) > 1e-4
 
@@ -89,7 +89,7 @@ def test_uniform(seen, num_negs):
 
 
 def test_users_and_seeds_are_independent():
-    """Neighbouring keys of the generator are the case in which a weak one would fail."""
+    """A weak generator would fail for neighbouring keys."""
     rows = sample_negatives(11, [[]] * EVERYONE, 1, seed=1)
     other_seed = sample_negatives(11, [[]] * EVERYONE, 1, seed=2)
     even = np.zeros((11, 11))
@@ -119,8 +119,8 @@ def test_uniform_on_real_histories(beauty_dir):
     lines = (beauty_dir / "beauty" / "sequential_data.txt").read_text().splitlines()
     seen = RaggedIds.from_lists([list(map(int, line.split()))[1:] for line in lines])
     rows = sample_negatives(12_102, seen, 99, seed=3)
-    # Every user draws 99 of what is left alike, so an item is drawn in proportion to the users
-    # who have not seen it, each weighing 99 / (what that user has left).
+    # Every user draws 99 of the remaining items uniformly, so an item's count is the sum, over
+    # the users who have not seen it, of 99 / (the items remaining for that user).
     left = 12_101 - np.diff(seen.offsets)
     chance = np.repeat(99 / left, np.diff(seen.offsets))
     expected = (99 / left).sum() - np.bincount(seen.values, chance, minlength=12_102)
@@ -134,13 +134,13 @@ def test_uniform_on_real_histories(beauty_dir):
     ids=["by rejection", "switching now and then", "switching after one", "from the list"],
 )
 def test_weighted_draws_follow_successive_sampling(heavy, seen):
-    """A heavy item that is taken makes nearly every try a rejection: the list takes over."""
+    """After a heavy item is drawn, nearly every try is rejected, so the list is used."""
     weights = np.array([9, 1, 2, 3, 0, 4, heavy])
     rows = sample_negatives(7, [seen] * EVERYONE, 3, weights=weights, seed=4)
     allowed = weights.copy()
     allowed[[0, *seen]] = 0
     assert p_value(count(rows, 7), successive(allowed, 3) * EVERYONE) > 1e-4
-    # Power: one draw in twenty by slightly other weights would be found out.
+    # Power: it detects that one draw in twenty has slightly different weights.
     wrong = rows.copy()
     wrong[::20] = sample_negatives(
         7, [seen] * (EVERYONE // 20), 3, weights=[0, 3, 3, 3, 0, 2, heavy], seed=5
@@ -159,11 +159,11 @@ def test_first_weighted_draw_among_many_items():
 def test_weights_over_many_orders_of_magnitude():
     weights = np.r_[0, np.logspace(-300, 300, 7)]
     rows = sample_negatives(8, [[]] * 100, 7, weights=weights)
-    assert (rows == np.arange(7, 0, -1)).all()  # each outweighs all below it
+    assert (rows == np.arange(7, 0, -1)).all()  # each outweighs all lower ones
 
 
 @pytest.mark.parametrize("weights", [None, np.arange(500) % 7])
-def test_nothing_but_seed_and_user_matters(weights):
+def test_only_seed_and_user_matter(weights):
     rng = np.random.default_rng(0)
     seen = [rng.integers(0, 500, rng.integers(0, 300)).tolist() for _ in range(1000)]
     users = rng.permutation(10**12 + np.arange(1000))
@@ -187,7 +187,7 @@ def test_nothing_but_seed_and_user_matters(weights):
     assert (other_seed != rows).mean() > 0.9
 
 
-def test_values_stay_the_same_from_release_to_release():
+def test_values_do_not_change_between_releases():
     weights = np.arange(1000.0)
     got = sample_negatives(1000, [[5], []], 4, user_ids=[7, 2**40], seed=2**64 - 1)
     assert got.tolist() == GOLDEN_UNIFORM
@@ -229,16 +229,16 @@ def test_negatives_are_new_and_differ(data):
             sample_negatives(num_items, seen, most + 1, weights=weights, first_item=first)
 
 
-def test_a_user_who_has_seen_nearly_everything():
+def test_a_user_who_has_seen_almost_everything():
     seen = np.arange(1_000_000)
     rows = sample_negatives(1_000_003, RaggedIds(seen, np.array([0, seen.size])), 3)
     assert sorted(rows[0]) == [1_000_000, 1_000_001, 1_000_002]
 
 
 def test_a_long_call_can_be_interrupted():
-    """A signal handler runs while the call lasts, so that Ctrl-C is not put off to its end."""
+    """Signal handlers run during the call, so Ctrl-C takes effect before it returns."""
     heavy = np.ones(100_000)
-    heavy[7] = 1e12  # all of it is taken by the first draw: the list, thousands of times
+    heavy[7] = 1e12  # drawn first, so that every user needs the list
     calls = []
 
     def third_call_raises(*_: object) -> None:
@@ -263,7 +263,7 @@ def test_the_first_user_with_too_few_items_is_named(threads):
         sample_negatives(9, seen, 2, num_threads=threads)
 
 
-def test_torch_and_narrow_ids_are_taken():
+def test_torch_and_narrow_ids_are_accepted():
     seen = RaggedIds(torch.tensor([1, 2, 3], dtype=torch.int32), torch.tensor([0, 2, 3]))
     want = sample_negatives(50, [[1, 2], [3]], 5)
     assert (sample_negatives(50, seen, 5) == want).all()
