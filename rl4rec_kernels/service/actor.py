@@ -124,7 +124,7 @@ class RetrievalActor(BatchingService):
         self._num_shards = len(shards)
         self._publishing: asyncio.Task[None] | None = None
 
-    # Every method of this actor is a coroutine, so these need no other name.
+    # A remote call does not block anyway, so the coroutines get the plain names.
     calculate_reward = AsyncRetrievalBackend.calculate_reward_async
     rank = AsyncRetrievalBackend.rank_async
 
@@ -188,23 +188,6 @@ def load_datasets(
             )
         indexes[name] = source
     return indexes
-
-
-def index_paths(datasets: Any) -> dict[str, str]:
-    """Return the index files that shards open.
-
-    Raises
-    ------
-    ValueError
-        If `datasets` is not a dict of paths.
-    """
-    paths = datasets if isinstance(datasets, Mapping) else {}
-    if not paths or not all(isinstance(path, str | Path) for path in paths.values()):
-        raise ValueError(
-            "with shards, datasets must be a dict of index files by name, which each shard opens, "
-            f"got {datasets!r}; save the index and pass its path"
-        )
-    return {name: str(Path(path).resolve()) for name, path in paths.items()}
 
 
 def _threads(num_threads: int | None) -> int:

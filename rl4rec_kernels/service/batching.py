@@ -101,7 +101,7 @@ class BatchingService(AsyncRetrievalBackend):
             self._rank,
             max_batch_size=limits.max_rank_batch_size,
             name="rank",
-            is_short=self._is_short,
+            is_short=lambda batch: self._short_work(batch) is not None,
         )
         self._admission = AdmissionQueue(limits.max_inflight_texts, limits.queue_timeout_s)
         self._threads = torch.get_num_threads()
@@ -175,16 +175,12 @@ class BatchingService(AsyncRetrievalBackend):
             )
         find_items(self._items, call.dataset).check_ids(call)
 
-    def _is_short(self, batch: list[tuple[Call, Tensor]]) -> bool:
-        """Whether calls are ranked right away on the loop instead of batched in a thread.
-
-        Among negatives, a batch saves hardly anything, because each query has its own. But all
-        items are read once for many queries, so those calls are better batched.
-        """
-        return self._short_work(batch) is not None
-
     def _short_work(self, batch: list[tuple[Call, Tensor]]) -> int | None:
-        """Multiplications of a short batch, see `_is_short`; None if it is not short."""
+        """Multiplications, if so few that calls are ranked right away on the loop; else None.
+
+        Calls among negatives gain hardly anything from a batch, because each query has its own. But
+        all items are read once for many queries, so those calls are better batched.
+        """
         work = 0
         for call, query in batch:
             items, candidates = self._items[call.dataset], call.candidates

@@ -3,12 +3,13 @@
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.index.encoder import PACKAGED_MODEL, Encoder
-from rl4rec_kernels.service.actor import RetrievalService, index_paths
+from rl4rec_kernels.service.actor import RetrievalService
 from rl4rec_kernels.service.client import RetrievalClient, connected_ray
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
 from rl4rec_kernels.service.shards import Shard
@@ -71,7 +72,7 @@ def start_service(
     }
     parts = []
     if shards:
-        paths = index_paths(datasets)
+        paths = _index_paths(datasets)
         # Their methods have no side effects, so Ray may repeat them.
         actor = require("ray", "ray").remote(max_restarts=-1, max_task_retries=-1)(Shard)
         parts = [
@@ -135,3 +136,14 @@ def stop_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -
     for actor in sorted(found):
         ray.kill(ray.get_actor(actor, namespace=namespace), no_restart=True)
     return sorted(found)
+
+
+def _index_paths(datasets: Any) -> dict[str, str]:
+    """The index files that shards open."""
+    paths = datasets if isinstance(datasets, Mapping) else {}
+    if not paths or not all(isinstance(path, str | Path) for path in paths.values()):
+        raise ValueError(
+            "with shards, datasets must be a dict of index files by name, which each shard opens, "
+            f"got {datasets!r}; save the index and pass its path"
+        )
+    return {name: str(Path(path).resolve()) for name, path in paths.items()}

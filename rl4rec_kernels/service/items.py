@@ -105,9 +105,7 @@ class LocalItems(Items):
         return rank_candidates(query, self._table, self._to_device(candidates))
 
     def _score_all(self, query: Tensor) -> Tensor:
-        everything = torch.arange(self.num_rows, device=query.device).expand(len(query), -1)
-        scores = score_candidates(query, self._table, everything)
-        return scores.masked_fill_(~self._valid, -torch.inf).cpu()
+        return score_rows(query, self._table, self._valid).cpu()
 
     def _rank_all(self, query: Tensor, targets: np.ndarray, seen: RaggedIds | None) -> RankCounts:
         exclude = None if seen is None else self._to_device(seen)
@@ -116,6 +114,12 @@ class LocalItems(Items):
 
     def _to_device(self, ids: RaggedIds) -> RaggedIds:
         return RaggedIds(*(torch.from_numpy(part).to(self._table.device) for part in ids))
+
+
+def score_rows(query: Tensor, table: Tensor, valid: Tensor) -> Tensor:
+    """Scores of all rows of a table, float32 [B, rows]; -inf for rows that are not items."""
+    rows = torch.arange(len(table), device=query.device).expand(len(query), -1)
+    return score_candidates(query, table, rows).masked_fill_(~valid, -torch.inf)
 
 
 def find_items(datasets: Mapping[str, Items], name: str) -> Items:

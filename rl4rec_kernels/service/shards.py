@@ -21,7 +21,7 @@ from rl4rec_kernels.ops import rank_candidates, score_candidates
 from rl4rec_kernels.ops._arguments import Catalog, Ids
 from rl4rec_kernels.ops._blocks import count_slices, local_ids, score_targets
 from rl4rec_kernels.ops.sharded import check_slices, slice_facts
-from rl4rec_kernels.service.items import Items
+from rl4rec_kernels.service.items import Items, score_rows
 
 
 class Shard:
@@ -96,9 +96,7 @@ class Shard:
         """Score all rows of this shard, float32 [B, rows]; -inf for rows that are not items."""
         table, valid, _, _ = self._catalogs[dataset]
         assert valid is not None
-        everything = torch.arange(len(table)).expand(len(query), -1)
-        scores = score_candidates(_tensor(query), table, everything)
-        return scores.masked_fill_(~valid, -torch.inf).numpy()
+        return score_rows(_tensor(query), table, valid).numpy()
 
     def _local(self, dataset: str, ids: np.ndarray) -> Tensor:
         start = self._starts[dataset]

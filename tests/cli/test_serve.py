@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from rl4rec_kernels import RecReward
-from rl4rec_kernels.adapters.http import read_rows, start_http
+from rl4rec_kernels.adapters.http import start_http
 from rl4rec_kernels.cli.serve import read_datasets
 from rl4rec_kernels.data.labels import write_label
 from rl4rec_kernels.service import RetrievalClient
@@ -138,30 +138,6 @@ def test_status_then_stop(served, rl4rec):
     assert "stopped cli, cli-1, cli-shard-0, cli-shard-1" in rl4rec("stop", *where)
     with pytest.raises(LookupError):
         RetrievalClient("cli", "tests")
-
-
-def test_other_machines_need_a_token():
-    with raises(ValueError, "host", "'0.0.0.0'", "token"):
-        start_http("toys", host="0.0.0.0")
-    with raises(ValueError, "token", "empty"):
-        start_http("toys", token="")
-
-
-@pytest.mark.parametrize(
-    ("body", "named"),
-    [
-        ({"query": ["a"], "labels": ["soap"]}, ["labels[0]", "'soap'", "JSON"]),
-        ({"query": ["a"], "labels": [None]}, ["labels[0]", "JSON text"]),
-        ({"query": [1], "labels": [1]}, ["query[0]", "string", "int"]),
-        ({"query": ["a"], "labels": ["[" * 10**5]}, ["labels[0]", "'[", "JSON"]),
-        ({"query": ["a"], "prompts": ["b"], "labels": [1]}, ["query[0]"]),
-        ({"response": "a", "label": {"target": True}}, ["target", "item id", True]),
-        ([1], ["JSON object"]),
-    ],
-)
-def test_invalid_requests_are_named(body, named):
-    with raises((TypeError, ValueError), *named):
-        read_rows(json.dumps(body).encode())
 
 
 def test_datasets_of_the_command_line(index_file):
