@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from rl4rec_kernels.data import PromptGenerator
+from rl4rec_kernels.data.prompts import recent_titles
 from tests.errors import raises
 
 METADATA = {
@@ -147,3 +148,9 @@ def test_tokenizer_without_template_is_refused(tokenizer):
     bare = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
     with raises(ValueError, "tokenizer", "chat_template"):
         PromptGenerator(METADATA, tokenizer=bare)
+
+
+def test_recent_titles():
+    items = {i: {"title": f"t{i}"} for i in range(1, 9)} | {9: {"brand": "no title"}}
+    assert recent_titles(items, [1, 2, 3, 4, 9, 6, 7]) == "t7; t6; t4; t3"
+    assert recent_titles(items, []) == ""

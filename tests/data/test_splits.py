@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rl4rec_kernels.data import split_seed
+from rl4rec_kernels.data.splits import choose_rows
 from tests.data.cases import ITEMS, SEQUENCES, dataset, write_tiny
 from tests.errors import raises
 
@@ -80,3 +81,12 @@ def test_split_seeds_differ_and_stay():
         7829184764001561178,
         5910823727984653262,
     ]
+
+
+def test_rows_are_chosen_in_order():
+    chosen = choose_rows(100, 10, seed=1)
+    assert len(set(chosen.tolist())) == 10
+    assert (np.diff(chosen) > 0).all()
+    assert np.array_equal(chosen, choose_rows(100, 10, seed=1))
+    for num_wanted in (None, 3, 4):
+        assert choose_rows(3, num_wanted, seed=1).tolist() == [0, 1, 2]
