@@ -2,13 +2,17 @@
 
 import importlib.metadata
 
+from rl4rec_kernels.adapters import TRAINERS
+
 project = "rl4rec_kernels"
 copyright = "the rl4rec_kernels authors"
 release = importlib.metadata.version("rl4rec-kernels")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["dollarmath", "substitution"]
 myst_heading_anchors = 3
+adapters = [f".. automodule:: rl4rec_kernels.adapters.{name}\n   :members:" for name in TRAINERS]
+myst_substitutions = {"adapters": "\n\n".join(["```{eval-rst}", *adapters, "```"])}
 
 napoleon_google_docstring = False
 napoleon_use_ivar = True  # attributes are described in one place

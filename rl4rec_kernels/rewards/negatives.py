@@ -58,7 +58,8 @@ def remove_repeats(negatives: RaggedIds, targets: np.ndarray) -> tuple[RaggedIds
     values, row = negatives.values, rows_of(negatives)
     is_target = values == targets[row]
     order = np.lexsort((values, row))  # stable: the first of equal negatives comes first
-    again = (np.diff(values[order]) == 0) & (np.diff(row) == 0)
+    ordered = values[order]
+    again = (ordered[1:] == ordered[:-1]) & (row[1:] == row[:-1])
     if not again.any() and not is_target.any():
         return negatives, NegativesReport()
     repeated = np.zeros(len(values), dtype=bool)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rl4rec_kernels import adapters
 from rl4rec_kernels.adapters import TRAINERS
 from rl4rec_kernels.adapters._scoring import reward_for
 from rl4rec_kernels.adapters.trl import AsyncTRLReward
@@ -17,6 +18,7 @@ from tests.adapters.conftest import OPTIONS
 from tests.adapters.test_areal import call
 from tests.errors import raises
 
+FOLDER = Path(adapters.__file__).parent
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "trainers.md"]
 
@@ -61,15 +63,13 @@ print(json.dumps([sorted(heavy), list(_LAYOUTS)]))
 
 @pytest.mark.parametrize("module", TRAINERS)
 def test_each_trainer_has_an_adapter_a_test_and_a_layout(module):
-    folder = ROOT / "rl4rec_kernels" / "adapters"
-    assert (folder / f"{module}.py").is_file()
+    assert (FOLDER / f"{module}.py").is_file()
     assert (Path(__file__).parent / f"test_{module}.py").is_file()
     assert module in export._LAYOUTS
 
 
 def test_all_adapters_are_in_the_table():
-    files = (Path(export.__file__).parents[1] / "adapters").glob("[a-z]*.py")
-    assert {path.stem for path in files} == {*TRAINERS, "http"}
+    assert {path.stem for path in FOLDER.glob("[a-z]*.py")} == {*TRAINERS, "http"}
 
 
 @pytest.mark.skipif(not PAGES[0].is_file(), reason="needs the source tree")
