@@ -1,4 +1,4 @@
-// Argument checks with messages for the user of the Python package.
+// Argument checks whose messages reach the user of the Python package.
 #pragma once
 
 #include <sstream>
@@ -6,9 +6,9 @@
 
 namespace rl4rec {
 
-// Throws unless `ok`; the message is the parts in a row. Python sees std::invalid_argument as
-// ValueError and std::out_of_range as IndexError. (torch's own macros would put the function, the
-// file and the line in front.)
+// Throws unless `ok`, with a message of all `parts`. Python sees std::invalid_argument as
+// ValueError and std::out_of_range as IndexError. (torch's own macros would prepend the function,
+// the file and the line.)
 template <typename Error = std::invalid_argument, typename... Parts>
 void check(bool ok, const Parts&... parts) {
   if (ok) return;

@@ -30,7 +30,7 @@ class RankCounts(NamedTuple):
 
 
 class Kind(IntEnum):
-    """Families of metrics; csrc/cpu/metrics.cpp has the same numbers."""
+    """Families of metrics; csrc/metrics.h has the same numbers."""
 
     NDCG = 0
     HIT = 1
@@ -41,7 +41,7 @@ class Kind(IntEnum):
 
 
 class Ties(IntEnum):
-    """Tie rules; csrc/cpu/metrics.cpp has the same numbers."""
+    """Tie rules; csrc/metrics.h has the same numbers."""
 
     OPTIMISTIC = 0
     PESSIMISTIC = 1

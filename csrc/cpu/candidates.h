@@ -1,16 +1,14 @@
-// What the candidate operators share: checked views of their arguments, the walk over all
-// candidates, and the counts of a row.
+// What the candidate operators share: their arguments, the check of ids, and the loop over all
+// candidates.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <limits>
-#include <optional>
-#include <tuple>
-#include <vector>
 
 #include "cpu/embeddings.h"
 #include "cpu/parallel.h"
+#include "cpu/tuning.h"
 
 namespace rl4rec {
 
@@ -18,7 +16,7 @@ namespace rl4rec {
 // are numbered 0 ... count - 1, row after row.
 struct Candidates {
   // `name` is what errors call them.
-  Candidates(const Tensor& ids, const std::optional<Tensor>& offsets, int64_t rows,
+  Candidates(const Tensor& ids, const OptionalTensor& offsets, int64_t rows,
              const char* name = "candidates");
 
   int64_t begin(int64_t row) const { return offsets ? offsets[row] : row * columns; }
@@ -27,20 +25,33 @@ struct Candidates {
   int64_t id(int64_t candidate) const { return id(offsets ? 0 : candidate / columns, candidate); }
   int64_t id(int64_t row, int64_t candidate) const {
     const int64_t at = offsets ? candidate : row * row_stride + (candidate - row * columns);
-    return wide ? static_cast<const int64_t*>(data)[at] : static_cast<const int32_t*>(data)[at];
+    return is_int64 ? static_cast<const int64_t*>(data)[at] : static_cast<const int32_t*>(data)[at];
   }
 
   const char* name;
   Tensor ids_owner;
-  std::optional<Tensor> offsets_owner;
+  OptionalTensor offsets_owner;
   const void* data;
   const int64_t* offsets = nullptr;
-  bool wide;
+  bool is_int64;
   int64_t rows, columns = 0, row_stride = 0, count;
 };
 
-// Remembers the first candidate whose id is no row of the table, over all threads. The results of
-// a call that met one are thrown away.
+// The arguments of all candidate operators. `ids` is [B, C], or the values of ragged rows that
+// `offsets` [B + 1] delimits.
+struct CandidateArguments {
+  CandidateArguments(const Tensor& query, const Tensor& table, const Tensor& ids,
+                     const OptionalTensor& offsets)
+      : queries(query, "query"), items(table, "table"), candidates(ids, offsets, queries.rows) {
+    check_same_dim(queries, items);
+  }
+
+  Embeddings queries, items;
+  Candidates candidates;
+};
+
+// Finds the first candidate, over all threads, whose id is not a row of the table. The results of
+// a call that has one are discarded.
 class IdCheck {
  public:
   IdCheck(const Candidates& candidates, int64_t table_rows, bool needs_target)
@@ -53,7 +64,7 @@ class IdCheck {
     return false;
   }
   void report(int64_t candidate);
-  void raise() const;  // throws if anything was reported
+  void raise() const;  // throws if a candidate was reported
 
  private:
   const Candidates& candidates_;
@@ -62,45 +73,41 @@ class IdCheck {
   std::atomic<int64_t> first_{std::numeric_limits<int64_t>::max()};
 };
 
-// How many candidates one piece of work holds at most: their row pointers and scores stay in L1.
-constexpr int64_t kChunk = 512;
-
 // Rows that are scored together against one query.
 struct Chunk {
-  const void* rows[kChunk + kLookahead];
-  float scores[kChunk];
+  const void* rows[kChunkSize + kPrefetchRows];
+  float scores[kChunkSize];
   int64_t size = 0;
 
   void add(const void* row) { rows[size++] = row; }
-  bool full() const { return size == kChunk; }
+  bool full() const { return size == kChunkSize; }
 
-  // Fills `scores`. `next` is the candidate after this chunk's last one: it and those behind it,
-  // of whatever query, are fetched from memory meanwhile.
+  // Fills `scores`. `next` is the candidate after the last one of this chunk: it and those after
+  // it, of any query, are prefetched meanwhile.
   void score(const Embeddings& table, const float* query, const Candidates& candidates,
              int64_t next) {
-    const bool fetch = table.rows * table.row_bytes > kCacheBytes;
-    for (int64_t i = 0; fetch && i < kLookahead; ++i) {
+    const bool prefetch = table.rows * table.row_bytes > kL2CacheBytes;
+    for (int64_t i = 0; prefetch && i < kPrefetchRows; ++i) {
       const int64_t id = next + i < candidates.count ? candidates.id(next + i) : -1;
       rows[size + i] = 0 <= id && id < table.rows ? table.row(id) : rows[size - 1];
     }
-    simd().dot_rows[table.storage](query, rows, size, table.dim, fetch, scores);
+    level().rows.dot_rows[table.storage](query, rows, size, table.dim, prefetch, scores);
   }
 };
 
-// Calls visit(row, begin, end, query) for every stretch of candidates of one row, from several
-// threads: the work is shared out by candidates, not rows, so that rows may be of any length.
-// `query` is the row of queries as float32.
-template <typename Visit>
-void for_each_stretch(const Candidates& candidates, const Embeddings& queries, const Visit& visit) {
-  constexpr int64_t kWorthAThread = 1 << 15;  // multiplications; a thread costs some microseconds
-  const int64_t grain = std::max<int64_t>(1, kWorthAThread / std::max<int64_t>(1, queries.dim));
-  parallel_for(0, candidates.count, grain, [&](int64_t begin, int64_t end) {
+// Calls fn(row, begin, end, query) for ranges of candidates of one row each, from several threads.
+// The threads share the candidates, not the rows, which may be of any length. `query` is the row of
+// queries as float32.
+template <typename Fn>
+void for_each_range(const Candidates& candidates, const Embeddings& queries, const Fn& fn) {
+  const int64_t grain = kMultiplicationsPerThread / std::max<int64_t>(1, queries.dim);
+  parallel_for(0, candidates.count, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end) {
     std::vector<float> query(queries.padded_dim());
     for (int64_t row = candidates.row_of(begin); begin < end; ++row) {
       const int64_t stop = std::min(end, candidates.end(row));
       if (begin == stop) continue;
       queries.copy_row(row, query.data());
-      visit(row, begin, stop, query.data());
+      fn(row, begin, stop, query.data());
       begin = stop;
     }
   });
@@ -108,12 +115,18 @@ void for_each_stretch(const Candidates& candidates, const Embeddings& queries, c
 
 // The counts of every row, see RankCounts in rl4rec_kernels/metrics.py.
 struct Counts {
-  std::vector<std::atomic<int64_t>> above, tied, total;
-};
-Counts count_candidates(const Embeddings& queries, const Embeddings& items,
-                        const Candidates& candidates);
+  explicit Counts(int64_t rows) : above(rows), tied(rows), total(rows) {}
 
-// (above, tied, total), each int64 [rows] on the device of `like`.
-std::tuple<Tensor, Tensor, Tensor> to_tensors(const Counts& counts, const Tensor& like);
+  // Adds what one of several threads counted.
+  void add(int64_t row, int64_t more_above, int64_t more_tied, int64_t more_total) {
+    __atomic_fetch_add(&above[row], more_above, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&tied[row], more_tied, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&total[row], more_total, __ATOMIC_RELAXED);
+  }
+  // (above, tied, total), each int64 [rows], on the device of `like`.
+  std::tuple<Tensor, Tensor, Tensor> to_tensors(const Tensor& like) const;
+
+  std::vector<int64_t> above, tied, total;
+};
 
 }  // namespace rl4rec

@@ -8,41 +8,47 @@
 #include <limits>
 
 #include "cpu/candidates.h"
+#include "cpu/tuning.h"
 
 namespace rl4rec {
 namespace {
 
-const Tile& tile_for(const Tiles& tiles, int64_t num_queries) {
-  return num_queries <= tiles.narrow.lanes ? tiles.narrow : tiles.wide;
+const TileKernels& tile_for(const Level& level, int64_t num_queries) {
+  return num_queries <= level.narrow.lanes ? level.narrow : level.wide;
 }
 
-Arithmetic choose(Storage items, Storage query, const Tile& tile) {
+Arithmetic arithmetic_for(Storage items, Storage query, const TileKernels& tile) {
   if (items == kBFloat16 && query == kBFloat16 && tile.score_bfloat16) return Arithmetic::kBFloat16;
   if (items == kInt8 && tile.score_int8) return Arithmetic::kInt8;
   return Arithmetic::kFloat;
 }
 
-int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+int64_t divide_up(int64_t n, int64_t divisor) { return (n + divisor - 1) / divisor; }
 
 int64_t words_of(Arithmetic arithmetic, int64_t dim) {
   switch (arithmetic) {
-    case Arithmetic::kBFloat16: return parts(dim, 2);
-    case Arithmetic::kInt8: return parts(dim, 4);
+    case Arithmetic::kBFloat16: return divide_up(dim, 2);
+    case Arithmetic::kInt8: return divide_up(dim, 4);
     default: return dim;
   }
 }
 
-Pieces cut(const Catalog& catalog, int64_t num_queries, int64_t blocks, int64_t ranges) {
-  Pieces pieces;
-  const int64_t lanes = catalog.tile.lanes;
-  pieces.block_queries = parts(std::max<int64_t>(1, parts(num_queries, lanes)), blocks) * lanes;
-  pieces.num_blocks = parts(num_queries, pieces.block_queries);
-  pieces.range_rows = std::max(parts(catalog.items.rows, ranges), 16 * catalog.tile.rows);
-  pieces.num_ranges = std::max<int64_t>(1, parts(catalog.items.rows, pieces.range_rows));
-  return pieces;
+int64_t count_panels(const Catalog& catalog, int64_t num_queries) {
+  return std::max<int64_t>(1, divide_up(num_queries, catalog.tile.lanes));
 }
 
-const void* optional_data(const std::optional<Tensor>& given, std::optional<Tensor>& owner) {
+Partition divide(const Catalog& catalog, int64_t num_queries, int64_t groups, int64_t ranges) {
+  Partition result;
+  result.num_queries = num_queries;
+  result.num_items = catalog.items.rows;
+  result.group_queries = divide_up(count_panels(catalog, num_queries), groups) * catalog.tile.lanes;
+  result.num_groups = divide_up(num_queries, result.group_queries);
+  result.range_rows = std::max(divide_up(result.num_items, ranges), 16 * catalog.tile.rows);
+  result.num_ranges = std::max<int64_t>(1, divide_up(result.num_items, result.range_rows));
+  return result;
+}
+
+const void* optional_data(const OptionalTensor& given, OptionalTensor& owner) {
   if (!given) return nullptr;
   owner = torch::stable::contiguous(*given);
   return owner->const_data_ptr();
@@ -50,14 +56,14 @@ const void* optional_data(const std::optional<Tensor>& given, std::optional<Tens
 
 }  // namespace
 
-Catalog::Catalog(const Tensor& table, const std::optional<Tensor>& row_stats,
-                 const std::optional<Tensor>& valid, const Embeddings& queries)
+Catalog::Catalog(const Tensor& table, const OptionalTensor& row_stats, const OptionalTensor& valid,
+                 const Embeddings& queries)
     : items(table, "table", row_stats.has_value()),
       query_storage(row_stats && items.storage != kFloat32 ? items.storage : queries.storage),
-      tile(tile_for(*simd().tiles, queries.rows)) {
+      tile(tile_for(level(), queries.rows)) {
   check_same_dim(queries, items);
-  check(items.rows < (int64_t{1} << 31), "table has ", items.rows, " rows, but at most 2^31 - 1 ",
-        "are served at once; cut it into slices");
+  check(items.rows < (int64_t{1} << 31), "table must have at most 2^31 - 1 rows, got ", items.rows,
+        "; slice it");
   if (row_stats)
     check(row_stats->is_cpu() && row_stats->scalar_type() == ScalarType::Float &&
               row_stats->dim() == 2 && row_stats->size(0) == items.rows && row_stats->size(1) == 3,
@@ -68,7 +74,7 @@ Catalog::Catalog(const Tensor& table, const std::optional<Tensor>& row_stats,
           "valid must be bool [", items.rows, "] on the CPU");
   this->row_stats = static_cast<const float*>(optional_data(row_stats, row_stats_owner_));
   this->valid = static_cast<const bool*>(optional_data(valid, valid_owner_));
-  arithmetic = choose(items.storage, query_storage, tile);
+  arithmetic = arithmetic_for(items.storage, query_storage, tile);
   words = words_of(arithmetic, items.dim);
 }
 
@@ -87,7 +93,7 @@ float round_query(const Catalog& catalog, const float* query, int64_t dim, float
     largest = std::max(largest, std::fabs(query[j]));
     finite = finite && std::isfinite(query[j]);
   }
-  if (!finite) {  // int8 has no NaN; a scale of NaN makes every score one
+  if (!finite) {  // int8 has no NaN; a scale of NaN makes every score NaN
     std::fill(rounded, rounded + dim, 0.0f);
     return std::numeric_limits<float>::quiet_NaN();
   }
@@ -100,16 +106,16 @@ float round_query(const Catalog& catalog, const float* query, int64_t dim, float
 Panels::Panels(const Catalog& catalog, const Embeddings& queries)
     : catalog_(catalog), queries_(queries), row_(queries.padded_dim()) {}
 
-void Panels::load(int64_t begin, int64_t end) {
+void Panels::pack(int64_t begin, int64_t end) {
   begin_ = begin;
   end_ = end;
-  words_.assign(size() * panel_words(), 0);  // lanes behind the last query stay 0
+  words_.assign(size() * panel_words(), 0);  // lanes after the last query stay 0
   offsets_.assign(size() * catalog_.tile.lanes, 0);
   scales_.assign(size() * catalog_.tile.lanes, 1.0f);
-  for (int64_t i = 0; i < end - begin; ++i) load_query(i);
+  for (int64_t i = 0; i < end - begin; ++i) pack_query(i);
 }
 
-void Panels::load_query(int64_t i) {
+void Panels::pack_query(int64_t i) {
   const int64_t lanes = catalog_.tile.lanes, dim = queries_.dim;
   queries_.copy_row(begin_ + i, row_.data());
   scales_[i] = round_query(catalog_, row_.data(), dim, row_.data());
@@ -126,13 +132,13 @@ void Panels::load_query(int64_t i) {
       sum += value;
       lane[j / 4 * lanes] |= static_cast<uint32_t>(value & 0xff) << (j % 4 * 8);
     }
-    offsets_[i] = 128 * sum;  // items are stored 128 higher, see ItemTile::add
+    offsets_[i] = 128 * sum;  // ItemTile::add adds 128 to every value of an item
   }
 }
 
 ItemTile::ItemTile(const Catalog& catalog) : catalog_(catalog) {
-  // An odd number of cache lines, so that rows do not fall upon the same sets of the L1 cache. Rows
-  // of floats are written in whole steps.
+  // An odd number of cache lines, so that rows do not share sets of the L1 cache. Rows of floats
+  // are written in whole steps.
   const int64_t words = std::max<int64_t>(
       catalog.words, catalog.items.padded_dim() * (catalog.arithmetic == Arithmetic::kFloat));
   stride_ = ((words + 15) / 16 | 1) * 16;
@@ -160,7 +166,7 @@ void ItemTile::add(int64_t id) {
   } else if (catalog_.arithmetic == Arithmetic::kBFloat16) {
     std::copy_n(from, 2 * dim, reinterpret_cast<char*>(to));
   } else {
-    // The instruction wants one factor unsigned: 128 is added by turning the sign bit over.
+    // The instruction takes one factor unsigned: flipping the sign bit adds 128.
     std::copy_n(from, dim, reinterpret_cast<char*>(to));
     for (int64_t w = 0; w < catalog_.words; ++w) to[w] ^= 0x80808080;
   }
@@ -169,7 +175,7 @@ void ItemTile::add(int64_t id) {
 }
 
 void ItemTile::score(const Panels& panels, int64_t p, float* scores) {
-  const Tile& tile = catalog_.tile;
+  const TileKernels& tile = catalog_.tile;
   const uint32_t* panel = panels.panel(p);
   if (catalog_.arithmetic == Arithmetic::kBFloat16)
     return tile.score_bfloat16(panel, words_.data(), stride_, catalog_.words, scores);
@@ -184,14 +190,14 @@ void ItemTile::score(const Panels& panels, int64_t p, float* scores) {
       scores[r * tile.lanes + l] *= panels.scales(p)[l] * scales_[r];
 }
 
-int64_t ItemTile::place_of(int64_t id) const {
+int64_t ItemTile::find(int64_t id) const {
   const int64_t* at = std::lower_bound(ids_, ids_ + size_, id);
   return at < ids_ + size_ && *at == id ? at - ids_ : -1;
 }
 
 Exclusions::Exclusions(const Catalog& catalog, int64_t num_queries, const int64_t* targets,
-                       const std::optional<Tensor>& ids, const std::optional<Tensor>& offsets)
-    : lanes_(catalog.tile.lanes), entries_(parts(num_queries, lanes_)), counts_(num_queries) {
+                       const OptionalTensor& ids, const OptionalTensor& offsets)
+    : lanes_(catalog.tile.lanes), entries_(divide_up(num_queries, lanes_)), counts_(num_queries) {
   std::optional<Candidates> excluded;
   if (ids) excluded.emplace(*ids, offsets, num_queries, "exclude");
   std::optional<IdCheck> id_check;
@@ -217,7 +223,7 @@ Exclusions::Exclusions(const Catalog& catalog, int64_t num_queries, const int64_
   if (id_check) id_check->raise();
 }
 
-std::vector<const Exclusions::Entry*> Exclusions::from(int64_t first_panel, int64_t n,
+std::vector<const Exclusions::Entry*> Exclusions::seek(int64_t first_panel, int64_t n,
                                                        int64_t id) const {
   std::vector<const Entry*> result(n);
   for (int64_t p = 0; p < n; ++p) {
@@ -228,33 +234,39 @@ std::vector<const Exclusions::Entry*> Exclusions::from(int64_t first_panel, int6
   return result;
 }
 
-void Exclusions::apply(const Entry*& entry, int64_t p, const ItemTile& tile, float instead,
+void Exclusions::apply(const Entry*& entry, int64_t p, const ItemTile& tile, float replacement,
                        float* scores) const {
   const Entry* const end = entries_[p].data() + entries_[p].size();
   const int64_t last = tile.ids()[tile.size() - 1];
   for (; entry < end && entry->id <= last; ++entry) {
-    const int64_t place = tile.place_of(entry->id);
-    if (place >= 0) scores[place * lanes_ + entry->lane] = instead;
+    const int64_t row = tile.find(entry->id);
+    if (row >= 0) scores[row * lanes_ + entry->lane] = replacement;
   }
 }
 
-Pieces Pieces::by_items(const Catalog& catalog, int64_t num_queries, int64_t block_panels) {
-  const int64_t panels = std::max<int64_t>(1, parts(num_queries, catalog.tile.lanes));
-  return cut(catalog, num_queries, parts(panels, block_panels), torch::stable::get_num_threads());
+Partition Partition::by_items(const Catalog& catalog, int64_t num_queries, int64_t max_panels) {
+  const int64_t groups = divide_up(count_panels(catalog, num_queries), max_panels);
+  return divide(catalog, num_queries, groups, torch::stable::get_num_threads());
 }
 
-Pieces Pieces::by_queries(const Catalog& catalog, int64_t num_queries, int64_t block_panels) {
-  const int64_t panels = std::max<int64_t>(1, parts(num_queries, catalog.tile.lanes));
+Partition Partition::by_queries(const Catalog& catalog, int64_t num_queries, int64_t max_panels) {
+  const int64_t panels = count_panels(catalog, num_queries);
   const int64_t threads = torch::stable::get_num_threads();
-  const int64_t blocks = std::min(panels, parts(parts(panels, block_panels), threads) * threads);
-  return cut(catalog, num_queries, blocks, blocks >= threads ? 1 : threads);
+  const int64_t groups =
+      std::min(panels, divide_up(divide_up(panels, max_panels), threads) * threads);
+  return divide(catalog, num_queries, groups, groups >= threads ? 1 : threads);
 }
 
-int64_t Pieces::panels_at_once(const Catalog& catalog) {
-  constexpr int64_t kBytes = 400 << 10;  // leaves room for the items in a cache of 512 KiB
-  // Long panels pass through the L2 cache: with fewer, copying the items would take longer.
-  constexpr int64_t kLeast = 8;
-  return std::max(kLeast, kBytes / std::max<int64_t>(1, 4 * catalog.words * catalog.tile.lanes));
+int64_t Partition::panels_at_once(const Catalog& catalog) {
+  const int64_t panel_bytes = std::max<int64_t>(1, 4 * catalog.words * catalog.tile.lanes);
+  return std::max(kMinPanels, kPanelBytes / panel_bytes);
+}
+
+Block Partition::operator[](int64_t i) const {
+  const int64_t first_query = i / num_ranges * group_queries, range = i % num_ranges;
+  const int64_t begin = range * range_rows;
+  return {first_query, std::min(group_queries, num_queries - first_query), range, begin,
+          std::min(begin + range_rows, num_items)};
 }
 
 void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n) {
@@ -269,7 +281,7 @@ void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n) 
 std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queries,
                                  const int64_t* targets) {
   std::vector<float> result(queries.rows, -std::numeric_limits<float>::infinity());
-  if (catalog.items.rows == 0) return result;  // no row to stand in for targets of -1
+  if (catalog.items.rows == 0) return result;  // no row to score for targets of -1
   const int64_t lanes = catalog.tile.lanes, rows = catalog.tile.rows;
   const auto score_panels = [&](int64_t begin, int64_t end) {
     Panels panels(catalog, queries);
@@ -277,7 +289,7 @@ std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queri
     float scores[kMaxTileRows * kMaxLanes];
     for (int64_t p = begin; p < end; ++p) {
       const int64_t last = std::min((p + 1) * lanes, queries.rows);
-      panels.load(p * lanes, last);
+      panels.pack(p * lanes, last);
       for (int64_t q = p * lanes; q < last; q += rows) {
         int64_t ids[kMaxTileRows];
         const int64_t n = std::min(rows, last - q);
@@ -289,7 +301,7 @@ std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queri
       }
     }
   };
-  parallel_for(0, parts(queries.rows, lanes), 1, score_panels);
+  parallel_for(0, divide_up(queries.rows, lanes), 1, score_panels);
   return result;
 }
 

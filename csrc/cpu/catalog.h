@@ -1,27 +1,21 @@
-// What the catalog operators share: their arguments, panels of queries, tiles of items, and the
-// walk of all items past all queries.
+// What the catalog operators share: their items, panels of queries, tiles of items, exclusions, and
+// how a call is divided among threads.
 #pragma once
-
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <optional>
-#include <vector>
 
 #include "cpu/embeddings.h"
 #include "cpu/parallel.h"
 
 namespace rl4rec {
 
-// Which words (see tile.h) queries and items are made of.
+// The words (see tile_kernels.h) of queries and items.
 enum class Arithmetic { kFloat, kBFloat16, kInt8 };
 
 // The items of a call.
 struct Catalog {
   // `row_stats` [N, 3] float32 holds scale, norm and error of every row of a quantized table (see
-  // rl4rec_kernels/ops/quantize.py), `valid` bool [N] says which rows may compete; default all.
-  Catalog(const Tensor& table, const std::optional<Tensor>& row_stats,
-          const std::optional<Tensor>& valid, const Embeddings& queries);
+  // rl4rec_kernels/ops/quantize.py), `valid` bool [N] says which rows may compete. Default: all.
+  Catalog(const Tensor& table, const OptionalTensor& row_stats, const OptionalTensor& valid,
+          const Embeddings& queries);
 
   bool is_valid(int64_t id) const { return !valid || valid[id]; }
   float scale(int64_t id) const { return row_stats ? row_stats[3 * id] : 1.0f; }
@@ -33,28 +27,32 @@ struct Catalog {
   const bool* valid = nullptr;
   Storage query_storage;  // what queries are rounded to before they are scored
   Arithmetic arithmetic;
-  const Tile& tile;
+  const TileKernels& tile;
   int64_t words;  // of an item
 
  private:
-  std::optional<Tensor> row_stats_owner_, valid_owner_;
+  OptionalTensor row_stats_owner_, valid_owner_;
 };
 
-// Rows of queries, rounded and turned into panels.
+// A query as it is scored: rounded to the catalog's query_storage. If that is int8, the query is
+// about `rounded` times the scale, which is returned.
+float round_query(const Catalog& catalog, const float* query, int64_t dim, float* rounded);
+
+// Rows of queries, rounded and packed into panels.
 class Panels {
  public:
   Panels(const Catalog& catalog, const Embeddings& queries);
 
-  void load(int64_t begin, int64_t end);
+  void pack(int64_t begin, int64_t end);
   int64_t size() const { return (end_ - begin_ + catalog_.tile.lanes - 1) / catalog_.tile.lanes; }
   const uint32_t* panel(int64_t p) const { return words_.data() + p * panel_words(); }
-  // Of a lane, over all panels: what an int8 sum is lowered by and multiplied with.
+  // Per lane of panel p: what is subtracted from an int8 sum, and the query's scale.
   const int32_t* offsets(int64_t p) const { return offsets_.data() + p * catalog_.tile.lanes; }
   const float* scales(int64_t p) const { return scales_.data() + p * catalog_.tile.lanes; }
 
  private:
   int64_t panel_words() const { return catalog_.words * catalog_.tile.lanes; }
-  void load_query(int64_t i);
+  void pack_query(int64_t i);
 
   const Catalog& catalog_;
   const Embeddings& queries_;
@@ -64,16 +62,12 @@ class Panels {
   std::vector<float> scales_, row_;
 };
 
-// A query as it is scored: rounded to the catalog's query_storage, `scale` times int8 there.
-// Returns the scale.
-float round_query(const Catalog& catalog, const float* query, int64_t dim, float* rounded);
-
-// A few items side by side, and their scores against a panel.
+// A few items, one after the other, and their scores against a panel.
 class ItemTile {
  public:
   explicit ItemTile(const Catalog& catalog);
 
-  // Takes the next valid rows from [first, end). Returns where to go on.
+  // Loads the next valid rows of [first, end). Returns the first row that is left.
   int64_t load(int64_t first, int64_t end);
   void load_ids(const int64_t* ids, int64_t n);
 
@@ -81,9 +75,9 @@ class ItemTile {
   void score(const Panels& panels, int64_t p, float* scores);
 
   int64_t size() const { return size_; }
-  const int64_t* ids() const { return ids_; }
-  // The place of an item in the tile, or -1.
-  int64_t place_of(int64_t id) const;
+  const int64_t* ids() const { return ids_; }  // ascending after `load`
+  // The row of the tile that has the item, or -1.
+  int64_t find(int64_t id) const;
 
  private:
   void add(int64_t id);
@@ -95,13 +89,16 @@ class ItemTile {
   float scales_[kMaxTileRows];
 };
 
-// Items that do not compete, query by query: ragged ids and the targets.
+// Prefetches part p of n of the rows that the next tile loads from `first` on.
+void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n);
+
+// Items that do not compete for a query: its excluded ids and its target.
 class Exclusions {
  public:
   Exclusions(const Catalog& catalog, int64_t num_queries, const int64_t* targets,
-             const std::optional<Tensor>& ids, const std::optional<Tensor>& offsets);
+             const OptionalTensor& ids, const OptionalTensor& offsets);
 
-  // How many valid items a query does not compete with, its target included.
+  // How many valid items do not compete for a query, its target included.
   int64_t count(int64_t query) const { return counts_[query]; }
 
   struct Entry {
@@ -113,9 +110,9 @@ class Exclusions {
   };
   // For each of n panels from `first_panel` on (counted over all queries), its first entry of an
   // item from `id` on.
-  std::vector<const Entry*> from(int64_t first_panel, int64_t n, int64_t id) const;
-  // Overwrites the scores of excluded pairs in a tile; moves `entry` behind them.
-  void apply(const Entry*& entry, int64_t p, const ItemTile& tile, float instead,
+  std::vector<const Entry*> seek(int64_t first_panel, int64_t n, int64_t id) const;
+  // Replaces the scores of excluded pairs in a tile, and advances `entry` past them.
+  void apply(const Entry*& entry, int64_t p, const ItemTile& tile, float replacement,
              float* scores) const;
 
  private:
@@ -124,44 +121,48 @@ class Exclusions {
   std::vector<int64_t> counts_;
 };
 
-// How a call is cut into pieces of queries times items, so that all threads have the same to do.
-struct Pieces {
-  // Blocks of at most `block_panels` panels, of which each meets all items; the threads share the
-  // items of a block.
-  static Pieces by_items(const Catalog& catalog, int64_t num_queries, int64_t block_panels);
-  // The same, but the threads share the blocks, unless there are too few.
-  static Pieces by_queries(const Catalog& catalog, int64_t num_queries, int64_t block_panels);
-  // How many panels a tile of items had better meet: those that stay in the L2 cache, or a few.
-  static int64_t panels_at_once(const Catalog& catalog);
-
-  int64_t count() const { return num_blocks * num_ranges; }
-  int64_t block_queries, num_blocks, range_rows, num_ranges;
+// What a thread does at once: num_queries queries against the items [begin, end), the range-th
+// range of all items.
+struct Block {
+  int64_t first_query, num_queries, range, begin, end;
 };
 
-// Calls visit(block, range, panels) for every piece, from several threads. `panels` holds the
-// block's queries.
-template <typename Visit>
-void for_each_piece(const Catalog& catalog, const Embeddings& queries, const Pieces& pieces,
-                    const Visit& visit) {
-  parallel_for(0, pieces.count(), 1, [&](int64_t begin, int64_t end) {
+// Divides a call into blocks of about equal work.
+struct Partition {
+  // At most `max_panels` panels per block. The threads share the items.
+  static Partition by_items(const Catalog& catalog, int64_t num_queries, int64_t max_panels);
+  // The same, but the threads share the queries unless there are too few.
+  static Partition by_queries(const Catalog& catalog, int64_t num_queries, int64_t max_panels);
+  // How many panels are best scored against a tile of items, one after the other.
+  static int64_t panels_at_once(const Catalog& catalog);
+
+  int64_t size() const { return num_groups * num_ranges; }
+  Block operator[](int64_t i) const;
+
+  int64_t num_queries, num_items;
+  int64_t group_queries, num_groups;  // of the queries
+  int64_t range_rows, num_ranges;     // of the items
+};
+
+// Calls fn(block, panels) for every block, from several threads. `panels` holds the block's
+// queries.
+template <typename Fn>
+void for_each_block(const Catalog& catalog, const Embeddings& queries, const Partition& partition,
+                    const Fn& fn) {
+  parallel_for(0, partition.size(), 1, [&](int64_t begin, int64_t end) {
     Panels panels(catalog, queries);
-    int64_t loaded = -1;
-    for (int64_t piece = begin; piece < end; ++piece) {
-      const int64_t block = piece / pieces.num_ranges, range = piece % pieces.num_ranges;
-      if (block != loaded) {
-        const int64_t first = block * pieces.block_queries;
-        panels.load(first, std::min(first + pieces.block_queries, queries.rows));
-      }
-      loaded = block;
-      visit(block, range, panels);
+    int64_t packed = -1;
+    for (int64_t i = begin; i < end; ++i) {
+      const Block block = partition[i];
+      if (block.first_query != packed)
+        panels.pack(block.first_query, block.first_query + block.num_queries);
+      packed = block.first_query;
+      fn(block, panels);
     }
   });
 }
 
-// Fetches part p of n of the rows that the next tile takes from `first` on.
-void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n);
-
-// The score of every query's target, by the same arithmetic as its competitors'. A target of -1
+// The score of every query's target, by the arithmetic of its competitors' scores. A target of -1
 // scores -inf.
 std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queries,
                                  const int64_t* targets);

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 namespace rl4rec {
-
 namespace {
 
 Storage storage_of(const Tensor& tensor, const char* name, bool with_int8 = false) {
@@ -42,7 +41,7 @@ Embeddings::Embeddings(const Tensor& tensor, const char* name, bool with_int8) {
 }
 
 void Embeddings::copy_row(int64_t i, float* out) const {
-  if (storage != kInt8) return simd().to_float[storage](row(i), dim, out);
+  if (storage != kInt8) return level().rows.to_float[storage](row(i), dim, out);
   const int8_t* from = static_cast<const int8_t*>(row(i));
   std::copy(from, from + dim, out);
   std::fill(out + dim, out + padded_dim(), 0.0f);

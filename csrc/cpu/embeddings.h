@@ -1,20 +1,14 @@
-// Checked views of matrices of embeddings.
+// Matrices of embeddings.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include "check.h"
-#include "cpu/simd.h"
+#include "cpu/levels.h"
+#include "cpu/operator.h"
 
 namespace rl4rec {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Rows of a [rows, dim] matrix of embeddings whose last dimension is contiguous.
+// The rows of a matrix [rows, dim] whose last dimension is contiguous.
 struct Embeddings {
-  // `with_int8` allows quantized embeddings, whose scale is the caller's business.
+  // `with_int8` allows quantized embeddings, whose scale the caller takes care of.
   Embeddings(const Tensor& tensor, const char* name, bool with_int8 = false);
 
   const void* row(int64_t i) const { return data + i * row_bytes; }

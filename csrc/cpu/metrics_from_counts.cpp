@@ -1,15 +1,35 @@
 // metrics_from_counts. Defined in rl4rec_kernels/ops/reference.py.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
+#include "cpu/metrics_from_counts.h"
 
-#include "check.h"
-#include "cpu/metrics.h"
+#include "cpu/parallel.h"
+#include "cpu/tuning.h"
 
 namespace rl4rec {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
+struct OneLane {
+  int64_t index() const { return 0; }
+  int64_t count() const { return 1; }
+  double sum(double value) const { return value; }
+};
+
+}  // namespace
+
+Tensor Metrics::operator()(const int64_t* above, const int64_t* tied, const int64_t* total,
+                           int64_t rows, const Tensor& like) const {
+  const int64_t columns = static_cast<int64_t>(kinds_.size());
+  const Tensor result = torch::stable::new_empty(like, {rows, columns}, ScalarType::Float);
+  float* out = result.mutable_data_ptr<float>();
+  parallel_for(0, rows, 1 + kMetricsPerThread / (1 + columns), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t m = 0; m < columns; ++m)
+        out[row * columns + m] =
+            metric_of(kinds_[m], cutoffs_[m], ties_, above[row], tied[row], total[row], OneLane());
+  });
+  return result;
+}
+
+namespace {
 
 Tensor metrics_from_counts(const Tensor& above, const Tensor& tied, const Tensor& total,
                            const std::vector<int64_t>& kinds, const std::vector<int64_t>& cutoffs,
@@ -24,24 +44,15 @@ Tensor metrics_from_counts(const Tensor& above, const Tensor& tied, const Tensor
           "], the shape of counts.above");
     return torch::stable::contiguous(tensor);
   };
-  const Tensor owners[] = {column(above, "counts.above"), column(tied, "counts.tied"),
-                           column(total, "counts.total")};
-  const auto data = [&](int i) { return static_cast<const int64_t*>(owners[i].const_data_ptr()); };
-  struct {
-    const int64_t *above, *tied, *total;
-  } counts{data(0), data(1), data(2)};
-  return metrics(counts, rows, above);
+  const Tensor columns[] = {column(above, "counts.above"), column(tied, "counts.tied"),
+                            column(total, "counts.total")};
+  return metrics(columns[0].const_data_ptr<int64_t>(), columns[1].const_data_ptr<int64_t>(),
+                 columns[2].const_data_ptr<int64_t>(), rows, above);
 }
+
+RL4REC_OPERATOR(metrics_from_counts,
+                "(Tensor above, Tensor tied, Tensor total, int[] kinds, int[] cutoffs, int ties) "
+                "-> Tensor")
 
 }  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(rl4rec, m) {
-  m.def(
-      "metrics_from_counts(Tensor above, Tensor tied, Tensor total, int[] kinds, int[] cutoffs, "
-      "int ties) -> Tensor");
-}
-STABLE_TORCH_LIBRARY_IMPL(rl4rec, CPU, m) {
-  m.impl("metrics_from_counts", TORCH_BOX(&metrics_from_counts));
-}
-
 }  // namespace rl4rec

@@ -1,4 +1,4 @@
-// torch's parallel_for, which ThreadSanitizer can follow where the build is made for it.
+// torch's parallel_for, in a form that ThreadSanitizer can follow if the build is for it.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -13,23 +13,23 @@
 
 namespace rl4rec {
 
-// Calls visit(begin, end) for stretches of [begin, end) of at least `grain`, from several threads.
-template <typename Visit>
-void parallel_for(int64_t begin, int64_t end, int64_t grain, const Visit& visit) {
+// Calls fn(begin, end) for parts of [begin, end) of at least `grain`, from several threads.
+template <typename Fn>
+void parallel_for(int64_t begin, int64_t end, int64_t grain, const Fn& fn) {
 #ifdef __SANITIZE_THREAD__
-  // OpenMP waits in ways that ThreadSanitizer does not see: every result would look like a race.
+  // ThreadSanitizer does not see how OpenMP waits: it would report a race for every result.
   if (begin >= end) return;
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t step = std::max(grain, (end - begin + threads - 1) / threads);
-  const auto nobody_stops = [] {};
-  run_in_parallel((end - begin + step - 1) / step, static_cast<int>(threads), nobody_stops, [&] {
+  const auto never_stop = [] {};
+  run_in_parallel((end - begin + step - 1) / step, static_cast<int>(threads), never_stop, [&] {
     return [&](int64_t i) {
       const int64_t first = begin + i * step;
-      visit(first, std::min(first + step, end));
+      fn(first, std::min(first + step, end));
     };
   });
 #else
-  torch::stable::parallel_for(begin, end, grain, visit);
+  torch::stable::parallel_for(begin, end, grain, fn);
 #endif
 }
 

@@ -1,26 +1,25 @@
-// score_candidates and its two gradients. The definitions stand in rl4rec_kernels/ops/reference.py.
-#include "cpu/score_candidates.h"
-
+// score_candidates and its two gradients. Defined in rl4rec_kernels/ops/reference.py.
 #include "cpu/candidates.h"
 
 namespace rl4rec {
+namespace {
 
 Tensor score_candidates(const Tensor& query, const Tensor& table, const Tensor& ids,
-                        const std::optional<Tensor>& offsets) {
-  const Embeddings queries(query, "query"), items(table, "table");
-  check_same_dim(queries, items);
-  const Candidates candidates(ids, offsets, queries.rows);
+                        const OptionalTensor& offsets) {
+  const CandidateArguments arguments(query, table, ids, offsets);
+  const Embeddings &queries = arguments.queries, &items = arguments.items;
+  const Candidates& candidates = arguments.candidates;
   const Tensor scores = torch::stable::new_empty(ids, ids.sizes(), ScalarType::Float);
-  float* out = static_cast<float*>(scores.mutable_data_ptr());
+  float* out = scores.mutable_data_ptr<float>();
   IdCheck id_check(candidates, items.rows, /*needs_target=*/false);
 
   const auto score = [&](int64_t row, int64_t begin, int64_t end, const float* query_row) {
     Chunk chunk;
-    int64_t places[kChunk];  // of the chunk's candidates in `out`
+    int64_t indices[kChunkSize];  // of the chunk's candidates
     const auto flush = [&](int64_t next) {
       if (chunk.size == 0) return;
       chunk.score(items, query_row, candidates, next);
-      for (int64_t i = 0; i < chunk.size; ++i) out[places[i]] = chunk.scores[i];
+      for (int64_t i = 0; i < chunk.size; ++i) out[indices[i]] = chunk.scores[i];
       chunk.size = 0;
     };
     for (int64_t i = begin; i < end; ++i) {
@@ -29,18 +28,16 @@ Tensor score_candidates(const Tensor& query, const Tensor& table, const Tensor& 
         out[i] = -std::numeric_limits<float>::infinity();
         continue;
       }
-      places[chunk.size] = i;
+      indices[chunk.size] = i;
       chunk.add(items.row(id));
       if (chunk.full()) flush(i + 1);
     }
     flush(end);
   };
-  for_each_stretch(candidates, queries, score);
+  for_each_range(candidates, queries, score);
   id_check.raise();
   return scores;
 }
-
-namespace {
 
 // The gradient of every candidate's score, in the order of Candidates.
 const float* gradients(const Tensor& grad, const Candidates& candidates, Tensor& owner) {
@@ -48,10 +45,10 @@ const float* gradients(const Tensor& grad, const Candidates& candidates, Tensor&
       grad.is_cpu() && grad.scalar_type() == ScalarType::Float && grad.numel() == candidates.count,
       "grad must be float32 on the CPU, of the shape of the scores");
   owner = torch::stable::contiguous(grad);
-  return static_cast<const float*>(owner.const_data_ptr());
+  return owner.const_data_ptr<float>();
 }
 
-// Sums rows with weights: float32 scratch that is written out when the sum is complete.
+// A weighted sum of rows, in float32 until it is complete.
 class WeightedSum {
  public:
   explicit WeightedSum(const Embeddings& from) : from_(from), sum_(from.padded_dim()) {}
@@ -60,7 +57,7 @@ class WeightedSum {
   void add(int64_t row, float weight) {
     rows_[size_] = from_.row(row);
     weights_[size_] = weight;
-    if (++size_ == kChunk) flush();
+    if (++size_ == kChunkSize) flush();
   }
   void store(const Tensor& to, int64_t row) {
     flush();
@@ -69,24 +66,22 @@ class WeightedSum {
 
  private:
   void flush() {
-    simd().add_rows[from_.storage](sum_.data(), weights_, rows_, size_, from_.dim);
+    level().rows.add_rows[from_.storage](sum_.data(), weights_, rows_, size_, from_.dim);
     size_ = 0;
   }
 
   const Embeddings& from_;
   std::vector<float> sum_;
-  const void* rows_[kChunk];
-  float weights_[kChunk];
+  const void* rows_[kChunkSize];
+  float weights_[kChunkSize];
   int64_t size_ = 0;
 };
 
-}  // namespace
-
 Tensor score_candidates_grad_query(const Tensor& grad, const Tensor& query, const Tensor& table,
-                                   const Tensor& ids, const std::optional<Tensor>& offsets) {
-  const Embeddings queries(query, "query"), items(table, "table");
-  check_same_dim(queries, items);
-  const Candidates candidates(ids, offsets, queries.rows);
+                                   const Tensor& ids, const OptionalTensor& offsets) {
+  const CandidateArguments arguments(query, table, ids, offsets);
+  const Embeddings& items = arguments.items;
+  const Candidates& candidates = arguments.candidates;
   Tensor grad_owner;
   const float* weights = gradients(grad, candidates, grad_owner);
   const Tensor result = torch::stable::new_empty(query, query.sizes());
@@ -107,14 +102,14 @@ Tensor score_candidates_grad_query(const Tensor& grad, const Tensor& query, cons
   return result;
 }
 
-// Every table row sums over its own candidates in their order, found by a counting sort: no two
-// threads write to the same row and the result does not depend on their number.
+// Each row of the table sums over its own candidates in their order, which a counting sort finds:
+// no two threads write to the same row, and the result does not depend on their number.
 Tensor score_candidates_grad_table(const Tensor& grad, const Tensor& query, const Tensor& table,
-                                   const Tensor& ids, const std::optional<Tensor>& offsets) {
-  const Embeddings queries(query, "query"), items(table, "table");
-  check_same_dim(queries, items);
-  const Candidates candidates(ids, offsets, queries.rows);
-  const int64_t num_items = items.rows;
+                                   const Tensor& ids, const OptionalTensor& offsets) {
+  const CandidateArguments arguments(query, table, ids, offsets);
+  const Embeddings& queries = arguments.queries;
+  const Candidates& candidates = arguments.candidates;
+  const int64_t num_items = arguments.items.rows;
   Tensor grad_owner;
   const float* weights = gradients(grad, candidates, grad_owner);
   const Tensor result = torch::stable::new_zeros(table, table.sizes());
@@ -123,11 +118,11 @@ Tensor score_candidates_grad_table(const Tensor& grad, const Tensor& query, cons
   struct Use {
     int64_t row, candidate;
   };
-  const auto for_each_use = [&](const auto& visit) {
+  const auto for_each_use = [&](const auto& fn) {
     for (int64_t row = 0; row < candidates.rows; ++row)
       for (int64_t i = candidates.begin(row); i < candidates.end(row); ++i) {
         const int64_t id = candidates.id(row, i);
-        if (id_check.is_item(row, i, id)) visit(id, Use{row, i});
+        if (id_check.is_item(row, i, id)) fn(id, Use{row, i});
       }
   };
   std::vector<int64_t> starts(num_items + 2);
@@ -150,4 +145,12 @@ Tensor score_candidates_grad_table(const Tensor& grad, const Tensor& query, cons
   return result;
 }
 
+RL4REC_OPERATOR(score_candidates,
+                "(Tensor query, Tensor table, Tensor ids, Tensor? offsets) -> Tensor")
+RL4REC_OPERATOR(score_candidates_grad_query,
+                "(Tensor grad, Tensor query, Tensor table, Tensor ids, Tensor? offsets) -> Tensor")
+RL4REC_OPERATOR(score_candidates_grad_table,
+                "(Tensor grad, Tensor query, Tensor table, Tensor ids, Tensor? offsets) -> Tensor")
+
+}  // namespace
 }  // namespace rl4rec

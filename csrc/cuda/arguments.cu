@@ -3,7 +3,7 @@
 namespace rl4rec {
 namespace {
 
-// Checks the offsets and clears the counts, a thread a row.
+// Checks the offsets and clears the counts, one thread per row.
 __global__ void prepare_rows(const Candidates c, RowCounts* counts) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (row >= c.rows) return;
@@ -14,11 +14,11 @@ __global__ void prepare_rows(const Candidates c, RowCounts* counts) {
   if (!starts || !ends || begin > end) atomicOr(c.bad, kBadOffsets);
 }
 
-// Writes queries whose rows are too long for shared memory as float32, a block a row.
-__global__ void widen_queries(const Queries queries, float* wide) {
+// Writes the queries as float32, padded with zeros, one block per row.
+__global__ void pad_queries(const Queries queries, float* result) {
   const int64_t padded = padded_dim(queries.dim);
   for (int64_t j = threadIdx.x; j < padded; j += kThreads)
-    wide[blockIdx.x * padded + j] = j < queries.dim ? queries.at(blockIdx.x, j) : 0.0f;
+    result[blockIdx.x * padded + j] = j < queries.dim ? queries.at(blockIdx.x, j) : 0.0f;
 }
 
 }  // namespace
@@ -34,12 +34,12 @@ Matrix::Matrix(const Tensor& tensor, const char* name, int32_t device) : owner(t
   check(is_float(tensor), name, " must be float32, float16 or bfloat16");
   if (tensor.size(1) > 1 && tensor.stride(1) != 1) owner = torch::stable::contiguous(tensor);
   rows = owner.size(0), dim = owner.size(1), stride = owner.stride(0);
-  check(dim <= 1 << 30, name, " has ", dim, " dimensions, more than 2^30");
+  check(dim <= 1 << 30, name, " must have at most 2^30 dimensions, got ", dim);
   data = owner.const_data_ptr();
 }
 
 CandidateArguments::CandidateArguments(const Tensor& query, const Tensor& table_tensor,
-                                       const Tensor& ids, const std::optional<Tensor>& offsets,
+                                       const Tensor& ids, const OptionalTensor& offsets,
                                        const Tensor& bad)
     : ids_(ids),
       offsets_(offsets),
@@ -50,22 +50,22 @@ CandidateArguments::CandidateArguments(const Tensor& query, const Tensor& table_
   check(query_.dim == table.dim, "query has ", query_.dim, " dimensions, table ", table.dim);
   check(on_device(bad, index_) && bad.scalar_type() == ScalarType::Int && bad.numel() == 1,
         "bad must be int32 [1] on ", kDeviceName);
-  candidates.bad = static_cast<int*>(bad.mutable_data_ptr());
-  take_ids();
-  take_queries();
+  candidates.bad = bad.mutable_data_ptr<int32_t>();
+  read_ids();
+  read_queries();
 }
 
-void CandidateArguments::take_ids() {
+void CandidateArguments::read_ids() {
   Candidates& c = candidates;
   check(on_device(ids_, index_), "candidates must be on ", kDeviceName, ", with query");
-  c.wide = ids_.scalar_type() == ScalarType::Long;
-  check(c.wide || ids_.scalar_type() == ScalarType::Int, "candidates must be int32 or int64");
+  c.is_int64 = ids_.scalar_type() == ScalarType::Long;
+  check(c.is_int64 || ids_.scalar_type() == ScalarType::Int, "candidates must be int32 or int64");
   c.rows = query_.rows;
   c.num_items = table.rows;
   c.count = ids_.numel();
   if (!offsets_) {
     check(ids_.dim() == 2 && ids_.size(0) == c.rows, "candidates must be [", c.rows,
-          ", C], one row for each row of query");
+          ", C], one row per row of query");
     c.columns = ids_.size(1);
     if (c.columns > 1 && ids_.stride(1) != 1) ids_ = torch::stable::contiguous(ids_);
     c.row_stride = ids_.stride(0);
@@ -78,13 +78,13 @@ void CandidateArguments::take_ids() {
           ", the number of values, but there are no rows");
     ids_ = torch::stable::contiguous(ids_);
     offsets_ = torch::stable::contiguous(*offsets_);
-    c.offsets = static_cast<const int64_t*>(offsets_->const_data_ptr());
+    c.offsets = offsets_->const_data_ptr<int64_t>();
   }
   c.ids = ids_.const_data_ptr();
 }
 
-void CandidateArguments::take_queries() {
-  constexpr int64_t kSharedBytes = 47 << 10;  // of 48 KiB, which a block gets on every GPU
+void CandidateArguments::read_queries() {
+  constexpr int64_t kSharedBytes = 47 << 10;  // of the 48 KiB that a block has on every GPU
   const ScalarType type = query_.owner.scalar_type();
   queries.data = query_.data;
   queries.dim = query_.dim;
@@ -92,10 +92,10 @@ void CandidateArguments::take_queries() {
   queries.bytes = type == ScalarType::Float ? 4 : 2;
   queries.bfloat16 = type == ScalarType::BFloat16;
   if (shared_bytes() <= kSharedBytes) return;
-  wide_ = new_result({query_.rows, padded_dim(query_.dim)}, ScalarType::Float);
-  float* wide = static_cast<float*>(wide_->mutable_data_ptr());
-  device.launch(widen_queries, query_.rows, kThreads, 0, queries, wide);
-  queries.wide = wide;
+  padded_ = new_result({query_.rows, padded_dim(query_.dim)}, ScalarType::Float);
+  float* padded = padded_->mutable_data_ptr<float>();
+  device.launch(pad_queries, query_.rows, kThreads, 0, queries, padded);
+  queries.padded = padded;
 }
 
 RowCounts* CandidateArguments::prepare(bool targets) {

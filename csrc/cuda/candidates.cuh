@@ -1,10 +1,10 @@
-// What the candidate kernels share: their arguments on the device, and how the work is cut.
+// What the candidate kernels share: their arguments on the device, and how the work is divided.
 //
 // A block takes one chunk: at most kThreads candidates of one row. For a matrix of ids a block's
-// chunk follows from its number. Ragged rows are found without a prefix sum and without asking the
-// device how long they are: row r owns the blocks from offsets[r] / kLength + r on, which are at
-// least as many as it has chunks, and at most count / kLength + rows altogether. Blocks that are
-// too many end at once.
+// chunk follows from its index. Ragged rows are found without a prefix sum, and without reading
+// their lengths on the host: row r owns the blocks from offsets[r] / kChunkSize + r on. These are
+// at least as many as it has chunks, and at most count / kChunkSize + rows in all. Blocks without a
+// chunk return at once.
 #pragma once
 
 #include "cuda/rows.cuh"
@@ -20,63 +20,65 @@ struct Queries {
   // Column j of row i as float32.
   __device__ __forceinline__ float at(int64_t i, int64_t j) const {
     using torch::headeronly::Half;
-    const int64_t where = i * stride + j;
-    if (bytes == 4) return static_cast<const float*>(data)[where];
-    const uint16_t bits = static_cast<const uint16_t*>(data)[where];
+    const int64_t at = i * stride + j;
+    if (bytes == 4) return static_cast<const float*>(data)[at];
+    const uint16_t bits = static_cast<const uint16_t*>(data)[at];
     return bfloat16 ? __uint_as_float(static_cast<uint32_t>(bits) << 16)
                     : static_cast<float>(Half(bits, Half::from_bits()));
   }
 
   const void* data;
   int64_t dim, stride;
-  int bytes;  // of a value
+  int bytes;  // per value
   bool bfloat16;
-  const float* wide;  // all rows as the kernels want them, where one is too long for shared memory
+  const float* padded;  // all rows as float32 [rows, padded_dim], if shared memory is too small
 };
 
-// Values that kernels read for each row of the query, with zeros up to a whole pack.
+// Values per row that kernels read of the query, with zeros up to a whole pack.
 __host__ __device__ constexpr int64_t padded_dim(int64_t dim) { return (dim + 7) / 8 * 8; }
 
 // Row i of the queries as float32: in shared memory once the block has passed a barrier.
 __device__ __forceinline__ const float* stage_query(const Queries& queries, int64_t i) {
   const int64_t padded = padded_dim(queries.dim);
-  if (queries.wide) return queries.wide + i * padded;
+  if (queries.padded) return queries.padded + i * padded;
   float* staged = dynamic_shared();
   for (int64_t j = threadIdx.x; j < padded; j += kThreads)
     staged[j] = j < queries.dim ? queries.at(i, j) : 0.0f;
   return staged;
 }
 
-// How many candidates a chunk takes from its row. Where rows have targets, each chunk scores its
-// row's target too, in the first place, so that all of them compare with the same bits.
+// Candidates per chunk. If rows have targets, each chunk scores its row's target as well, in slot
+// 0, so that all of them compare with the same bits.
 template <bool kTargets>
-constexpr int kLength = kThreads - kTargets;
+constexpr int kChunkSize = kThreads - kTargets;
 
 struct Candidates {
-  __device__ __forceinline__ int64_t id(int64_t place) const {
-    return wide ? static_cast<const int64_t*>(ids)[place] : static_cast<const int32_t*>(ids)[place];
+  __device__ __forceinline__ int64_t id(int64_t at) const {
+    return is_int64 ? static_cast<const int64_t*>(ids)[at] : static_cast<const int32_t*>(ids)[at];
   }
   __device__ __forceinline__ bool in_table(int64_t id) const { return 0 <= id && id < num_items; }
-  // Offsets that cannot be trusted: no id may be looked up, every result is poisoned.
-  __device__ __forceinline__ bool lost() const { return offsets && (*bad & kBadOffsets); }
+  // If so, no id may be read, and all results are NaN or -1.
+  __device__ __forceinline__ bool has_bad_offsets() const {
+    return offsets && (*bad & kBadOffsets);
+  }
 
   const void* ids;
   const int64_t* offsets;                    // null for a matrix
   int64_t rows, columns, row_stride, count;  // `columns` and `row_stride` are for a matrix
   int64_t num_items;
   int* bad;
-  bool wide;
+  bool is_int64;
 };
 
 struct Chunk {
-  int64_t row, index, count;  // the row, which of its chunks this is, how many it has
+  int64_t row, index, count;  // the row, the index of the chunk in it, the number of its chunks
   int64_t length;             // candidates of the row
-  int64_t ids, results;       // where the row's first one stands in the ids and in the results
+  int64_t ids, results;       // the index of the row's first one in the ids and in the results
 };
 
 template <bool kTargets>
 __host__ __device__ constexpr int64_t count_chunks(int64_t length) {
-  const int64_t n = (length - kTargets + kLength<kTargets> - 1) / kLength<kTargets>;
+  const int64_t n = (length - kTargets + kChunkSize<kTargets> - 1) / kChunkSize<kTargets>;
   return kTargets && n < 1 ? 1 : n;
 }
 
@@ -84,17 +86,18 @@ __host__ __device__ constexpr int64_t count_chunks(int64_t length) {
 template <bool kTargets>
 int64_t count_blocks(const Candidates& candidates) {
   if (!candidates.offsets) return candidates.rows * count_chunks<kTargets>(candidates.columns);
-  return candidates.count / kLength<kTargets> + candidates.rows;
+  return candidates.count / kChunkSize<kTargets> + candidates.rows;
 }
 
-// The row that owns a block, by a search of 32 places at a time: a chain of few loads.
+// The row that owns a block. The search looks at 32 rows at a time, so that few loads are in
+// sequence.
 template <bool kTargets>
 __device__ __forceinline__ int64_t find_row(const Candidates& c, int64_t block) {
-  int64_t low = 0, high = c.rows;  // low's first block is not behind `block`, high's is
+  int64_t low = 0, high = c.rows;  // low's first block is not after `block`, high's is
   while (high - low > 1) {
     const int64_t step = (high - low + kLanes - 1) / kLanes;
     const int64_t row = low + lane_of_thread() * step;
-    const bool reached = row < high && c.offsets[row] / kLength<kTargets> + row <= block;
+    const bool reached = row < high && c.offsets[row] / kChunkSize<kTargets> + row <= block;
     low += (__popc(__ballot_sync(kAllLanes, reached)) - 1) * step;
     high = low + step < high ? low + step : high;
   }
@@ -109,7 +112,7 @@ __device__ __forceinline__ Chunk find_chunk(const Candidates& c, int64_t block) 
     chunk.ids = chunk.results = c.offsets[chunk.row];
     chunk.length = c.offsets[chunk.row + 1] - chunk.ids;
     chunk.count = count_chunks<kTargets>(chunk.length);
-    chunk.index = block - (chunk.ids / kLength<kTargets> + chunk.row);
+    chunk.index = block - (chunk.ids / kChunkSize<kTargets> + chunk.row);
   } else {
     chunk.length = c.columns;
     chunk.count = count_chunks<kTargets>(c.columns);
@@ -121,7 +124,7 @@ __device__ __forceinline__ Chunk find_chunk(const Candidates& c, int64_t block) 
   return chunk;
 }
 
-// What the blocks of one row add up.
+// The sums over the blocks of one row.
 struct RowCounts {
   unsigned long long above, tied, total, bad, arrived;
 };

@@ -1,5 +1,5 @@
-// The rank counts of a row: each block counts a chunk, the last one of a row to arrive has them
-// all.
+// The rank counts of a row: each block counts one chunk, and the block of a row that finishes last
+// has the counts of all.
 #pragma once
 
 #include "cuda/candidates.cuh"
@@ -7,28 +7,28 @@
 namespace rl4rec {
 
 struct Counts {
-  int64_t above = -1, tied = -1, total = -1;  // all -1: the row's arguments are bad
+  int64_t above = -1, tied = -1, total = -1;  // all -1 if the row has a bad id or offset
 };
 
-// Counts this block's chunk. True in the block that has its row's final counts, in all threads.
+// Counts this block's chunk. Returns true, in all threads, if the block has its row's final counts.
 template <typename T>
 __device__ __forceinline__ bool count_candidates(const Queries& queries, const Rows<T>& table,
                                                  const Candidates& candidates, RowCounts* rows,
                                                  int64_t& row, Counts& counts) {
   row = blockIdx.x;
-  if (candidates.lost()) return row < candidates.rows;
+  if (candidates.has_bad_offsets()) return row < candidates.rows;
   const Chunk chunk = find_chunk<true>(candidates, blockIdx.x);
   row = chunk.row;
   if (chunk.index >= chunk.count) return false;
 
-  // Slot 0 is the target; an empty row has none, as if it started with padding.
+  // Slot 0 is the target. An empty row has none, as if it started with padding.
   const int slot = slot_of_thread();
-  const int64_t column = slot == 0 ? 0 : chunk.index * kLength<true> + slot;
+  const int64_t column = slot == 0 ? 0 : chunk.index * kChunkSize<true> + slot;
   const int64_t target = chunk.length > 0 ? candidates.id(chunk.ids) : -1;
   int64_t id = column < chunk.length ? candidates.id(chunk.ids + column) : -1;
   const bool bad = !candidates.in_table(id) && (id != -1 || slot == 0);
   const bool competes = candidates.in_table(id) && slot > 0 && id != target;
-  if (bad || (slot > 0 && !competes)) id = -1;  // is not read
+  if (bad || (slot > 0 && !competes)) id = -1;  // not scored
 
   const float* query = stage_query(queries, chunk.row);
   __syncthreads();
@@ -37,9 +37,10 @@ __device__ __forceinline__ bool count_candidates(const Queries& queries, const R
   if (slot == 0) target_score = score;
   __syncthreads();
 
-  // Comparisons with NaN are false: a NaN competitor is never above, a NaN target ranks last.
-  const bool lost = target_score != target_score;
-  const int above = __syncthreads_count(competes && (lost || score > target_score));
+  // Comparisons with NaN are false: a competitor that scores NaN is never above the target. A
+  // target that scores NaN ranks last.
+  const bool is_nan = target_score != target_score;
+  const int above = __syncthreads_count(competes && (is_nan || score > target_score));
   const int tied = __syncthreads_count(competes && score == target_score);
   const int total = __syncthreads_count(competes) + (chunk.index == 0);
   const int num_bad = __syncthreads_count(bad);
@@ -56,7 +57,7 @@ __device__ __forceinline__ bool count_candidates(const Queries& queries, const R
     atomicAdd(&all.tied, static_cast<unsigned long long>(tied));
     atomicAdd(&all.total, static_cast<unsigned long long>(total));
     atomicAdd(&all.bad, static_cast<unsigned long long>(num_bad));
-    __threadfence();  // the counts are there before the arrival is
+    __threadfence();  // other blocks see the counts before the arrival
     sums.arrived = atomicAdd(&all.arrived, 1ULL) + 1;
     __threadfence();
     sums.above = atomicAdd(&all.above, 0ULL);

@@ -1,5 +1,5 @@
-// What the kernels need of the CUDA runtime and of torch's view of the device: the stream, the
-// device guard, launches. The tests build the same kernels for the CPU with another file of this
+// All that the kernels use of the CUDA runtime and of torch's view of the device: the stream, the
+// device guard, launches. The tests build the same kernels for the CPU, with another file of this
 // name (tests/cuda/emulator).
 #pragma once
 
@@ -12,18 +12,18 @@
 
 #include "check.h"
 
-#define RL4REC_RAW_LIBRARY rl4rec_cuda_raw
-#define RL4REC_RAW_KEY CUDA
+#define RL4REC_CUDA_LIBRARY rl4rec_cuda_raw
+#define RL4REC_CUDA_KEY CUDA
 
 namespace rl4rec {
 
-// Whether the kernels can read the tensor: it must lie on one device with the query.
+// Whether the tensor is on the device, so that the kernels can read it.
 inline bool on_device(const torch::stable::Tensor& tensor, int32_t device) {
   return tensor.is_cuda() && tensor.get_device_index() == device;
 }
 constexpr const char* kDeviceName = "the GPU";
 
-// Makes a tensor's device current while it lives and launches kernels on torch's stream there.
+// Makes a tensor's device current for its lifetime, and launches kernels on torch's stream there.
 class Device {
  public:
   explicit Device(const torch::stable::Tensor& tensor) : guard_(index_of(tensor)) {
@@ -38,12 +38,12 @@ class Device {
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
               const Arguments&... arguments) const {
     check(blocks <= std::numeric_limits<int32_t>::max(), "the call needs ", blocks,
-          " blocks of threads, more than a GPU can launch: split it");
+          " blocks of threads, but a GPU launches at most 2^31 - 1; split the batch");
     if (blocks == 0) return;
     kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream_>>>(arguments...);
     const cudaError_t error = cudaGetLastError();
     check<std::runtime_error>(error == cudaSuccess,
-                              "a kernel could not be launched: ", cudaGetErrorString(error));
+                              "cannot launch a kernel: ", cudaGetErrorString(error));
   }
 
  private:

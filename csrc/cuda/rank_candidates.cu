@@ -1,7 +1,6 @@
-// rank_candidates on the GPU. The definition stands in rl4rec_kernels/ops/reference.py.
+// rank_candidates on the GPU. Defined in rl4rec_kernels/ops/reference.py.
 #include "cuda/arguments.cuh"
 #include "cuda/counts.cuh"
-#include "cuda/ops.h"
 
 namespace rl4rec {
 namespace {
@@ -18,11 +17,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   total[row] = counts.total;
 }
 
-}  // namespace
-
 std::tuple<Tensor, Tensor, Tensor> rank_candidates(const Tensor& query, const Tensor& table,
-                                                   const Tensor& ids,
-                                                   const std::optional<Tensor>& offsets,
+                                                   const Tensor& ids, const OptionalTensor& offsets,
                                                    Tensor bad) {
   CandidateArguments arguments(query, table, ids, offsets, bad);
   const Candidates& candidates = arguments.candidates;
@@ -34,11 +30,16 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates(const Tensor& query, const Te
     arguments.device.launch(rank_kernel<T>, count_blocks<true>(candidates), kThreads,
                             arguments.shared_bytes(), arguments.queries,
                             arguments.table.as_rows<T>(), candidates, rows,
-                            static_cast<int64_t*>(above.mutable_data_ptr()),
-                            static_cast<int64_t*>(tied.mutable_data_ptr()),
-                            static_cast<int64_t*>(total.mutable_data_ptr()));
+                            above.mutable_data_ptr<int64_t>(), tied.mutable_data_ptr<int64_t>(),
+                            total.mutable_data_ptr<int64_t>());
   });
   return {above, tied, total};
 }
+
+RL4REC_CUDA_OPERATOR(rank_candidates,
+                     "(Tensor query, Tensor table, Tensor ids, Tensor? offsets, Tensor(a!) bad) "
+                     "-> (Tensor above, Tensor tied, Tensor total)")
+
+}  // namespace
 
 }  // namespace rl4rec

@@ -1,13 +1,13 @@
 // Rows of embeddings on the device: loads of 128 bits, and the one definition of a score.
 //
-// Why these numbers. Scoring is bound by memory: a row is read once and each value used once. To
-// keep the 3.35 TB/s of an H100 busy at a loaded latency of about 1 us, some 25 KB must be on their
-// way to each of its 132 multiprocessors. A warp asks for kRows rows at a time, 16 bytes a lane:
-// 2 KB a warp. With at most 64 registers a thread, 32 warps fit (8 blocks of 128 threads), so up
-// to 64 KB are asked for, and the bandwidth stays full while more than half of the warps compute,
-// add up or wait for their ids. More rows a warp would cost the registers of other warps. A warp
-// spends some 110 instructions on 2 KB, about a fifth of what the multiprocessor can issue
-// meanwhile. The query lies in shared memory as float32: kRows rows share each read of it.
+// Why these numbers. Scoring is bound by memory: each value of a row is read and used once. To
+// saturate the 3.35 TB/s of an H100 at a latency of about 1 us under load, about 25 KB must be in
+// flight to each of its 132 multiprocessors. A warp loads kRows rows at a time, 16 bytes per lane:
+// 2 KB per warp. With at most 64 registers per thread, 32 warps fit (8 blocks of 128 threads), so
+// up to 64 KB are in flight, and the bandwidth stays saturated while more than half of the warps
+// compute, add up or wait for their ids. More rows per warp would take registers from other warps.
+// A warp executes about 110 instructions per 2 KB, a fifth of what the multiprocessor can issue
+// meanwhile. The query is in shared memory as float32: kRows rows share each read of it.
 #pragma once
 
 #include <torch/headeronly/util/Half.h>
@@ -22,14 +22,14 @@ namespace rl4rec {
 constexpr int kLanes = 32;
 constexpr int kWarps = 4;
 constexpr int kThreads = kLanes * kWarps;
-constexpr int kRows = 4;         // that a warp reads at a time
-constexpr int kBlocksPerSm = 8;  // what the registers are limited for
+constexpr int kRows = 4;         // that a warp loads at a time
+constexpr int kBlocksPerSm = 8;  // limits the registers
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 __device__ __forceinline__ int lane_of_thread() { return static_cast<int>(threadIdx.x) % kLanes; }
 __device__ __forceinline__ int warp_of_thread() { return static_cast<int>(threadIdx.x) / kLanes; }
 
-// How a table stores its values. `Bits` is what one is loaded as.
+// How a table stores its values. `Bits` is the type that loads one.
 struct Float32 {
   using Bits = uint32_t;
 };
@@ -71,7 +71,7 @@ struct Pack {
   uint32_t words[4] = {};
 };
 
-// The values from column `at` on, zeros behind the last one. Both ways give the same bits.
+// The values from column `at` on, and zeros after the last one. Both branches give the same bits.
 template <typename T, bool kAligned>
 __device__ __forceinline__ Pack<T> load_pack(const typename T::Bits* row, int64_t at, int64_t dim) {
   Pack<T> pack;
@@ -90,8 +90,8 @@ __device__ __forceinline__ Pack<T> load_pack(const typename T::Bits* row, int64_
 }
 
 // Adds the lane's share of the dot products of kRows rows with the query. A lane takes kPack
-// columns out of each 32 * kPack, in order, whatever the memory looks like: so a score has one
-// order of additions. Zeros behind the last column add nothing, for a sum from +0 is never -0.
+// columns of each 32 * kPack, in order, whatever the alignment: a score has one order of additions.
+// Zeros after the last column change nothing, because a sum that starts at +0 is never -0.
 template <typename T, bool kAligned>
 __device__ __forceinline__ void add_dot_products(const Rows<T>& table, const float* query,
                                                  const int64_t (&ids)[kRows],
@@ -130,7 +130,7 @@ __device__ __forceinline__ Value sum_over_lanes(Value sum) {
 }
 
 // The score of the lane's own item, or 0 where its id is -1. `query` is float32 with zeros up to
-// a multiple of kPack. The whole warp must call. This is the only code that makes a score.
+// a multiple of kPack. The whole warp must call this. No other code computes scores.
 template <typename T>
 __device__ __forceinline__ float score_items(const Rows<T>& table, const float* query, int64_t id) {
   float score = 0.0f;
@@ -159,8 +159,8 @@ __device__ __forceinline__ float score_items(const Rows<T>& table, const float* 
   return score;
 }
 
-// The place of this thread's item in a stretch of kThreads items. Warps take kRows of them in
-// turn, so that a short stretch keeps them all busy.
+// The index of this thread's item among kThreads items. The warps take kRows of them in turn, so
+// that all are busy if there are few.
 __device__ __forceinline__ int slot_of_thread() {
   const int lane = lane_of_thread(), warp = warp_of_thread();
   return (lane / kRows * kWarps + warp) * kRows + lane % kRows;

@@ -1,6 +1,5 @@
-// score_candidates on the GPU. The definition stands in rl4rec_kernels/ops/reference.py.
+// score_candidates on the GPU. Defined in rl4rec_kernels/ops/reference.py.
 #include "cuda/arguments.cuh"
-#include "cuda/ops.h"
 
 namespace rl4rec {
 namespace {
@@ -11,14 +10,14 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     score_kernel(const Queries queries, const Rows<T> table, const Candidates candidates,
                  float* scores) {
-  if (candidates.lost()) {  // the blocks share out the scores evenly, and some blocks have none
-    const int64_t place = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-    if (place < candidates.count) scores[place] = kNan;
+  if (candidates.has_bad_offsets()) {  // the blocks divide the scores evenly
+    const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+    if (at < candidates.count) scores[at] = kNan;
     return;
   }
   const Chunk chunk = find_chunk<false>(candidates, blockIdx.x);
   if (chunk.index >= chunk.count) return;
-  const int64_t column = chunk.index * kLength<false> + slot_of_thread();
+  const int64_t column = chunk.index * kChunkSize<false> + slot_of_thread();
   const bool exists = column < chunk.length;
   const int64_t id = exists ? candidates.id(chunk.ids + column) : -1;
   const bool is_item = candidates.in_table(id);
@@ -31,10 +30,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   scores[chunk.results + column] = is_item ? score : id == -1 ? kPadding : kNan;
 }
 
-}  // namespace
-
 Tensor score_candidates(const Tensor& query, const Tensor& table, const Tensor& ids,
-                        const std::optional<Tensor>& offsets, Tensor bad) {
+                        const OptionalTensor& offsets, Tensor bad) {
   CandidateArguments arguments(query, table, ids, offsets, bad);
   const Candidates& candidates = arguments.candidates;
   const Tensor scores = torch::stable::new_empty(ids, ids.sizes(), ScalarType::Float);
@@ -44,9 +41,15 @@ Tensor score_candidates(const Tensor& query, const Tensor& table, const Tensor& 
     arguments.device.launch(score_kernel<T>, count_blocks<false>(candidates), kThreads,
                             arguments.shared_bytes(), arguments.queries,
                             arguments.table.as_rows<T>(), candidates,
-                            static_cast<float*>(scores.mutable_data_ptr()));
+                            scores.mutable_data_ptr<float>());
   });
   return scores;
 }
+
+RL4REC_CUDA_OPERATOR(score_candidates,
+                     "(Tensor query, Tensor table, Tensor ids, Tensor? offsets, Tensor(a!) bad) "
+                     "-> Tensor")
+
+}  // namespace
 
 }  // namespace rl4rec

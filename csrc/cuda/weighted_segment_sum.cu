@@ -1,10 +1,9 @@
 // weighted_segment_sum on the GPU: both gradients of score_candidates, deterministic.
 //
-// A block sums one segment over one slice of columns, as wide as a warp reads at once. Its warps
-// take kRows terms in turn, so that a long segment has 16 rows on their way in each slice; then
-// their sums are added, the first warp's first.
+// A block sums one segment over one slice of columns, as wide as a warp loads at once. Its warps
+// take kRows terms in turn, so that a long segment has 16 rows in flight per slice. Then their sums
+// are added in order.
 #include "cuda/arguments.cuh"
-#include "cuda/ops.h"
 
 namespace rl4rec {
 namespace {
@@ -14,20 +13,20 @@ struct Segments {
   const void* index;
   const int64_t* order;  // may be null
   const int64_t* offsets;
-  int64_t terms, places;  // how many j and p there are
+  int64_t num_terms, num_weights;  // how many j and p there are
   int64_t slices;
-  bool wide;  // index is int64
+  bool is_int64;  // index
 };
 
-// Where the result goes, contiguous.
+// A contiguous result of any floating-point dtype.
 struct Output {
-  __device__ __forceinline__ void store(int64_t place, float value) const {
+  __device__ __forceinline__ void store(int64_t at, float value) const {
     if (type == ScalarType::Float) {
-      static_cast<float*>(data)[place] = value;
+      static_cast<float*>(data)[at] = value;
     } else if (type == ScalarType::Half) {
-      static_cast<torch::headeronly::Half*>(data)[place] = value;
+      static_cast<torch::headeronly::Half*>(data)[at] = value;
     } else {
-      static_cast<torch::headeronly::BFloat16*>(data)[place] = value;
+      static_cast<torch::headeronly::BFloat16*>(data)[at] = value;
     }
   }
 
@@ -35,16 +34,16 @@ struct Output {
   ScalarType type;
 };
 
-// The thread's own term j: its row, or -1, and its weight.
+// The row of term j, or -1, and its weight.
 template <typename T>
 __device__ __forceinline__ int64_t load_term(const Segments& s, const Rows<T>& rows, int64_t j,
                                              int64_t end, float& weight) {
   if (j >= end) return -1;
   const int64_t p = s.order ? s.order[j] : j;
-  if (p < 0 || p >= s.places) return -1;
+  if (p < 0 || p >= s.num_weights) return -1;
   weight = s.weights[p];
-  const int64_t row =
-      s.wide ? static_cast<const int64_t*>(s.index)[p] : static_cast<const int32_t*>(s.index)[p];
+  const int64_t row = s.is_int64 ? static_cast<const int64_t*>(s.index)[p]
+                                 : static_cast<const int32_t*>(s.index)[p];
   return row < rows.count ? row : -1;
 }
 
@@ -56,7 +55,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   const int64_t segment = blockIdx.x / s.slices;
   const int64_t slice = blockIdx.x % s.slices * kLanes * kPack, at = slice + lane * kPack;
   const int64_t begin = max(s.offsets[segment], int64_t{0});
-  const int64_t end = min(s.offsets[segment + 1], s.terms);
+  const int64_t end = min(s.offsets[segment + 1], s.num_terms);
 
   float sums[kPack] = {};
 #pragma unroll 1
@@ -97,10 +96,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   }
 }
 
-}  // namespace
-
+// Row s of the result is the sum over j from offsets[s] to offsets[s + 1] of
+// weights[p] * rows[index[p]] with p = order[j], or p = j without `order`; weights and index are
+// read as lists, whatever their shape. The sum is in float32, in an order that depends on the
+// length of the segment only. The result has the shape and the dtype of `like`. Terms whose index
+// is not a row are left out. Both gradients of score_candidates are such sums.
 Tensor weighted_segment_sum(const Tensor& weights, const Tensor& rows, const Tensor& index,
-                            const std::optional<Tensor>& order, const Tensor& offsets,
+                            const OptionalTensor& order, const Tensor& offsets,
                             const Tensor& like) {
   const int32_t device_index = weights.get_device_index();
   const Device device(weights);
@@ -111,18 +113,18 @@ Tensor weighted_segment_sum(const Tensor& weights, const Tensor& rows, const Ten
     check(tensor.scalar_type() == type, name, " must be ", type_name);
     return torch::stable::contiguous(tensor);
   };
-  const bool wide = index.scalar_type() == ScalarType::Long;
+  const bool is_int64 = index.scalar_type() == ScalarType::Long;
   const Tensor flat_weights = flat(weights, "weights", ScalarType::Float, "float32");
   const Tensor flat_index =
-      flat(index, "index", wide ? ScalarType::Long : ScalarType::Int, "int32 or int64");
+      flat(index, "index", is_int64 ? ScalarType::Long : ScalarType::Int, "int32 or int64");
   const Tensor flat_offsets = flat(offsets, "offsets", ScalarType::Long, "int64");
-  std::optional<Tensor> flat_order;
+  OptionalTensor flat_order;
   if (order) flat_order = flat(*order, "order", ScalarType::Long, "int64");
   check(weights.numel() == index.numel(), "weights has ", weights.numel(), " values, index ",
         index.numel());
   const int64_t segments = offsets.numel() - 1;
   check(segments >= 0 && like.dim() == 2 && like.size(0) == segments && like.size(1) == matrix.dim,
-        "like must be [", segments, ", ", matrix.dim, "], as offsets and rows say");
+        "like must be [", segments, ", ", matrix.dim, "] (the segments, the dimensions of rows)");
   check(on_device(like, device_index) && is_float(like),
         "like must be float32, float16 or bfloat16 on ", kDeviceName);
 
@@ -130,19 +132,24 @@ Tensor weighted_segment_sum(const Tensor& weights, const Tensor& rows, const Ten
   with_storage(matrix, [&](auto storage) {
     using T = decltype(storage);
     constexpr int64_t kWidth = kLanes * Rows<T>::kPack;
-    const Segments s{
-        static_cast<const float*>(flat_weights.const_data_ptr()),
-        flat_index.const_data_ptr(),
-        flat_order ? static_cast<const int64_t*>(flat_order->const_data_ptr()) : nullptr,
-        static_cast<const int64_t*>(flat_offsets.const_data_ptr()),
-        order ? order->numel() : index.numel(),
-        index.numel(),
-        (matrix.dim + kWidth - 1) / kWidth,
-        wide};
+    const Segments s{flat_weights.const_data_ptr<float>(),
+                     flat_index.const_data_ptr(),
+                     flat_order ? flat_order->const_data_ptr<int64_t>() : nullptr,
+                     flat_offsets.const_data_ptr<int64_t>(),
+                     order ? order->numel() : index.numel(),
+                     index.numel(),
+                     (matrix.dim + kWidth - 1) / kWidth,
+                     is_int64};
     device.launch(segment_sum_kernel<T>, segments * s.slices, kThreads, 0, s, matrix.as_rows<T>(),
                   Output{result.mutable_data_ptr(), like.scalar_type()});
   });
   return result;
 }
+
+RL4REC_CUDA_OPERATOR(weighted_segment_sum,
+                     "(Tensor weights, Tensor rows, Tensor index, Tensor? order, Tensor offsets, "
+                     "Tensor like) -> Tensor")
+
+}  // namespace
 
 }  // namespace rl4rec

@@ -1,4 +1,4 @@
-"""Where the raw CUDA operators run: emulated on the CPU, and on the GPU where there is one."""
+"""The raw CUDA operators: emulated on the CPU, and on the GPU if there is one."""
 
 from typing import Any, NamedTuple
 
@@ -11,13 +11,13 @@ from tests.ops.cases import Case
 
 
 class Kernels(NamedTuple):
-    """The raw operators and the device of their tensors; results come back to the CPU."""
+    """The raw operators and the device of their tensors. Results are moved to the CPU."""
 
     raw: Any
     device: str
 
     def run(self, name: str, case: Case, *arguments: Any) -> tuple[Any, int]:
-        """Call an operator; return its result and what it left in `bad`."""
+        """Call an operator; return its result and the value of `bad`."""
         bad = torch.zeros(1, dtype=torch.int32, device=self.device)
         tensors = [part if part is None else part.to(self.device) for part in case]
         result = getattr(self.raw, name)(*tensors, *arguments, bad)
@@ -26,7 +26,7 @@ class Kernels(NamedTuple):
         return RankCounts(*(column.cpu() for column in result)), bad.item()
 
     def good(self, name: str, case: Case, *arguments: Any) -> Any:
-        """As `run`, where nothing may be found bad."""
+        """As `run`, for arguments without bad values."""
         result, bad = self.run(name, case, *arguments)
         assert bad == 0
         return result
@@ -34,7 +34,7 @@ class Kernels(NamedTuple):
 
 @pytest.fixture(params=["emulated", "gpu"] if torch.cuda.is_available() else ["emulated"])
 def kernels(request: pytest.FixtureRequest) -> Kernels:
-    """The kernels wherever they can run."""
+    """The kernels, on each device that is available."""
     if request.param == "emulated":
         return Kernels(request.getfixturevalue("emulated").raw, "cpu")
     torch.ops.load_library(str(built_library()))

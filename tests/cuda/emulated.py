@@ -1,4 +1,4 @@
-"""The CUDA kernels compiled for the CPU, with their threads emulated: csrc/cuda on any machine."""
+"""The CUDA kernels compiled for the CPU, with emulated threads: csrc/cuda on any machine."""
 
 import ctypes
 import shutil
@@ -27,7 +27,7 @@ class Emulated:
 
     @contextmanager
     def order(self, name: str) -> Iterator[None]:
-        """Let threads and blocks take turns in an order of `ORDERS`."""
+        """Run threads and blocks in an order of `ORDERS`."""
         self._set_order(ORDERS.index(name))
         try:
             yield
@@ -71,12 +71,12 @@ def build(folder: Path) -> Path:
 
 
 def built_library() -> Path | None:
-    """The real library for the GPU, or None where the package was built without it."""
+    """The library for the GPU, or None if the package was built without it."""
     return next((ROOT / "rl4rec_kernels").glob("_C_cuda.*"), None)
 
 
 def run(*command: str) -> str:
-    """Run a program that must succeed; return what it printed."""
+    """Run a program, check that it succeeds, and return its output."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -9,7 +9,7 @@ from tests.ops.cases import DTYPES, make_case
 from tests.ops.catalog_cases import make_catalog_case
 
 SHAPES = [(3, 17, 11, 31), (5, 300, 40, 64), (2, 5, 4, 12_304)]
-METRICS = [list(range(6)), [10] * 6, 3]  # every kind at 10, expected over ties
+METRICS = [list(range(6)), [10] * 6, 3]  # every kind at 10, expectation over ties
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def run_triton() -> None:
-    """Call every operator; 3,000 items are more than the best 10 are sorted out of at once."""
+    """Call every operator. 3,000 items are more than one step of topk_catalog sorts."""
     for dtypes in DTYPES:
         case = make_case((5, 300, 40, 64), dtypes)
         args = [part.cuda() for part in case[:3]]

@@ -1,4 +1,4 @@
-"""What only a GPU can show: graphs, streams, and many blocks at once."""
+"""What needs a real GPU: graphs, streams, and many blocks at once."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def no_bad() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("ragged", [False, True])
-def test_a_captured_graph_reads_what_its_inputs_hold_at_replay(raw, ragged):
+def test_a_captured_graph_reads_its_inputs_at_replay(raw, ragged):
     case = make_case((20, 300, 500, 64), ragged=ragged)
     query, table, ids, offsets = on_gpu(case)
     bad, arguments = no_bad(), metric_arguments(METRICS, "expected")
@@ -67,8 +67,8 @@ def test_nothing_waits_for_the_gpu(raw):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_work_goes_to_the_current_stream(raw):
-    """A stream that still waits must hold the kernel back until its input is written."""
+def test_kernels_run_on_the_current_stream(raw):
+    """The kernel must wait until work that is queued on the stream has written its input."""
     case = make_case((5, 300, 50, 64))
     query, table, ids, _ = on_gpu(case)
     late = torch.zeros_like(query)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
 from rl4rec_kernels.ops import reference
 from tests.cuda.emulated import ORDERS
+from tests.errors import raises
 from tests.ops.cases import ALL, BF16, DTYPES, F16, F32, Case, huge_table, label, make_case
 from tests.ops.catalog_cases import assert_counts
 
@@ -17,7 +19,7 @@ TIES = ("expected", "optimistic", "pessimistic", "average")
 BAD_ID, BAD_OFFSETS = 1, 2
 
 
-def metric_arguments(metrics: tuple[str, ...], ties: str) -> tuple[list[int], list[int], int]:
+def metric_arguments(metrics: Sequence[str], ties: str) -> tuple[list[int], list[int], int]:
     kinds, cutoffs = zip(*parse_metrics(metrics), strict=True)
     return [int(kind) for kind in kinds], list(cutoffs), int(parse_ties(ties))
 
@@ -78,7 +80,7 @@ def test_non_finite_scores(kernels, dtypes):
 
 @pytest.mark.parametrize("dim", [1, 8])
 @pytest.mark.parametrize("dtype", [F16, BF16])
-def test_every_value_of_the_low_precisions_is_read_right(kernels, dtype, dim):
+def test_every_value_of_float16_and_bfloat16_is_read_correctly(kernels, dtype, dim):
     """All 65,536 bit patterns, subnormals and NaN included, one by one and eight at a time."""
     values = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16).view(dtype)
     ids = torch.arange(1 << 16)
@@ -117,7 +119,7 @@ def test_equal_embeddings_tie(kernels):
     assert counts.tied.tolist() == [399] * 3
 
 
-def test_duplicates_count_but_not_the_target_s(kernels):
+def test_duplicates_count_but_not_those_of_the_target(kernels):
     table = torch.tensor([[2.0], [3.0], [2.0], [1.0]])
     ids = torch.tensor([[0, 1, 1, 0, 2, 2, 2, 3, -1] + [0, 1, -1, 2] * 100])
     counts = kernels.good("rank_candidates", Case(torch.ones(1, 1), table, ids, None))
@@ -128,7 +130,7 @@ def test_duplicates_count_but_not_the_target_s(kernels):
 def test_rows_around_the_length_of_a_chunk(kernels, columns):
     for ragged in (False, True):
         case = make_case((3, columns, 50, 8), ragged=ragged, seed=columns)
-        if ragged:  # of every length near it, and one that is alone
+        if ragged:  # lengths near it, and a target without competitors
             rows = [torch.randint(0, 50, (n,)) for n in (columns, 1, columns - 1)]
             offsets = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0)
             case = case._replace(ids=torch.cat(rows), offsets=offsets)
@@ -138,7 +140,7 @@ def test_rows_around_the_length_of_a_chunk(kernels, columns):
 
 
 def test_many_ragged_rows_are_found(kernels):
-    """More rows than one look of the search covers, some of them much longer than others."""
+    """More rows than one step of the search covers, some of them much longer than others."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 4, (1100,), generator=generator)
     lengths[[3, 700, 1099]] = torch.tensor([1000, 127, 400])
@@ -222,7 +224,7 @@ def test_a_row_needs_a_target(kernels):
         assert bad == BAD_ID
         assert [column[1].item() for column in counts] == [-1, -1, -1]
         assert counts.total[0] == (1 if case is padded else 2)
-        kernels.good("score_candidates", case)  # needs none
+        kernels.good("score_candidates", case)  # needs no target
     empty, bad = kernels.run("rank_candidates", padded._replace(ids=padded.ids[:, :0]))
     assert bad == BAD_ID
     assert empty.total.tolist() == [-1, -1]
@@ -259,7 +261,7 @@ def test_empty_dimensions(kernels, rows):
 
 @pytest.mark.parametrize("order", ORDERS[1:])
 def test_the_order_of_threads_and_blocks_does_not_matter(emulated, order):
-    """A missing barrier, or a sum whose order is left to chance, would show here."""
+    """A missing barrier, or a sum without a fixed order, fails here."""
     bad = torch.zeros(1, dtype=torch.int32)
     for ragged in (False, True):
         case = make_case((5, 700, 50, 40), ragged=ragged, exact=False)
@@ -284,7 +286,7 @@ def test_the_order_of_threads_and_blocks_does_not_matter(emulated, order):
 
 
 def segments_of(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ids in a row, and where those of each query begin."""
+    """All ids as a list, and where those of each query begin."""
     if case.offsets is not None:
         return case.ids, case.offsets
     rows, columns = case.ids.shape
@@ -302,7 +304,7 @@ def test_weighted_sums_by_row_and_by_item(kernels, spec):
         moved = [part if part is None else part.to(kernels.device) for part in tensors]
         return kernels.raw.weighted_segment_sum(*moved).cpu()
 
-    # By row: the gradient of the queries.
+    # By query: the gradient of the queries.
     items = index.long().clamp(min=0)
     terms = torch.where(index[:, None] >= 0, weights[:, None] * case.table[items].double(), 0)
     row = torch.repeat_interleave(torch.arange(len(case.query)), segments.diff())
@@ -310,7 +312,7 @@ def test_weighted_sums_by_row_and_by_item(kernels, spec):
     got = run(case.table, index, None, segments, case.query)
     assert torch.equal(got, want.to(case.query.dtype))
 
-    # By item: that of the table, over ids sorted stably; padding comes first and is left out.
+    # By item: the gradient of the table, over sorted ids. Padding comes first and is left out.
     order = index.argsort(stable=True)
     bounds = torch.searchsorted(index[order].long(), torch.arange(len(case.table) + 1))
     terms = torch.where(index[:, None] >= 0, weights[:, None] * case.query[row].double(), 0)
@@ -334,30 +336,43 @@ def test_weighted_sums_of_real_numbers(kernels):
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-4)
     moved[4] = torch.tensor([0, 0, 900, 900, 1000], device=kernels.device)
     other = kernels.raw.weighted_segment_sum(*moved).cpu()
-    assert torch.equal(got[1], other[1])  # whatever the other segments are
+    assert torch.equal(got[1], other[1])  # independent of the other segments
     assert torch.equal(got[2], other[3])
 
 
 def test_the_raw_operators_check_their_arguments(kernels):
     case = make_case((2, 3, 5, 8))
-    for changes, words in (
-        ({"query": case.query[:, :7]}, "query has 7 dimensions, table 8"),
-        ({"table": case.table.double()}, "table must be float32"),
-        ({"table": case.table[0]}, "table must have 2 dimensions, got 1"),
-        ({"ids": case.ids.short()}, "candidates must be int32 or int64"),
-        ({"ids": case.ids[:1]}, r"candidates must be \[2, C\]"),
-        ({"ids": case.ids[0], "offsets": torch.tensor([0, 3])}, r"must be int64 \[3\]"),
+    for changes, *named in (
+        ({"query": case.query[:, :7]}, "query", 7, "table", 8),
+        ({"table": case.table.double()}, "table", "float32"),
+        ({"table": case.table[0]}, "table", "2 dimensions", "got 1"),
+        ({"ids": case.ids.short()}, "candidates", "int32 or int64"),
+        ({"ids": case.ids[:1]}, "candidates", "[2, C]"),
+        ({"ids": case.ids[0], "offsets": torch.tensor([0, 3])}, "offsets", "int64 [3]"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with raises(ValueError, *named):
             kernels.run("rank_candidates", case._replace(**changes))
-    for arguments, words in (
-        (([17], [1], 0), "unknown metric kind 17"),
-        (([0], [1], 4), "unknown tie rule 4"),
-        (([0], [], 0), "the same length"),
-        (([5] * 65, [1] * 65, 0), "at most 64 in one call on the GPU, got 65"),
+    for arguments, *named in (
+        (([17], [1], 0), "metric kind", 17),
+        (([0], [1], 4), "tie rule", 4),
+        (([0], [], 0), "kinds", "cutoffs", "same length"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with raises(ValueError, *named):
             kernels.run("reward_candidates", case, *arguments)
+
+
+@pytest.mark.parametrize("count", [0, 1, 64, 65, 200])
+def test_any_number_of_metrics(kernels, count):
+    case = make_case((3, 300, 20, 8))
+    metrics = [METRICS[m % len(METRICS)] for m in range(count)]
+    arguments = metric_arguments(metrics, "expected") if count else ([], [], 0)
+    rewards = kernels.good("reward_candidates", case, *arguments)
+    assert torch.equal(rewards, reward(kernels, case)[:, [m % len(METRICS) for m in range(count)]])
+    ids = case.ids.clone()
+    ids[1, 5] = 20
+    rewards, bad = kernels.run("reward_candidates", case._replace(ids=ids), *arguments)
+    assert bad == BAD_ID
+    assert rewards[1].isnan().all()
 
 
 def test_weighted_sums_check_their_arguments(kernels):
@@ -375,18 +390,18 @@ def test_weighted_sums_check_their_arguments(kernels):
         moved = [part if part is None else part.to(kernels.device) for part in tensors]
         return kernels.raw.weighted_segment_sum(*moved).cpu()
 
-    # What is out of bounds is left out, never read.
+    # Terms that are out of bounds are left out, never read.
     assert torch.equal(run(), torch.tensor([[1.0], [0.0]]).expand(2, 8))
     assert torch.equal(run(order=torch.tensor([5, 0, -1])), run())
-    for changes, words in (
-        ({"weights": torch.ones(3).double()}, "weights must be float32"),
-        ({"index": torch.tensor([0, 1])}, "weights has 3 values, index 2"),
-        ({"index": torch.ones(3)}, "index must be int32 or int64"),
-        ({"rows": torch.ones(5)}, "rows must have 2 dimensions"),
-        ({"offsets": torch.ones(3)}, "offsets must be int64"),
-        ({"order": torch.ones(3)}, "order must be int64"),
-        ({"like": torch.ones(2, 7)}, r"like must be \[2, 8\]"),
-        ({"like": torch.ones(2, 8).double()}, "like must be float32"),
+    for changes, *named in (
+        ({"weights": torch.ones(3).double()}, "weights", "float32"),
+        ({"index": torch.tensor([0, 1])}, "weights", 3, "index", 2),
+        ({"index": torch.ones(3)}, "index", "int32 or int64"),
+        ({"rows": torch.ones(5)}, "rows", "2 dimensions"),
+        ({"offsets": torch.ones(3)}, "offsets", "int64"),
+        ({"order": torch.ones(3)}, "order", "int64"),
+        ({"like": torch.ones(2, 7)}, "like", "[2, 8]"),
+        ({"like": torch.ones(2, 8).double()}, "like", "float32"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with raises(ValueError, *named):
             run(**changes)

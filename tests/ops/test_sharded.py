@@ -99,7 +99,7 @@ ERRORS = {
     "a bad target": ("IndexError", "targets", "id 9", "query 1"),
     "a bad exclusion": ("IndexError", "exclude", "id -2", "row 2", "column 0"),
     "a bad metric": ("ValueError", "unknown metric", "'ndcg'"),
-    "an invalid target": ("ValueError", "targets", "id 5", "query 1", "not valid"),
+    "an invalid target": ("ValueError", "targets", "id 5", "query 1", "valid[5]"),
     "k": ("ValueError", "k", 9, 10),
     "no source": ("ValueError", "refine=True", "keep_source=True"),
     "nan": ("ValueError", "query", "row 0", "NaN"),

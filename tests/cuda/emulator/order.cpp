@@ -1,4 +1,4 @@
-// Sets the order in which emulated threads and blocks take turns.
+// Sets the order in which emulated threads and blocks run.
 #include "cuda/launch.cuh"
 
 extern "C" __attribute__((visibility("default"))) void set_order(int order) {

@@ -1,10 +1,10 @@
-// Runs the kernels of csrc/cuda on the CPU, for tests: the include path puts this file in the place
-// of csrc/cuda/launch.cuh, and the .cu files are compiled as C++.
+// Runs the kernels of csrc/cuda on the CPU, for tests: the include path finds this file instead of
+// csrc/cuda/launch.cuh, and the .cu files are compiled as C++.
 //
 // Blocks run one after the other. The threads of a block are contexts that take turns in one thread
-// of the process; they hand over only at barriers and warp operations, in an order that can be set.
-// Results that change with the order betray a missing barrier. A barrier that not all threads
-// reach ends the process with a message.
+// of the process. They switch only at barriers and warp operations, in an order that can be set.
+// Results that change with the order reveal a missing barrier. A barrier that not all threads reach
+// aborts the process with a message.
 #pragma once
 
 #include <setjmp.h>
@@ -28,8 +28,8 @@
 
 #include "check.h"
 
-#define RL4REC_RAW_LIBRARY rl4rec_cuda_emulated
-#define RL4REC_RAW_KEY CPU
+#define RL4REC_CUDA_LIBRARY rl4rec_cuda_emulated
+#define RL4REC_CUDA_KEY CPU
 
 #define __global__
 #define __device__
@@ -52,8 +52,8 @@ struct Index {
 namespace emulator {
 
 constexpr int kLanes = 32;
-// The first two let a warp run as far as it can before the next one, from either end; the last one
-// lets all threads take turns in a random order.
+// With the first two, a warp runs as far as it can before the next one, from either end. With the
+// last one, all threads take turns in a random order.
 enum Order : int { kForward, kBackward, kRandom };
 
 struct Thread {
@@ -64,7 +64,7 @@ struct Thread {
   int warp_operations;
 };
 
-// Where threads wait for each other: a warp, or the block.
+// Threads that wait for each other: a warp, or the block.
 struct Barrier {
   int size, arrived = 0;
   int64_t passed = 0;
@@ -81,7 +81,7 @@ struct Block {
   ucontext_t caller;
   jmp_buf scheduler;
   int current;
-  bool progress;  // somebody passed a barrier or ended since the last look
+  bool progress;  // whether a thread passed a barrier or ended since this was reset
 };
 
 inline Block block;
@@ -143,7 +143,7 @@ inline void prepare(int threads, int64_t shared_bytes) {
     thread.started = thread.ended = false;
     thread.warp_operations = 0;
   }
-  // Shared memory holds anything at the start: NaN shows a read before the first write.
+  // Shared memory starts with any values. NaN reveals a read before the first write.
   std::memset(static_cast<void*>(block.shared.data()), 0xff, block.shared.size() * sizeof(float4));
 }
 
@@ -164,15 +164,15 @@ inline void run_block() {
         any_progress |= block.progress;
       } while (block.progress && order != kRandom);
     }
-    if (!all_ended && !any_progress) fail("a barrier or a warp operation was not reached by all");
+    if (!all_ended && !any_progress) fail("not all threads reached a barrier or a warp operation");
   }
 }
 
-// Warp operations: everybody shows a value, then reads those of the others.
+// Warp operations: each thread publishes a value, then reads those of the others.
 template <typename Value>
 Value exchange(unsigned mask, Value value, int from) {
   static_assert(sizeof(Value) <= sizeof(uint64_t));
-  if (mask != 0xffffffffu) fail("a warp operation of a part of the warp is not emulated");
+  if (mask != 0xffffffffu) fail("warp operations of a part of a warp are not emulated");
   auto& slots = block.slots[me().warp_operations++ % 2][block.current / kLanes];
   std::memcpy(&slots[block.current % kLanes], &value, sizeof(Value));
   wait(block.warps[block.current / kLanes]);
@@ -235,7 +235,7 @@ namespace rl4rec {
 inline bool on_device(const torch::stable::Tensor& tensor, int32_t) { return tensor.is_cpu(); }
 constexpr const char* kDeviceName = "the CPU";
 
-// As the real one. Blocks run in the order of the threads.
+// As in csrc/cuda/launch.cuh. Blocks run in the same order as threads.
 class Device {
  public:
   explicit Device(const torch::stable::Tensor& tensor) {
@@ -247,7 +247,7 @@ class Device {
               const Arguments&... arguments) const {
     using namespace emulator;
     check(shared_bytes <= 48 << 10, "too much shared memory");
-    check(threads % kLanes == 0, "a part of a warp is not emulated");
+    check(threads % kLanes == 0, "blocks of a part of a warp are not emulated");
     block.kernel = [&] { kernel(arguments...); };
     std::vector<int64_t> turns(blocks);
     std::iota(turns.begin(), turns.end(), 0);

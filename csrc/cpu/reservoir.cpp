@@ -1,4 +1,4 @@
-#include "cpu/selection.h"
+#include "cpu/reservoir.h"
 
 #include <algorithm>
 #include <cmath>
@@ -12,7 +12,7 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Unsigned numbers in the order of the floats; both zeros are one.
+// Unsigned integers in the order of the floats; both zeros map to the same one.
 uint32_t to_key(float value) {
   value += 0.0f;
   uint32_t bits;
@@ -29,21 +29,21 @@ float from_key(uint32_t key) {
 
 }  // namespace
 
-Selection::Selection(int64_t k, float bound)
+Reservoir::Reservoir(int64_t k, float bound)
     : k_(k),
       bound_(bound),
-      lowest_(-std::numeric_limits<float>::max()),  // -inf is never among the best
+      threshold_(-std::numeric_limits<float>::max()),  // -inf is never among the best
       entries_(k + std::max<int64_t>(k, 64)) {}
 
-void Selection::make_room() {
+void Reservoir::make_room() {
   const int64_t room = std::max<int64_t>(k_ / 2, 32);
   if (size_ + room > static_cast<int64_t>(entries_.size())) entries_.resize(2 * size_ + room);
 }
 
-// Finds a score that at least k reach, and few more than k, by sorting into bins.
-bool Selection::drop_roughly() {
+// Finds a score that at least k entries reach, and few more than k, in a histogram.
+bool Reservoir::prune_by_histogram() {
   constexpr int kBinBits = 9;
-  if (settled_ || size_ <= k_) return false;
+  if (some_exact_ || size_ <= k_) return false;
   uint32_t least = ~uint32_t{0}, most = 0;
   for (int64_t i = 0; i < size_; ++i) {
     const uint32_t key = to_key(entries_[i].score);
@@ -57,40 +57,38 @@ bool Selection::drop_roughly() {
   uint32_t bin = (most - least) >> shift;
   for (int64_t reached = counts[bin]; reached < k_; reached += counts[bin]) --bin;
 
-  // At least k scores reach it. An item may be up to a bound better, and each of the k a bound
-  // worse.
+  // At least k scores reach it. An item may be better by up to `bound`, and each of the k worse.
   const float sure = from_key(least + (bin << shift));
-  const float lowest = bound_ == 0.0f ? sure : std::nextafter(sure - 2 * bound_, -kInfinity);
+  const float threshold = bound_ == 0.0f ? sure : std::nextafter(sure - 2 * bound_, -kInfinity);
   int64_t kept = 0;
   for (int64_t i = 0; i < size_; ++i) {
     const Entry entry = entries_[i];
     entries_[kept] = entry;
-    kept += entry.score >= lowest;
+    kept += entry.score >= threshold;
   }
   const bool made_room = kept < size_ - k_ / 4;
   size_ = kept;
-  lowest_ = std::max(lowest_, lowest);
+  threshold_ = std::max(threshold_, threshold);
   return made_room;
 }
 
-void Selection::drop() {
+void Reservoir::prune() {
   if (size_ <= k_) return;
-  // k items score at least `sure`, in the worst case for each.
+  // At least k items score `sure` or more, even in the worst case.
   std::vector<float> worst(size_);
   for (int64_t i = 0; i < size_; ++i)
-    worst[i] = entries_[i].score - (exact(entries_[i]) ? 0.0f : bound_);
+    worst[i] = entries_[i].score - (is_exact(entries_[i]) ? 0.0f : bound_);
   std::nth_element(worst.begin(), worst.begin() + (k_ - 1), worst.end(), std::greater<float>());
   const float sure = worst[k_ - 1];
 
-  // Of exact scores that equal it the lower items come first; there is room for as many as are not
-  // surely above.
+  // Of the exact scores that equal it, those of lower items come first, up to k in all.
   int64_t room = k_;
-  for (int64_t i = 0; i < size_; ++i) room -= exact(entries_[i]) && entries_[i].score > sure;
+  for (int64_t i = 0; i < size_; ++i) room -= is_exact(entries_[i]) && entries_[i].score > sure;
   int64_t kept = 0;
   for (int64_t i = 0; i < size_; ++i) {
     const Entry entry = entries_[i];
     entries_[kept] = entry;
-    if (!exact(entry)) {
+    if (!is_exact(entry)) {
       kept += entry.score + bound_ >= sure;
     } else if (entry.score == sure) {
       kept += room-- > 0;
@@ -99,12 +97,12 @@ void Selection::drop() {
     }
   }
   size_ = kept;
-  lowest_ =
+  threshold_ =
       bound_ == 0.0f ? std::nextafter(sure, kInfinity) : std::nextafter(sure - bound_, -kInfinity);
 }
 
-// Sorts by byte from the lowest (radix sort), which keeps the order of items of equal scores.
-void Selection::finish() {
+// A radix sort, byte by byte from the lowest, which keeps the order of items with equal scores.
+void Reservoir::sort() {
   const auto key_of = [](const Entry& entry) { return ~to_key(entry.score); };
   if (size_ < 64) {
     std::stable_sort(entries_.begin(), entries_.begin() + size_,

@@ -1,19 +1,20 @@
 // Dot products and scaled sums of embedding rows, for one level of CPU features.
 //
-// The same source is compiled for every level with other compiler flags (see CMakeLists.txt). All
-// levels keep kStep partial sums and add them in the same order, so that levels with fused
-// multiply-add (avx2, avx512) give the same bits.
+// The same source is compiled for several levels, with different compiler flags (see
+// CMakeLists.txt). All of them keep kStep partial sums and add them in the same order, so that the
+// levels with fused multiply-add give the same bits.
 //
 // No header with inline functions may be included: the linker keeps one copy of such a function,
-// which might be the one compiled for a CPU that this machine is not.
+// possibly one that is compiled for instructions which this machine does not have.
 
-#include "cpu/simd.h"
+#include "cpu/levels.h"
+#include "cpu/tuning.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms of GCC 12's avx512 headers
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms in GCC 12's AVX-512 headers
 #endif
 
 namespace rl4rec {
@@ -37,10 +38,10 @@ using Floats [[gnu::vector_size(kVectorBytes)]] = float;
 using Words [[gnu::vector_size(kVectorBytes)]] = uint32_t;
 using Halves [[gnu::vector_size(kVectorBytes / 2)]] = uint16_t;
 
-struct Half {
+struct Float16 {
   uint16_t bits;
 };
-struct BHalf {
+struct BFloat16 {
   uint16_t bits;
 };
 
@@ -53,7 +54,7 @@ V load_unaligned(const void* p) {
 
 Floats load(const float* p) { return load_unaligned<Floats>(p); }
 
-// GCC 12 makes one instruction of the widening only where it is spelled out.
+// GCC 12 compiles the widening to one instruction only if it is spelled out.
 Words load_words(const void* p) {
 #if defined(__AVX512F__)
   return (Words)_mm512_cvtepu16_epi32(load_unaligned<__m256i>(p));
@@ -64,16 +65,16 @@ Words load_words(const void* p) {
 #endif
 }
 
-Floats load(const BHalf* p) { return (Floats)(load_words(p) << 16); }
+Floats load(const BFloat16* p) { return (Floats)(load_words(p) << 16); }
 
-Floats load(const Half* p) {
+Floats load(const Float16* p) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_cvtph_ps(load_unaligned<__m256i>(p));
 #elif defined(__F16C__)
   return (Floats)_mm256_cvtph_ps(load_unaligned<__m128i>(p));
 #else
-  // Move exponent and mantissa into place and let a multiplication by 2^112 correct the exponent's
-  // bias: it makes subnormals exact. Infinities and NaN get the full exponent instead.
+  // Shift exponent and mantissa into position, and let a multiplication by 2^112 correct the
+  // exponent's bias: subnormals are exact that way. Infinities and NaN get the full exponent.
   const Words half = load_words(p);
   const Words magnitude = (half & 0x7fff) << 13;
   const Floats scaled = (Floats)magnitude * 0x1p112f;
@@ -83,7 +84,7 @@ Floats load(const Half* p) {
 #endif
 }
 
-// The last, incomplete step of a row, filled up with zeros (they change no sum).
+// The last, incomplete step of a row, padded with zeros, which do not change a sum.
 template <typename T>
 struct Tail {
   alignas(kVectorBytes) T values[kStep];
@@ -97,7 +98,7 @@ using Floats4 [[gnu::vector_size(16)]] = float;
 using Floats8 [[gnu::vector_size(32)]] = float;
 using Floats16 [[gnu::vector_size(64)]] = float;
 
-// fold adds the lanes of a vector, its upper half onto its lower one, until one is left.
+// Adds the lanes of a vector, its upper half to its lower one, until one is left.
 [[maybe_unused, gnu::always_inline]] inline float fold(const Floats4& v) {
   return (v[0] + v[2]) + (v[1] + v[3]);
 }
@@ -110,7 +111,7 @@ using Floats16 [[gnu::vector_size(64)]] = float;
               __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
 }
 
-// kStep partial sums. Everything about them is unrolled, so that they stay in registers.
+// kStep partial sums. All loops over them are unrolled, so that they stay in registers.
 struct Sums {
   Floats parts[kParts] = {};
 
@@ -120,7 +121,7 @@ struct Sums {
     for (int p = 0; p < kParts; ++p) parts[p] += load(query + p * kWidth) * load(row + p * kWidth);
   }
 
-  // Adds pairwise; which sums are paired is the same for every vector width.
+  // Adds pairwise. The pairs are the same for every vector width.
   [[gnu::always_inline]] float total() const {
     Floats folded[kParts];
 #pragma GCC unroll 8
@@ -133,9 +134,9 @@ struct Sums {
   }
 };
 
-// R rows at once share the loads of the query and keep more memory reads in flight. `ahead` are
-// rows that come soon, or null: their cache lines are fetched while these are computed, into the L2
-// cache, which has more reads of memory in flight than the L1 cache.
+// R rows at once share the loads of the query and keep more reads of memory in flight. `ahead` are
+// rows to prefetch, or null. They are prefetched into the L2 cache, which has more reads of memory
+// in flight than the L1 cache.
 template <typename T, int R>
 void dot(const float* query, const T* const* rows, const T* const* ahead, int64_t dim, float* out) {
   Sums sums[R];
@@ -159,10 +160,10 @@ void dot(const float* query, const T* const* rows, const T* const* ahead, int64_
 }
 
 template <typename T>
-void dot_rows(const float* query, const void* const* rows, int64_t n, int64_t dim, bool fetch,
+void dot_rows(const float* query, const void* const* rows, int64_t n, int64_t dim, bool prefetch,
               float* out) {
   const T* const* row = reinterpret_cast<const T* const*>(rows);
-  const auto ahead = [&](int64_t i) { return fetch ? row + i + kLookahead : nullptr; };
+  const auto ahead = [&](int64_t i) { return prefetch ? row + i + kPrefetchRows : nullptr; };
   int64_t i = 0;
   for (; i + kRowsAtOnce <= n; i += kRowsAtOnce)
     dot<T, kRowsAtOnce>(query, row + i, ahead(i), dim, out + i);
@@ -206,18 +207,14 @@ void to_float(const void* row, int64_t dim, float* out) {
 
 }  // namespace
 
-#define RL4REC_STRING_(x) #x
-#define RL4REC_STRING(x) RL4REC_STRING_(x)
-
-extern const Tiles tiles;
-extern const Simd simd;
-const Simd simd = {
-    RL4REC_STRING(RL4REC_LEVEL),
-    {dot_rows<float>, dot_rows<Half>, dot_rows<BHalf>},
-    {add_rows<float>, add_rows<Half>, add_rows<BHalf>},
-    {to_float<float>, to_float<Half>, to_float<BHalf>},
-    &tiles,
-};
+void set_row_kernels(Level&);
+void set_row_kernels(Level& level) {
+  level.rows = {
+      {dot_rows<float>, dot_rows<Float16>, dot_rows<BFloat16>},
+      {add_rows<float>, add_rows<Float16>, add_rows<BFloat16>},
+      {to_float<float>, to_float<Float16>, to_float<BFloat16>},
+  };
+}
 
 }  // namespace RL4REC_LEVEL
 }  // namespace rl4rec

@@ -1,0 +1,58 @@
+// The kernels of tile_kernels.h that multiply pairs of bfloat16 and quadruples of int8, by
+// AVX-512's instructions for dot products. As in row_kernels.cpp, no header with inline functions
+// may be included.
+#include "cpu/tile_loop.h"
+
+namespace rl4rec {
+namespace RL4REC_LEVEL {
+namespace {
+
+struct BFloat16Pair {
+  using Word = uint32_t;
+  using Sum = Floats;
+  static Sum add(Sum sum, Floats panel, uint32_t item) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)panel,
+                                    (__m512bh)_mm512_set1_epi32(static_cast<int>(item)));
+  }
+};
+
+struct Int8Quad {
+  using Word = uint32_t;
+  using Sum = Words;
+  static Sum add(Sum sum, Floats panel, uint32_t item) {
+    return (Sum)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32(static_cast<int>(item)),
+                                    (__m512i)panel);
+  }
+};
+
+template <int V>
+void score_int8(const uint32_t* panel, const uint32_t* items, int64_t stride, int64_t words,
+                const int32_t* offset, const float* lane_scale, const float* item_scale,
+                float* scores) {
+  Words sums[kAccumulators / V][V] = {};
+  accumulate<Int8Quad, V>(panel, items, stride, words, sums);
+#pragma GCC unroll 2
+  for (int v = 0; v < V; ++v) {
+    const Words subtracted = (Words)_mm512_loadu_si512(offset + v * kWidth);
+    const Floats scale = _mm512_loadu_ps(lane_scale + v * kWidth);
+#pragma GCC unroll 24
+    for (int r = 0; r < kAccumulators / V; ++r) {
+      const Floats sum = __builtin_convertvector(sums[r][v] - subtracted, Floats);
+      const Floats score = sum * (scale * item_scale[r]);
+      __builtin_memcpy(scores + (r * V + v) * kWidth, &score, sizeof(score));
+    }
+  }
+}
+
+}  // namespace
+
+void set_dot_kernels(Level&);
+void set_dot_kernels(Level& level) {
+  level.wide.score_bfloat16 = score<BFloat16Pair, 2>;
+  level.wide.score_int8 = score_int8<2>;
+  level.narrow.score_bfloat16 = score<BFloat16Pair, 1>;
+  level.narrow.score_int8 = score_int8<1>;
+}
+
+}  // namespace RL4REC_LEVEL
+}  // namespace rl4rec

@@ -1,0 +1,83 @@
+// The best k of the scores that are added, for one query.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace rl4rec {
+
+// Added scores may differ from the exact ones by up to `bound`. With a bound above 0 more than k
+// are kept: all that could be among the best k. Items are numbers below 2^31, added in ascending
+// order.
+class Reservoir {
+ public:
+  struct Entry {
+    float score;
+    uint32_t item;
+  };
+
+  Reservoir(int64_t k, float bound);
+
+  // Scores below this need not be added.
+  float threshold() const { return threshold_; }
+
+  void add(float score, int64_t item) { entries_[size_++] = {score, static_cast<uint32_t>(item)}; }
+  bool full() const { return size_ == static_cast<int64_t>(entries_.size()); }
+
+  // Makes room and raises the threshold. `score(items, n, scores)` computes exact scores.
+  template <typename Score>
+  void compact(const Score& score) {
+    if (!prune_by_histogram()) prune();
+    if (bound_ > 0.0f && size_ > 4 * k_ + 1024) {  // many are undecided
+      rescore(0, kEndOfItems, score);
+      prune();
+    }
+    make_room();
+  }
+
+  // Replaces the scores of the entries from `begin` on whose items are below `end` by exact ones.
+  // Returns the entry after them.
+  template <typename Score>
+  int64_t rescore(int64_t begin, int64_t end, const Score& score) {
+    std::vector<int64_t> entries, items;
+    for (; begin < size_ && item(begin) < end; ++begin) {
+      if (is_exact(entries_[begin])) continue;
+      entries.push_back(begin);
+      items.push_back(item(begin));
+    }
+    std::vector<float> scores(entries.size());
+    if (!entries.empty()) score(items.data(), static_cast<int64_t>(items.size()), scores.data());
+    for (std::size_t j = 0; j < entries.size(); ++j)
+      entries_[entries[j]] = {scores[j], static_cast<uint32_t>(items[j]) | kExact};
+    some_exact_ = some_exact_ || !entries.empty();
+    return begin;
+  }
+
+  // Keeps those that could be among the best k, and perhaps a few more. Returns whether that made
+  // room: it does not if many scores are equal.
+  bool prune_by_histogram();
+
+  // Keeps the best k, or all if there are fewer, by descending score, then by ascending item. All
+  // scores must be exact.
+  void sort();
+
+  int64_t size() const { return size_; }
+  float score(int64_t i) const { return entries_[i].score; }
+  int64_t item(int64_t i) const { return entries_[i].item & (kExact - 1); }
+
+ private:
+  static constexpr uint32_t kExact = uint32_t{1} << 31;  // flag of an item that was rescored
+  static constexpr int64_t kEndOfItems = int64_t{1} << 31;
+
+  bool is_exact(const Entry& entry) const { return bound_ == 0.0f || entry.item >= kExact; }
+  void prune();
+  void make_room();
+
+  int64_t k_, size_ = 0;
+  float bound_, threshold_;
+  bool some_exact_ = false;  // whether there are exact entries although the bound is not 0
+  std::vector<Entry> entries_;
+};
+
+}  // namespace rl4rec

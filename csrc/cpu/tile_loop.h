@@ -1,0 +1,81 @@
+// The loop of all kernels that score a tile. Only tile_kernels.cpp and dot_kernels.cpp include it:
+// everything here is in an anonymous namespace of the level that is compiled.
+#pragma once
+
+#include "cpu/levels.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms in GCC 12's AVX-512 headers
+#endif
+
+namespace rl4rec {
+namespace RL4REC_LEVEL {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kAccumulators = 24;  // of 32 registers
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kAccumulators = 12;  // of 16 registers
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16;
+constexpr int kAccumulators = 24;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kAccumulators = 12;
+#endif
+constexpr int kWidth = kVectorBytes / 4;
+
+using Floats [[gnu::vector_size(kVectorBytes)]] = float;
+using Words [[gnu::vector_size(kVectorBytes)]] = int32_t;
+
+// V vectors of queries against kAccumulators / V items. All loops over the sums are unrolled, so
+// that they stay in registers. Three items share a base address: so few of these stay in registers
+// too.
+//
+// Step::add(sum, panel, item) adds to `sum` the product of a vector of the panel and one word of an
+// item, which is broadcast to all lanes.
+template <typename Step, int V>
+[[gnu::always_inline]] inline void accumulate(const typename Step::Word* panel,
+                                              const typename Step::Word* items, int64_t stride,
+                                              int64_t words,
+                                              typename Step::Sum (&sums)[kAccumulators / V][V]) {
+  constexpr int R = kAccumulators / V;
+  constexpr int kLanes = V * kWidth;
+  const typename Step::Word* base[(R + 2) / 3];
+#pragma GCC unroll 8
+  for (int g = 0; g < (R + 2) / 3; ++g) base[g] = items + 3 * g * stride;
+  const int64_t shift[3] = {0, stride, 2 * stride};
+  for (int64_t w = 0; w < words; ++w) {
+    Floats queries[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v)
+      __builtin_memcpy(&queries[v], panel + w * kLanes + v * kWidth, sizeof(Floats));
+#pragma GCC unroll 24
+    for (int r = 0; r < R; ++r) {
+      const typename Step::Word item = base[r / 3][shift[r % 3] + w];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sums[r][v] = Step::add(sums[r][v], queries[v], item);
+    }
+  }
+}
+
+template <typename Step, int V>
+void score(const typename Step::Word* panel, const typename Step::Word* items, int64_t stride,
+           int64_t words, float* scores) {
+  Floats sums[kAccumulators / V][V] = {};
+  accumulate<Step, V>(panel, items, stride, words, sums);
+#pragma GCC unroll 24
+  for (int r = 0; r < kAccumulators / V; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v)  // by vector: GCC 12 keeps an array that is copied whole in memory
+      __builtin_memcpy(scores + (r * V + v) * kWidth, &sums[r][v], sizeof(Floats));
+}
+
+}  // namespace
+}  // namespace RL4REC_LEVEL
+}  // namespace rl4rec

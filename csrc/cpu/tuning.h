@@ -1,0 +1,42 @@
+// Sizes that decide how fast the CPU operators are, never what they compute. Constants only: the
+// kernels, which are compiled once per level of CPU features, include this file.
+#pragma once
+
+#include <cstdint>
+
+namespace rl4rec {
+
+// What the L2 cache of one core holds. It is 512 KiB to 2 MiB on the CPUs of these years; a table
+// that is smaller than this is not prefetched.
+constexpr int64_t kL2CacheBytes = 1 << 20;
+
+// Panels of queries that are scored against one tile of items, before the next tile is loaded. They
+// leave room in the L2 cache for the items and for what else the core runs.
+constexpr int64_t kPanelBytes = kL2CacheBytes / 8 * 3;
+// At least this many, even if they pass through the L2 cache: with fewer, loading the items takes
+// longer than scoring them.
+constexpr int64_t kMinPanels = 8;
+// Panels of a block that is refined. Their counts and undecided pairs take some MiB per thread.
+constexpr int64_t kRefinedPanels = 256;
+
+// Tiles whose undecided pairs are rescored together.
+constexpr int64_t kStripTiles = 8;
+// The same for topk_catalog: what a strip of items takes of the L2 cache, but each query should
+// have about this many undecided items in it.
+constexpr int64_t kStripBytes = kL2CacheBytes / 4;
+constexpr int64_t kStripItemsPerQuery = 64;
+// topk_catalog with `refine` scores the source itself if k is more than one in so many rows.
+constexpr int64_t kMinRowsPerRefined = 32;
+// What the candidates for the best k of a block's queries may take, per thread.
+constexpr int64_t kReservoirBytes = 16 << 20;
+
+// Candidates that are scored together: their row pointers and scores stay in the L1 cache.
+constexpr int64_t kChunkSize = 512;
+// Row pointers that dot_rows reads past the last row, to prefetch those rows.
+constexpr int64_t kPrefetchRows = 12;
+
+// The least work per thread, in multiplications and in metrics: starting one takes microseconds.
+constexpr int64_t kMultiplicationsPerThread = 1 << 15;
+constexpr int64_t kMetricsPerThread = 512;
+
+}  // namespace rl4rec
