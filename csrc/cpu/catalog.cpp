@@ -1,6 +1,7 @@
 #include "cpu/catalog.h"
 
 #include <torch/headeronly/util/BFloat16.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,22 +14,42 @@
 namespace rl4rec {
 namespace {
 
-const TileKernels& tile_for(const Level& level, int64_t num_queries) {
-  return num_queries <= level.narrow.lanes ? level.narrow : level.wide;
+TileKernels tile_for(Arithmetic arithmetic, int64_t num_queries) {
+  const Level& level = rl4rec::level();
+  if (arithmetic == kFew) {
+    int log2 = 0;
+    while ((int64_t{1} << log2) < num_queries) ++log2;
+    return {int64_t{1} << log2,
+            kFewRows,
+            1,
+            1,
+            0,
+            0.0f,
+            nullptr,
+            level.lanes.count[log2],
+            level.lanes.count_and_collect[log2]};
+  }
+  const TileKernels& narrow = level.narrow[arithmetic];
+  return num_queries <= narrow.lanes ? narrow : level.wide[arithmetic];
 }
 
-Arithmetic arithmetic_for(Storage items, Storage query, const TileKernels& tile) {
-  if (items == kBFloat16 && query == kBFloat16 && tile.score_bfloat16) return Arithmetic::kBFloat16;
-  if (items == kInt8 && tile.score_int8) return Arithmetic::kInt8;
-  return Arithmetic::kFloat;
+Arithmetic arithmetic_for(Storage items, Storage query) {
+  if (items == kBFloat16 && query == kBFloat16 && level().wide[kBFloat16Pairs].score)
+    return kBFloat16Pairs;
+  if (items == kInt8 && level().wide[kInt8Quads].score) return kInt8Quads;
+  return kFloat;
 }
 
 int64_t divide_up(int64_t n, int64_t divisor) { return (n + divisor - 1) / divisor; }
 
-int64_t words_of(Arithmetic arithmetic, int64_t dim) {
+int64_t round_up(int64_t n, int64_t multiple) { return divide_up(n, multiple) * multiple; }
+
+int64_t words_of(Arithmetic arithmetic, int64_t dim, int64_t step) {
   switch (arithmetic) {
-    case Arithmetic::kBFloat16: return divide_up(dim, 2);
-    case Arithmetic::kInt8: return divide_up(dim, 4);
+    case kBFloat16Pairs: return round_up(divide_up(dim, 2), step);
+    case kSplit: return 2 * round_up(divide_up(dim, 2), step);
+    case kInt8Quads: return round_up(divide_up(dim, 4), step);
+    case kFew: return round_up(dim, kStep);
     default: return dim;
   }
 }
@@ -41,7 +62,7 @@ Partition divide(const Catalog& catalog, int64_t num_queries, int64_t groups, in
   Partition result;
   result.num_queries = num_queries;
   result.num_items = catalog.items.rows;
-  result.group_queries = divide_up(count_panels(catalog, num_queries), groups) * catalog.tile.lanes;
+  result.group_queries = round_up(divide_up(std::max<int64_t>(1, num_queries), groups), kMaxLanes);
   result.num_groups = divide_up(num_queries, result.group_queries);
   result.range_rows = std::max(divide_up(result.num_items, ranges), 16 * catalog.tile.rows);
   result.num_ranges = std::max<int64_t>(1, divide_up(result.num_items, result.range_rows));
@@ -56,11 +77,23 @@ const void* optional_data(const OptionalTensor& given, OptionalTensor& owner) {
 
 }  // namespace
 
+AlignedWords make_words(int64_t count) {
+  constexpr int64_t kCacheLine = 64;
+  const size_t bytes = round_up(std::max<int64_t>(4 * count, 1), kCacheLine);
+  AlignedWords words(static_cast<uint32_t*>(std::aligned_alloc(kCacheLine, bytes)));
+  if (!words) throw std::bad_alloc();
+  std::memset(words.get(), 0, bytes);
+  return words;
+}
+
 Catalog::Catalog(const Tensor& table, const OptionalTensor& row_stats, const OptionalTensor& valid,
-                 const Embeddings& queries)
+                 const Embeddings& queries, std::optional<Arithmetic> approximation)
     : items(table, "table", row_stats.has_value()),
       query_storage(row_stats && items.storage != kFloat32 ? items.storage : queries.storage),
-      tile(tile_for(level(), queries.rows)) {
+      arithmetic(approximation ? *approximation : arithmetic_for(items.storage, query_storage)),
+      rounds(approximation && *approximation != kFew),
+      tile(tile_for(arithmetic, queries.rows)) {
+  if (rounds) query_storage = kBFloat16;
   check_same_dim(queries, items);
   check(items.rows < (int64_t{1} << 31), "table must have at most 2^31 - 1 rows, got ", items.rows,
         "; slice it");
@@ -74,8 +107,12 @@ Catalog::Catalog(const Tensor& table, const OptionalTensor& row_stats, const Opt
           "valid must be bool [", items.rows, "] on the CPU");
   this->row_stats = static_cast<const float*>(optional_data(row_stats, row_stats_owner_));
   this->valid = static_cast<const bool*>(optional_data(valid, valid_owner_));
-  arithmetic = arithmetic_for(items.storage, query_storage, tile);
-  words = words_of(arithmetic, items.dim);
+  words = words_of(arithmetic, items.dim, tile.word_step);
+  // Kernels that read whole cache lines are much slower if these are not aligned.
+  const int64_t bytes = items.dim * static_cast<int64_t>(items.owner.element_size());
+  const bool has_aligned_words = bytes == 4 * words && items.row_bytes % 64 == 0 &&
+                                 reinterpret_cast<uintptr_t>(items.data) % 64 == 0;
+  loads_in_place = arithmetic == kFew || (!rounds && tile.word_step > 1 && has_aligned_words);
 }
 
 float round_query(const Catalog& catalog, const float* query, int64_t dim, float* rounded) {
@@ -109,44 +146,63 @@ Panels::Panels(const Catalog& catalog, const Embeddings& queries)
 void Panels::pack(int64_t begin, int64_t end) {
   begin_ = begin;
   end_ = end;
-  words_.assign(size() * panel_words(), 0);  // lanes after the last query stay 0
-  offsets_.assign(size() * catalog_.tile.lanes, 0);
-  scales_.assign(size() * catalog_.tile.lanes, 1.0f);
-  for (int64_t i = 0; i < end - begin; ++i) pack_query(i);
+  const int64_t lanes = catalog_.tile.lanes, group = catalog_.tile.vector_lanes;
+  const int64_t words = catalog_.words;
+  words_ = make_words(size() * panel_words());  // lanes after the last query stay 0
+  offsets_.assign(size() * lanes, 0);
+  scales_.assign(size() * lanes, 1.0f);
+  const AlignedWords rows = make_words(group * words);
+  for (int64_t first = 0; first < end - begin; first += group) {
+    const int64_t n = std::min(group, end - begin - first);
+    for (int64_t l = 0; l < n; ++l) pack_query(first + l, rows.get() + l * words);
+    uint32_t* to = words_.get() + first * words;
+    for (int64_t w = 0; w < words; ++w, to += group)
+      for (int64_t l = 0; l < n; ++l) to[l] = rows[l * words + w];
+  }
 }
 
-void Panels::pack_query(int64_t i) {
-  const int64_t lanes = catalog_.tile.lanes, dim = queries_.dim;
+// Writes the words of query begin_ + i.
+void Panels::pack_query(int64_t i, uint32_t* words) {
+  const int64_t dim = queries_.dim;
+  if (catalog_.rounds) {
+    uint32_t* second = catalog_.arithmetic == kSplit ? words + catalog_.words / 2 : nullptr;
+    float norm, error;
+    return queries_.to_bfloat16(begin_ + i, words, second, &norm, &error);
+  }
+  if (catalog_.arithmetic == kBFloat16Pairs && queries_.storage == kBFloat16) {
+    std::memcpy(words, queries_.row(begin_ + i), 2 * dim);
+    return;
+  }
   queries_.copy_row(begin_ + i, row_.data());
   scales_[i] = round_query(catalog_, row_.data(), dim, row_.data());
-  uint32_t* lane = words_.data() + i / lanes * panel_words() + i % lanes;
-  if (catalog_.arithmetic == Arithmetic::kFloat) {
-    for (int64_t j = 0; j < dim; ++j) std::memcpy(lane + j * lanes, &row_[j], sizeof(float));
-  } else if (catalog_.arithmetic == Arithmetic::kBFloat16) {
-    for (int64_t j = 0; j < dim; ++j)
-      lane[j / 2 * lanes] |= uint32_t{torch::headeronly::BFloat16(row_[j]).x} << (j % 2 * 16);
-  } else {
+  if (catalog_.arithmetic == kBFloat16Pairs) {
+    auto* halves = reinterpret_cast<uint16_t*>(words);
+    for (int64_t j = 0; j < dim; ++j) halves[j] = torch::headeronly::BFloat16(row_[j]).x;
+  } else if (catalog_.arithmetic == kInt8Quads) {
+    auto* bytes = reinterpret_cast<int8_t*>(words);
     int32_t sum = 0;
-    for (int64_t j = 0; j < dim; ++j) {
-      const int32_t value = static_cast<int32_t>(row_[j]);
-      sum += value;
-      lane[j / 4 * lanes] |= static_cast<uint32_t>(value & 0xff) << (j % 4 * 8);
-    }
-    offsets_[i] = 128 * sum;  // ItemTile::add adds 128 to every value of an item
+    for (int64_t j = 0; j < dim; ++j) sum += bytes[j] = static_cast<int8_t>(row_[j]);
+    offsets_[i] = catalog_.tile.int8_offset * sum;
+  } else {
+    std::memcpy(words, row_.data(), dim * sizeof(float));
   }
 }
 
 ItemTile::ItemTile(const Catalog& catalog) : catalog_(catalog) {
-  // An odd number of cache lines, so that rows do not share sets of the L1 cache. Rows of floats
-  // are written in whole steps.
-  const int64_t words = std::max<int64_t>(
-      catalog.words, catalog.items.padded_dim() * (catalog.arithmetic == Arithmetic::kFloat));
-  stride_ = ((words + 15) / 16 | 1) * 16;
-  words_.assign(stride_ * catalog.tile.rows, 0);
+  // An odd number of cache lines, so that rows do not share sets of the L1 cache. Rows of floats,
+  // and rows that are rounded, are written in whole steps.
+  const bool in_steps = catalog.arithmetic == kFloat || catalog.rounds;
+  const int64_t words = std::max(catalog.words, catalog.items.padded_dim() * in_steps);
+  stride_ = ((words + 15) / 16 | 1) * 64;
+  words_ = make_words(stride_ / 4 * catalog.tile.rows);
 }
 
 int64_t ItemTile::load(int64_t first, int64_t end) {
   size_ = 0;
+  norm_ = error_ = 0.0f;
+  data_ = words_.get();
+  data_stride_ = stride_;
+  if (catalog_.loads_in_place && load_in_place(first, end)) return first + size_;
   for (; first < end && size_ < catalog_.tile.rows; ++first)
     if (catalog_.is_valid(first)) add(first);
   return first;
@@ -154,40 +210,76 @@ int64_t ItemTile::load(int64_t first, int64_t end) {
 
 void ItemTile::load_ids(const int64_t* ids, int64_t n) {
   size_ = 0;
+  data_ = words_.get();
+  data_stride_ = stride_;
   for (int64_t i = 0; i < n; ++i) add(ids[i]);
 }
 
-void ItemTile::add(int64_t id) {
-  uint32_t* to = words_.data() + size_ * stride_;
-  const char* from = static_cast<const char*>(catalog_.items.row(id));
-  const int64_t dim = catalog_.items.dim;
-  if (catalog_.arithmetic == Arithmetic::kFloat) {
-    catalog_.items.copy_row(id, reinterpret_cast<float*>(to));
-  } else if (catalog_.arithmetic == Arithmetic::kBFloat16) {
-    std::copy_n(from, 2 * dim, reinterpret_cast<char*>(to));
-  } else {
-    // The instruction takes one factor unsigned: flipping the sign bit adds 128.
-    std::copy_n(from, dim, reinterpret_cast<char*>(to));
-    for (int64_t w = 0; w < catalog_.words; ++w) to[w] ^= 0x80808080;
+// Loads a whole tile, if all of its rows are valid.
+bool ItemTile::load_in_place(int64_t first, int64_t end) {
+  const int64_t n = catalog_.tile.rows;
+  if (end - first < n) return false;
+  for (int64_t r = 0; r < n; ++r)
+    if (!catalog_.is_valid(first + r)) return false;
+  for (; size_ < n; ++size_) {
+    ids_[size_] = first + size_;
+    scales_[size_] = catalog_.scale(first + size_);
+    if (catalog_.row_stats) include(catalog_.norm(ids_[size_]), catalog_.error(ids_[size_]));
   }
+  data_ = catalog_.items.row(first);
+  data_stride_ = catalog_.items.row_bytes;
+  return true;
+}
+
+void ItemTile::include(float norm, float error) {
+  norm_ = std::max(norm_, norm);
+  error_ = std::max(error_, error);
+}
+
+void ItemTile::add(int64_t id) {
+  uint32_t* to = words_.get() + size_ * stride_ / 4;
+  const Embeddings& items = catalog_.items;
+  const int64_t bytes = items.dim * static_cast<int64_t>(items.owner.element_size());
+  if (catalog_.rounds) {
+    const auto* ahead =
+        static_cast<const char*>(items.row(std::min(id + kRoundedAhead, items.rows - 1)));
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(ahead + byte, 0, 2);
+    uint32_t* second = catalog_.arithmetic == kSplit ? to + catalog_.words / 2 : nullptr;
+    float norm, error;
+    items.to_bfloat16(id, to, second, &norm, &error);
+    include(norm, error);
+  } else if (catalog_.arithmetic == kFloat) {
+    items.copy_row(id, reinterpret_cast<float*>(to));
+  } else {
+    std::memcpy(to, items.row(id), bytes);
+    if (catalog_.arithmetic == kInt8Quads && catalog_.tile.int8_offset == 128)
+      for (int64_t w = 0; w < catalog_.words; ++w) to[w] ^= 0x80808080;  // adds 128 to every byte
+  }
+  if (catalog_.row_stats) include(catalog_.norm(id), catalog_.error(id));
   ids_[size_] = id;
   scales_[size_++] = catalog_.scale(id);
 }
 
-void ItemTile::score(const Panels& panels, int64_t p, float* scores) {
+void ItemTile::score_few(const Panels& panels) {
+  const Embeddings& items = catalog_.items;
+  const int log2 = __builtin_ctzll(catalog_.tile.lanes);
+  level().rows.score_few[log2][items.storage](reinterpret_cast<const float*>(panels.panel(0)),
+                                              data_, data_stride_, size_, items.dim, few_scores_,
+                                              &norm_);
+}
+
+void ItemTile::score(const Panels& panels, int64_t p, float* scores) const {
   const TileKernels& tile = catalog_.tile;
-  const uint32_t* panel = panels.panel(p);
-  if (catalog_.arithmetic == Arithmetic::kBFloat16)
-    return tile.score_bfloat16(panel, words_.data(), stride_, catalog_.words, scores);
-  if (catalog_.arithmetic == Arithmetic::kInt8)
-    return tile.score_int8(panel, words_.data(), stride_, catalog_.words, panels.offsets(p),
-                           panels.scales(p), scales_, scores);
-  tile.score_float(reinterpret_cast<const float*>(panel),
-                   reinterpret_cast<const float*>(words_.data()), stride_, catalog_.words, scores);
-  if (catalog_.items.storage != kInt8) return;
+  if (catalog_.arithmetic == kFew) {
+    std::copy_n(few_scores_, size_ * tile.lanes, scores);
+    return;
+  }
+  const Int8Scales scales = panels.scales(p, scales_);
+  tile.score(panels.panel(p), data_, data_stride_, catalog_.words, scales, scores);
+  if (catalog_.items.storage != kInt8 || catalog_.arithmetic != kFloat) return;
   for (int64_t r = 0; r < size_; ++r)
     for (int64_t l = 0; l < tile.lanes; ++l)
-      scores[r * tile.lanes + l] *= panels.scales(p)[l] * scales_[r];
+      scores[r * tile.lanes + l] *= scales.lane_scale[l] * scales_[r];
 }
 
 int64_t ItemTile::find(int64_t id) const {
@@ -197,50 +289,52 @@ int64_t ItemTile::find(int64_t id) const {
 
 Exclusions::Exclusions(const Catalog& catalog, int64_t num_queries, const int64_t* targets,
                        const OptionalTensor& ids, const OptionalTensor& offsets)
-    : lanes_(catalog.tile.lanes), entries_(divide_up(num_queries, lanes_)), counts_(num_queries) {
+    : entries_(divide_up(num_queries, kMaxLanes)), counts_(num_queries) {
   std::optional<Candidates> excluded;
   if (ids) excluded.emplace(*ids, offsets, num_queries, "exclude");
   std::optional<IdCheck> id_check;
   if (excluded) id_check.emplace(*excluded, catalog.items.rows, /*needs_target=*/false);
-  const int64_t num_panels = static_cast<int64_t>(entries_.size());
-  parallel_for(0, num_panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      std::vector<Entry>& entries = entries_[p];
-      for (int64_t q = p * lanes_; q < std::min((p + 1) * lanes_, num_queries); ++q) {
-        if (targets && targets[q] >= 0) entries.push_back({targets[q], q % lanes_});
+  parallel_for(0, static_cast<int64_t>(entries_.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group) {
+      std::vector<Entry>& entries = entries_[group];
+      const int64_t first = group * kMaxLanes, last = std::min(first + kMaxLanes, num_queries);
+      for (int64_t q = first; q < last; ++q) {
+        if (targets && targets[q] >= 0) entries.push_back({targets[q], q});
         if (!excluded) continue;
         for (int64_t i = excluded->begin(q); i < excluded->end(q); ++i) {
           const int64_t id = excluded->id(q, i);
-          if (id_check->is_item(q, i, id)) entries.push_back({id, q % lanes_});
+          if (id_check->is_item(q, i, id)) entries.push_back({id, q});
         }
       }
       std::sort(entries.begin(), entries.end());
       entries.erase(std::unique(entries.begin(), entries.end()), entries.end());
-      for (const Entry& entry : entries)
-        counts_[p * lanes_ + entry.lane] += catalog.is_valid(entry.id);
+      for (const Entry& entry : entries) counts_[entry.query] += catalog.is_valid(entry.id);
     }
   });
   if (id_check) id_check->raise();
 }
 
-std::vector<const Exclusions::Entry*> Exclusions::seek(int64_t first_panel, int64_t n,
-                                                       int64_t id) const {
+std::vector<const Exclusions::Entry*> Exclusions::seek(int64_t first_query, int64_t lanes,
+                                                       int64_t n, int64_t id) const {
   std::vector<const Entry*> result(n);
   for (int64_t p = 0; p < n; ++p) {
-    const auto& entries = entries_[first_panel + p];
+    const auto& entries = entries_[(first_query + p * lanes) / kMaxLanes];
     result[p] = entries.data() +
                 (std::lower_bound(entries.begin(), entries.end(), Entry{id, -1}) - entries.begin());
   }
   return result;
 }
 
-void Exclusions::apply(const Entry*& entry, int64_t p, const ItemTile& tile, float replacement,
-                       float* scores) const {
-  const Entry* const end = entries_[p].data() + entries_[p].size();
+void Exclusions::apply(const Entry*& entry, int64_t first_query, int64_t lanes,
+                       const ItemTile& tile, float replacement, float* scores) const {
+  const auto& entries = entries_[first_query / kMaxLanes];
+  const Entry* const end = entries.data() + entries.size();
   const int64_t last = tile.ids()[tile.size() - 1];
   for (; entry < end && entry->id <= last; ++entry) {
+    const int64_t lane = entry->query - first_query;
+    if (lane < 0 || lane >= lanes) continue;  // of another panel of the same kMaxLanes queries
     const int64_t row = tile.find(entry->id);
-    if (row >= 0) scores[row * lanes_ + entry->lane] = replacement;
+    if (row >= 0) scores[row * lanes + lane] = replacement;
   }
 }
 
@@ -259,6 +353,8 @@ Partition Partition::by_queries(const Catalog& catalog, int64_t num_queries, int
 
 int64_t Partition::panels_at_once(const Catalog& catalog) {
   const int64_t panel_bytes = std::max<int64_t>(1, 4 * catalog.words * catalog.tile.lanes);
+  static const int64_t kPanelBytes =
+      std::max<int64_t>(kL2CacheBytes, sysconf(_SC_LEVEL2_CACHE_SIZE)) / 8 * kPanelEighths;
   return std::max(kMinPanels, kPanelBytes / panel_bytes);
 }
 
@@ -284,9 +380,10 @@ std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queri
   if (catalog.items.rows == 0) return result;  // no row to score for targets of -1
   const int64_t lanes = catalog.tile.lanes, rows = catalog.tile.rows;
   const auto score_panels = [&](int64_t begin, int64_t end) {
+    const TileSession session;
     Panels panels(catalog, queries);
     ItemTile tile(catalog);
-    float scores[kMaxTileRows * kMaxLanes];
+    float scores[kMaxTileScores];
     for (int64_t p = begin; p < end; ++p) {
       const int64_t last = std::min((p + 1) * lanes, queries.rows);
       panels.pack(p * lanes, last);

@@ -2,20 +2,32 @@
 // how a call is divided among threads.
 #pragma once
 
+#include <cstdlib>
+#include <memory>
+
 #include "cpu/embeddings.h"
 #include "cpu/parallel.h"
 
 namespace rl4rec {
 
-// The words (see tile_kernels.h) of queries and items.
-enum class Arithmetic { kFloat, kBFloat16, kInt8 };
+// Words that begin at a cache line.
+struct Free {
+  void operator()(uint32_t* words) const { std::free(words); }
+};
+using AlignedWords = std::unique_ptr<uint32_t[], Free>;
+AlignedWords make_words(int64_t count);  // zeros
 
-// The items of a call.
+// The items of a call, and the arithmetic of their scores.
 struct Catalog {
   // `row_stats` [N, 3] float32 holds scale, norm and error of every row of a quantized table (see
   // rl4rec_kernels/ops/quantize.py), `valid` bool [N] says which rows may compete. Default: all.
   Catalog(const Tensor& table, const OptionalTensor& row_stats, const OptionalTensor& valid,
-          const Embeddings& queries);
+          const Embeddings& queries)
+      : Catalog(table, row_stats, valid, queries, std::nullopt) {}
+  // The items of `source` in an arithmetic that approximates its own: kBFloat16Pairs and kSplit
+  // round them when they are loaded, kFew takes them as they are.
+  Catalog(const Catalog& source, Arithmetic approximation, const Embeddings& queries)
+      : Catalog(source.items.owner, std::nullopt, source.valid_owner_, queries, approximation) {}
 
   bool is_valid(int64_t id) const { return !valid || valid[id]; }
   float scale(int64_t id) const { return row_stats ? row_stats[3 * id] : 1.0f; }
@@ -27,10 +39,15 @@ struct Catalog {
   const bool* valid = nullptr;
   Storage query_storage;  // what queries are rounded to before they are scored
   Arithmetic arithmetic;
-  const TileKernels& tile;
-  int64_t words;  // of an item
+  bool rounds;  // items, when they are loaded
+  TileKernels tile;
+  int64_t words;        // of an item
+  bool loads_in_place;  // whole tiles of rows, which need no copy
 
  private:
+  Catalog(const Tensor& table, const OptionalTensor& row_stats, const OptionalTensor& valid,
+          const Embeddings& queries, std::optional<Arithmetic> approximation);
+
   OptionalTensor row_stats_owner_, valid_owner_;
 };
 
@@ -45,19 +62,20 @@ class Panels {
 
   void pack(int64_t begin, int64_t end);
   int64_t size() const { return (end_ - begin_ + catalog_.tile.lanes - 1) / catalog_.tile.lanes; }
-  const uint32_t* panel(int64_t p) const { return words_.data() + p * panel_words(); }
-  // Per lane of panel p: what is subtracted from an int8 sum, and the query's scale.
-  const int32_t* offsets(int64_t p) const { return offsets_.data() + p * catalog_.tile.lanes; }
-  const float* scales(int64_t p) const { return scales_.data() + p * catalog_.tile.lanes; }
+  const uint32_t* panel(int64_t p) const { return words_.get() + p * panel_words(); }
+  Int8Scales scales(int64_t p, const float* item_scales) const {
+    const int64_t first = p * catalog_.tile.lanes;
+    return {&offsets_[first], &scales_[first], item_scales};
+  }
 
  private:
   int64_t panel_words() const { return catalog_.words * catalog_.tile.lanes; }
-  void pack_query(int64_t i);
+  void pack_query(int64_t i, uint32_t* words);
 
   const Catalog& catalog_;
   const Embeddings& queries_;
   int64_t begin_ = 0, end_ = 0;
-  std::vector<uint32_t> words_;
+  AlignedWords words_;
   std::vector<int32_t> offsets_;
   std::vector<float> scales_, row_;
 };
@@ -70,23 +88,36 @@ class ItemTile {
   // Loads the next valid rows of [first, end). Returns the first row that is left.
   int64_t load(int64_t first, int64_t end);
   void load_ids(const int64_t* ids, int64_t n);
+  // Scores the loaded items, and finds their norm, if the arithmetic is kFew.
+  void score_few(const Panels& panels);
 
   // scores[r * lanes + l] of the tile's items against the panel's queries.
-  void score(const Panels& panels, int64_t p, float* scores);
+  void score(const Panels& panels, int64_t p, float* scores) const;
 
   int64_t size() const { return size_; }
   const int64_t* ids() const { return ids_; }  // ascending after `load`
   // The row of the tile that has the item, or -1.
   int64_t find(int64_t id) const;
 
+  // The largest norm and error of the items, if they have row_stats or are rounded here. Infinite
+  // if an item is not finite, or huge.
+  float norm() const { return norm_; }
+  float error() const { return error_; }
+
  private:
   void add(int64_t id);
+  bool load_in_place(int64_t first, int64_t end);
+  void include(float norm, float error);
 
   const Catalog& catalog_;
-  int64_t stride_, size_ = 0;  // stride in words
-  std::vector<uint32_t> words_;
+  int64_t stride_, size_ = 0;  // stride in bytes
+  AlignedWords words_;
+  const void* data_;  // the first item: in words_, or in the table
+  int64_t data_stride_;
+  float norm_ = 0.0f, error_ = 0.0f;
   int64_t ids_[kMaxTileRows];
   float scales_[kMaxTileRows];
+  float few_scores_[kFewRows * kMaxFewQueries];
 };
 
 // Prefetches part p of n of the rows that the next tile loads from `first` on.
@@ -102,22 +133,22 @@ class Exclusions {
   int64_t count(int64_t query) const { return counts_[query]; }
 
   struct Entry {
-    int64_t id, lane;
+    int64_t id, query;
     bool operator<(const Entry& other) const {
-      return id != other.id ? id < other.id : lane < other.lane;
+      return id != other.id ? id < other.id : query < other.query;
     }
-    bool operator==(const Entry& other) const { return id == other.id && lane == other.lane; }
+    bool operator==(const Entry& other) const { return id == other.id && query == other.query; }
   };
-  // For each of n panels from `first_panel` on (counted over all queries), its first entry of an
-  // item from `id` on.
-  std::vector<const Entry*> seek(int64_t first_panel, int64_t n, int64_t id) const;
-  // Replaces the scores of excluded pairs in a tile, and advances `entry` past them.
-  void apply(const Entry*& entry, int64_t p, const ItemTile& tile, float replacement,
-             float* scores) const;
+  // For each of n panels of `lanes` queries, from `first_query` on, its first entry of an item from
+  // `id` on.
+  std::vector<const Entry*> seek(int64_t first_query, int64_t lanes, int64_t n, int64_t id) const;
+  // Replaces the scores of excluded pairs of a tile and a panel, whose first query is
+  // `first_query`, and advances `entry` past them.
+  void apply(const Entry*& entry, int64_t first_query, int64_t lanes, const ItemTile& tile,
+             float replacement, float* scores) const;
 
  private:
-  int64_t lanes_;
-  std::vector<std::vector<Entry>> entries_;  // of every panel, ascending
+  std::vector<std::vector<Entry>> entries_;  // of every kMaxLanes queries, ascending
   std::vector<int64_t> counts_;
 };
 
@@ -144,12 +175,22 @@ struct Partition {
   int64_t range_rows, num_ranges;     // of the items
 };
 
+// Calls fn(block) for every block, from several threads.
+template <typename Fn>
+void for_each_block(const Partition& partition, const Fn& fn) {
+  parallel_for(0, partition.size(), 1, [&](int64_t begin, int64_t end) {
+    const TileSession session;
+    for (int64_t i = begin; i < end; ++i) fn(partition[i]);
+  });
+}
+
 // Calls fn(block, panels) for every block, from several threads. `panels` holds the block's
 // queries.
 template <typename Fn>
 void for_each_block(const Catalog& catalog, const Embeddings& queries, const Partition& partition,
                     const Fn& fn) {
   parallel_for(0, partition.size(), 1, [&](int64_t begin, int64_t end) {
+    const TileSession session;
     Panels panels(catalog, queries);
     int64_t packed = -1;
     for (int64_t i = begin; i < end; ++i) {

@@ -7,6 +7,7 @@ namespace rl4rec {
 namespace RL4REC_LEVEL {
 namespace {
 
+#if defined(__AVX512BF16__)
 struct BFloat16Pair {
   using Word = uint32_t;
   using Sum = Floats;
@@ -15,6 +16,7 @@ struct BFloat16Pair {
                                     (__m512bh)_mm512_set1_epi32(static_cast<int>(item)));
   }
 };
+#endif
 
 struct Int8Quad {
   using Word = uint32_t;
@@ -26,19 +28,18 @@ struct Int8Quad {
 };
 
 template <int V>
-void score_int8(const uint32_t* panel, const uint32_t* items, int64_t stride, int64_t words,
-                const int32_t* offset, const float* lane_scale, const float* item_scale,
-                float* scores) {
+void score_int8(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                const Int8Scales& scales, float* scores) {
   Words sums[kAccumulators / V][V] = {};
-  accumulate<Int8Quad, V>(panel, items, stride, words, sums);
+  accumulate<Int8Quad, V>(panel, static_cast<const uint32_t*>(items), stride / 4, words, sums);
 #pragma GCC unroll 2
   for (int v = 0; v < V; ++v) {
-    const Words subtracted = (Words)_mm512_loadu_si512(offset + v * kWidth);
-    const Floats scale = _mm512_loadu_ps(lane_scale + v * kWidth);
+    const Words subtracted = (Words)_mm512_loadu_si512(scales.lane_offset + v * kWidth);
+    const Floats scale = _mm512_loadu_ps(scales.lane_scale + v * kWidth);
 #pragma GCC unroll 24
     for (int r = 0; r < kAccumulators / V; ++r) {
       const Floats sum = __builtin_convertvector(sums[r][v] - subtracted, Floats);
-      const Floats score = sum * (scale * item_scale[r]);
+      const Floats score = sum * (scale * scales.item_scale[r]);
       __builtin_memcpy(scores + (r * V + v) * kWidth, &score, sizeof(score));
     }
   }
@@ -48,10 +49,14 @@ void score_int8(const uint32_t* panel, const uint32_t* items, int64_t stride, in
 
 void set_dot_kernels(Level&);
 void set_dot_kernels(Level& level) {
-  level.wide.score_bfloat16 = score<BFloat16Pair, 2>;
-  level.wide.score_int8 = score_int8<2>;
-  level.narrow.score_bfloat16 = score<BFloat16Pair, 1>;
-  level.narrow.score_int8 = score_int8<1>;
+#if defined(__AVX512BF16__)
+  set_score<2>(level.wide[kBFloat16Pairs], 0.15f, score<BFloat16Pair, 2>);
+  set_score<1>(level.narrow[kBFloat16Pairs], 0.15f, score<BFloat16Pair, 1>);
+#endif
+  set_score<2>(level.wide[kInt8Quads], 0.08f, score_int8<2>);
+  set_score<1>(level.narrow[kInt8Quads], 0.08f, score_int8<1>);
+  // The instruction takes the bytes of items unsigned.
+  level.wide[kInt8Quads].int8_offset = level.narrow[kInt8Quads].int8_offset = 128;
 }
 
 }  // namespace RL4REC_LEVEL

@@ -47,6 +47,11 @@ void Embeddings::copy_row(int64_t i, float* out) const {
   std::fill(out + dim, out + padded_dim(), 0.0f);
 }
 
+void Embeddings::to_bfloat16(int64_t i, uint32_t* first, uint32_t* second, float* norm,
+                             float* error) const {
+  level().rows.to_bfloat16[storage](row(i), dim, first, second, norm, error);
+}
+
 void check_same_dim(const Embeddings& queries, const Embeddings& items) {
   check(queries.dim == items.dim, "query has ", queries.dim, " dimensions, table ", items.dim);
 }

@@ -14,6 +14,10 @@ struct Embeddings {
   const void* row(int64_t i) const { return data + i * row_bytes; }
   // Writes row i as float32 to `out`, which has room for padded_dim() values.
   void copy_row(int64_t i, float* out) const;
+  // Writes row i as bfloat16 to `first`, and what rounding removes to `second` unless that is null,
+  // in words of two. Both have room for padded_dim() values. Sets the norm of the rounded row and
+  // that of what rounding removes, both rounded up; infinite if the row is not finite, or huge.
+  void to_bfloat16(int64_t i, uint32_t* first, uint32_t* second, float* norm, float* error) const;
   int64_t padded_dim() const { return (dim + kStep - 1) / kStep * kStep; }
 
   Tensor owner;

@@ -5,54 +5,121 @@
 
 #include "cpu/operator.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
 namespace rl4rec {
 
 // A level's kernel files (see CMakeLists.txt) define some of these.
 #define RL4REC_DECLARE_LEVEL(level)                                                \
   namespace level {                                                                \
-  void set_row_kernels(Level&), set_tile_kernels(Level&), set_dot_kernels(Level&); \
+  void set_row_kernels(Level&), set_tile_kernels(Level&), set_dot_kernels(Level&), \
+      set_amx_kernels(Level&);                                                     \
   }
 RL4REC_DECLARE_LEVEL(portable)
 RL4REC_DECLARE_LEVEL(avx2)
 RL4REC_DECLARE_LEVEL(avx512)
+RL4REC_DECLARE_LEVEL(avx512_vnni)
 RL4REC_DECLARE_LEVEL(avx512_bf16)
+RL4REC_DECLARE_LEVEL(amx)
+RL4REC_DECLARE_LEVEL(amx_emulated)
 
 namespace {
 
 struct LevelRow {
   const char* name;
+  const char* base;  // has the kernels that this level does not set; "" for none
   bool (*is_supported)();
   std::vector<void (*)(Level&)> set_kernels;
 };
 
+#if defined(__x86_64__)
 #define HAS(feature) static_cast<bool>(__builtin_cpu_supports(feature))
 
-// A level has the kernels of the row before it, except those that it sets itself. It is supported
-// only if the row before it is.
+// Whether the CPU has the tile registers of AMX and the kernel lets this process use them. It is
+// asked once; it may refuse.
+bool has_amx() {
+#if defined(__linux__)
+  constexpr unsigned kBFloat16 = 1u << 22, kTiles = 1u << 24, kInt8 = 1u << 25;
+  constexpr unsigned kAll = kBFloat16 | kTiles | kInt8;
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XTILEDATA
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & kAll) == kAll &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
+// The best level is the last one that is supported. A level is supported only if its base is.
 const LevelRow kTable[] = {
-    {"portable", [] { return true; }, {portable::set_row_kernels, portable::set_tile_kernels}},
+    {"portable", "", [] { return true; }, {portable::set_row_kernels, portable::set_tile_kernels}},
 #if defined(__x86_64__)
+    // For tests of the kernels for AMX on any machine. It is never the best level.
+    {"amx_emulated",
+     "avx2",
+     [] { return true; },
+     {avx2::set_row_kernels, avx2::set_tile_kernels, amx_emulated::set_amx_kernels}},
     {"avx2",
+     "portable",
      [] { return HAS("avx2") && HAS("fma") && HAS("f16c"); },
      {avx2::set_row_kernels, avx2::set_tile_kernels}},
     {"avx512",
+     "avx2",
      [] { return HAS("avx512f") && HAS("avx512bw") && HAS("avx512vl") && HAS("avx512dq"); },
      {avx512::set_row_kernels, avx512::set_tile_kernels}},
+    {"avx512_vnni", "avx512", [] { return HAS("avx512vnni"); }, {avx512_vnni::set_dot_kernels}},
     {"avx512_bf16",
-     [] { return HAS("avx512bf16") && HAS("avx512vnni"); },
+     "avx512_vnni",
+     [] { return HAS("avx512bf16"); },
      {avx512_bf16::set_dot_kernels}},
+    {"amx", "avx512_bf16", has_amx, {amx::set_amx_kernels}},
 #endif
 };
+
+const LevelRow* find_row(const std::string& name) {
+  for (const LevelRow& row : kTable)
+    if (name == row.name) return &row;
+  return nullptr;
+}
+
+// A level with the kernels of its base and its own; without a name if it is not supported.
+Level make_level(const LevelRow& row) {
+  const LevelRow* base = find_row(row.base);
+  Level level = base ? make_level(*base) : Level{};
+  const bool is_supported = (!base || level.name) && row.is_supported();
+  level.name = is_supported ? row.name : nullptr;
+  if (is_supported)
+    for (const auto set : row.set_kernels) set(level);
+  return level;
+}
+
+// Kernels that depend on the number of lanes only.
+void set_lane_kernels(Level& level) {
+  for (TileKernels* tiles : {level.wide, level.narrow})
+    for (int arithmetic = 0; arithmetic < kNumArithmetics; ++arithmetic) {
+      TileKernels& tile = tiles[arithmetic];
+      if (!tile.score) continue;
+      const int log2 = __builtin_ctzll(tile.lanes);
+      tile.count = level.lanes.count[log2];
+      tile.count_and_collect = level.lanes.count_and_collect[log2];
+    }
+}
 
 // The levels that this CPU supports, in the order of the table.
 const std::vector<Level>& supported_levels() {
   static const std::vector<Level> levels = [] {
     std::vector<Level> result;
-    Level level = {};
     for (const LevelRow& row : kTable) {
-      if (!row.is_supported()) break;
-      level.name = row.name;
-      for (const auto set : row.set_kernels) set(level);
+      Level level = make_level(row);
+      if (!level.name) continue;
+      set_lane_kernels(level);
       result.push_back(level);
     }
     return result;

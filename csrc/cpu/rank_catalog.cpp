@@ -43,20 +43,20 @@ void count_block(const Catalog& catalog, const Exclusions& exclusions, const Pan
                  const Block& block, const float* target_scores, Counts& counts) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();  // neither above nor tied
   const TileKernels& tile = catalog.tile;
-  const int64_t num_panels = panels.size(), first_panel = block.first_query / tile.lanes;
+  const int64_t num_panels = panels.size(), lanes = tile.lanes;
   std::vector<float> targets(num_panels * tile.lanes);
   std::copy_n(target_scores + block.first_query, block.num_queries, targets.begin());
   std::vector<int32_t> above(num_panels * tile.lanes), tied(num_panels * tile.lanes);
-  auto entries = exclusions.seek(first_panel, num_panels, block.begin);
+  auto entries = exclusions.seek(block.first_query, lanes, num_panels, block.begin);
 
   ItemTile items(catalog);
-  float scores[kMaxTileRows * kMaxLanes];
+  float scores[kMaxTileScores];
   int64_t begin = block.begin;
   while ((begin = items.load(begin, block.end)), items.size() > 0) {
     for (int64_t p = 0; p < num_panels; ++p) {
       items.score(panels, p, scores);
       prefetch_part(catalog, begin, p, num_panels);
-      exclusions.apply(entries[p], first_panel + p, items, kNan, scores);
+      exclusions.apply(entries[p], block.first_query + p * lanes, lanes, items, kNan, scores);
       tile.count(scores, items.size(), &targets[p * tile.lanes], &above[p * tile.lanes],
                  &tied[p * tile.lanes]);
     }
@@ -74,22 +74,26 @@ Counts count_catalog(const Tensor& query, const Tensor& table, const Tensor& tar
   const std::vector<int64_t> targets =
       read_targets(target_ids, catalog, queries.rows, given_scores.has_value());
   const Exclusions exclusions(catalog, queries.rows, targets.data(), exclude, exclude_offsets);
-  std::optional<Refinement> refinement;
-  if (source) refinement.emplace(catalog, queries, *source);
-  const std::vector<float> target_scores =
-      given_scores
-          ? read_target_scores(*given_scores, queries.rows)
-          : score_targets(refinement ? refinement->source() : catalog, queries, targets.data());
+  std::optional<Catalog> source_catalog;
+  if (source) source_catalog.emplace(*source, std::nullopt, valid, queries);
+  const Catalog& exact = source ? *source_catalog : catalog;
+  const std::vector<float> target_scores = given_scores
+                                               ? read_target_scores(*given_scores, queries.rows)
+                                               : score_targets(exact, queries, targets.data());
 
   Counts counts(queries.rows);
-  const Partition partition = Partition::by_items(
-      catalog, queries.rows, refinement ? kRefinedPanels : Partition::panels_at_once(catalog));
-  for_each_block(catalog, queries, partition, [&](const Block& block, const Panels& panels) {
-    if (refinement)
-      refinement->count_block(exclusions, panels, block, target_scores.data(), counts);
-    else
-      count_block(catalog, exclusions, panels, block, target_scores.data(), counts);
-  });
+  if (source || Refinement::pays(exact, queries)) {
+    const Refinement refinement(exact, queries, source ? &catalog : nullptr);
+    for_each_block(Partition::by_items(exact, queries.rows, kRefinedPanels), [&](const Block& b) {
+      refinement.count_block(exclusions, b, target_scores.data(), counts);
+    });
+  } else {
+    const Partition partition =
+        Partition::by_items(exact, queries.rows, Partition::panels_at_once(exact));
+    for_each_block(exact, queries, partition, [&](const Block& block, const Panels& panels) {
+      count_block(exact, exclusions, panels, block, target_scores.data(), counts);
+    });
+  }
 
   int64_t num_valid = catalog.items.rows;
   if (catalog.valid) num_valid = std::count(catalog.valid, catalog.valid + num_valid, true);

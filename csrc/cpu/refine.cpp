@@ -1,16 +1,56 @@
 #include "cpu/refine.h"
 
+#include <algorithm>
 #include <limits>
 
+#include "cpu/strips.h"
 #include "cpu/tuning.h"
 
 namespace rl4rec {
 namespace {
 
+constexpr double kUnit = 1.0 / (1 << 24);
+constexpr float kHuge = 1e18f;  // the square of a norm must be finite
+
 // Rounds up to float32, with a margin for the few operations on a bound.
 float round_up(double value) { return static_cast<float>(value * (1 + 1e-6)) + 1e-37f; }
 
-// The pairs of a strip of items whose quantized scores do not decide which is above, by item.
+double gamma(double additions) { return additions * kUnit / (1 - additions * kUnit); }
+
+double underflow(int64_t dim) { return (dim + 1) * std::ldexp(1.0, -120); }
+
+// Calls fn(q, scratch) for every query, from several threads. `scratch` has room for two rows.
+template <typename Fn>
+void for_each_query(const Embeddings& queries, const Fn& fn) {
+  parallel_for(0, queries.rows, kQueriesPerThread, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(2 * queries.padded_dim());
+    for (int64_t q = begin; q < end; ++q) fn(q, scratch.data());
+  });
+}
+
+struct Norms {
+  double query, error;  // at least that of the query, and of what rounding it removes
+};
+
+Norms norms_of(const Catalog& catalog, const Embeddings& queries, int64_t q, float* scratch) {
+  if (catalog.rounds) {
+    float norm, error;
+    queries.to_bfloat16(q, reinterpret_cast<uint32_t*>(scratch), nullptr, &norm, &error);
+    return {double{norm} + error, error};
+  }
+  float* rounded = scratch + queries.padded_dim();
+  queries.copy_row(q, scratch);
+  const float scale = round_query(catalog, scratch, queries.dim, rounded);
+  double norm = 0.0, error = 0.0;
+  for (int64_t j = 0; j < queries.dim; ++j) {
+    const double off = scratch[j] - double{scale} * rounded[j];
+    norm += double{scratch[j]} * scratch[j];
+    error += off * off;
+  }
+  return {std::sqrt(norm), std::sqrt(error)};
+}
+
+// The pairs of a strip of items whose approximate scores do not decide which is above, by item.
 class UndecidedPairs {
  public:
   UndecidedPairs(int64_t num_items, int64_t num_queries)
@@ -25,15 +65,17 @@ class UndecidedPairs {
   }
 
   // Calls fn(item row, query, score) for each pair and removes them all. `item_row(item)` and
-  // `query_row(query)` give the factors of a score.
-  template <typename ItemRow, typename QueryRow, typename Fn>
-  void rescore(int64_t dim, const ItemRow& item_row, const QueryRow& query_row, const Fn& fn) {
+  // `query_row(query)` give the factors of a score. Before the next item's row is asked for,
+  // `done()` is called. Returns how many pairs there were.
+  template <typename ItemRow, typename QueryRow, typename Fn, typename Done>
+  int64_t rescore(int64_t dim, const ItemRow& item_row, const QueryRow& query_row, const Fn& fn,
+                  const Done& done) {
     // The rows of all items are in one list, so that those of the next item are prefetched in time.
     int64_t count = 0;
     for (size_t item = 0; item < sizes_.size(); ++item)
       for (int32_t j = 0; j < sizes_[item]; ++j)
         rows_[count++] = query_row(queries_[item * num_queries_ + j]);
-    if (count == 0) return;
+    if (count == 0) return 0;
     std::fill_n(&rows_[count], kPrefetchRows, rows_[count - 1]);
     const bool prefetch = num_queries_ * dim * 4 > kL2CacheBytes;
     const void* const* rows = rows_.data();
@@ -44,9 +86,11 @@ class UndecidedPairs {
       level().rows.dot_rows[kFloat32](item_values, rows, n, dim, prefetch, scores_.data());
       for (int64_t j = 0; j < n; ++j)
         fn(item_values, queries_[item * num_queries_ + j], scores_[j]);
+      done();
       rows += n;
       sizes_[item] = 0;
     }
+    return count;
   }
 
  private:
@@ -56,53 +100,113 @@ class UndecidedPairs {
   std::vector<float> scores_;
 };
 
+// Pairs whose scores by dot_rows do not decide either. They are scored exactly, 16 at a time.
+template <typename Fn>
+class ClosePairs {
+ public:
+  ClosePairs(int64_t dim, const Fn& fn) : dim_(dim), fn_(fn) {}
+
+  void add(int64_t i, const float* query, const float* item) {
+    numbers_[size_] = i;
+    queries_[size_] = query;
+    items_[size_] = item;
+    if (++size_ == kSize) rescore();
+  }
+
+  // Calls fn(i, exact score) for each pair and removes them all.
+  void rescore() {
+    float scores[kSize];
+    level().sequential_dots(queries_, items_, size_, dim_, scores);
+    for (int64_t j = 0; j < size_; ++j) fn_(numbers_[j], scores[j]);
+    size_ = 0;
+  }
+
+ private:
+  static constexpr int64_t kSize = 16;
+  int64_t dim_, size_ = 0, numbers_[kSize];
+  const float *queries_[kSize], *items_[kSize];
+  Fn fn_;
+};
+
 }  // namespace
 
-Refinement::Refinement(const Catalog& quantized, const Embeddings& queries, const Tensor& source)
-    : quantized_(quantized),
-      source_(source, std::nullopt, std::nullopt, queries),
-      padded_dim_(queries.padded_dim()),
-      queries_(queries.rows * padded_dim_),
-      slope_norm_(queries.rows),
-      slope_error_(queries.rows),
-      rounding_(queries.rows),
-      constant_(queries.rows) {
-  check(source_.items.rows == quantized.items.rows, "source has ", source_.items.rows,
-        " rows, table ", quantized.items.rows);
-  check(source_.arithmetic == Arithmetic::kFloat,
-        "query must be float32 with refine=True; convert it with query.float()");
+Approximation::Approximation(Catalog given, const Embeddings& queries)
+    : catalog(std::move(given)),
+      slope_norm(queries.rows),
+      slope_error(queries.rows),
+      constant(queries.rows) {
   const int64_t dim = queries.dim;
-  const double unit = std::ldexp(1.0, -24);
-  check(dim < (1 << 22), "refine=True needs less than ", 1 << 22, " dimensions, got ", dim);
-  const double gamma = (dim + 1) * unit / (1 - (dim + 1) * unit);
-  const double gamma_quantized = (dim + 8) * unit / (1 - (dim + 8) * unit);
-  const double underflow = (dim + 1) * std::ldexp(1.0, -120);
-  std::vector<float> rounded(padded_dim_);
-  for (int64_t q = 0; q < queries.rows; ++q) {
-    float* query = queries_.data() + q * padded_dim_;
-    queries.copy_row(q, query);
-    const float scale = round_query(quantized, query, dim, rounded.data());
-    double norm = 0.0, error = 0.0;
-    for (int64_t j = 0; j < dim; ++j) {
-      const double off = query[j] - double{scale} * rounded[j];
-      norm += double{query[j]} * query[j];
-      error += off * off;
+  const bool is_split = catalog.arithmetic == kSplit;
+  const double exact = gamma(dim + 1), approximate = gamma((is_split ? 3 : 1) * dim + 24);
+  const double lost = underflow(dim);
+  for_each_query(queries, [&](int64_t q, float* scratch) {
+    const auto [norm, error] = norms_of(catalog, queries, q, scratch);
+    if (is_split) {
+      const double left_out = 3.1 * std::ldexp(1.0, -16);
+      slope_norm[q] = round_up(norm * (left_out + exact + 1.02 * approximate) + lost);
+      slope_error[q] = slope_norm[q];
+    } else {
+      slope_norm[q] = round_up(error + exact * norm + approximate * (norm + error) + lost);
+      slope_error[q] = round_up(norm * (1 + exact));
     }
-    norm = std::sqrt(norm);
-    error = std::sqrt(error);
-    check(norm < 1e18, "query: row ", q, " has NaN, infinite or huge values (its norm is ", norm,
-          "), which refine=True cannot bound; fix it, or pass refine=False");
-    slope_norm_[q] = round_up(error + gamma * norm + gamma_quantized * (norm + error) + underflow);
-    slope_error_[q] = round_up(norm * (1 + gamma));
-    // dot_rows has kStep partial sums, which it adds pairwise.
-    rounding_[q] = round_up((gamma + (dim / kStep + 7) * 2 * unit) * norm);
-    constant_[q] = round_up(underflow * (1 + norm));
+    constant[q] = round_up(lost * (1 + norm));
+  });
+}
+
+bool Refinement::pays(const Catalog& catalog, const Embeddings& queries) {
+  const bool has_amx = level().wide[kSplit].score != nullptr;
+  return catalog.arithmetic == kFloat && catalog.items.storage != kInt8 &&
+         (has_amx || queries.rows <= kMaxFewQueries) && 0 < catalog.items.dim &&
+         catalog.items.dim < (1 << 20);
+}
+
+Refinement::Refinement(const Catalog& exact, const Embeddings& queries, const Catalog* quantized)
+    : exact_(exact),
+      queries_(queries),
+      padded_dim_(queries.padded_dim()),
+      query_words_(make_words(queries.rows * padded_dim_)),
+      is_bounded_(queries.rows),
+      rounding_(queries.rows),
+      rounding_constant_(queries.rows) {
+  const int64_t dim = queries.dim;
+  if (quantized) {
+    check(exact.items.rows == quantized->items.rows, "source has ", exact.items.rows,
+          " rows, table ", quantized->items.rows);
+    check(exact.arithmetic == kFloat,
+          "query must be float32 with refine=True; convert it with query.float()");
+    check(dim < (1 << 22), "refine=True needs less than ", 1 << 22, " dimensions, got ", dim);
+    approximations_.emplace_back(*quantized, queries);
   }
+  if (!quantized && queries.rows <= kMaxFewQueries) {
+    approximations_.emplace_back(Catalog(exact, kFew, queries), queries);
+  } else if (pays(exact, queries) && level().wide[kSplit].score) {
+    if (!quantized || quantized->arithmetic != kBFloat16Pairs)
+      approximations_.emplace_back(Catalog(exact, kBFloat16Pairs, queries), queries);
+    approximations_.emplace_back(Catalog(exact, kSplit, queries), queries);
+  }
+  for_each_query(queries, [&](int64_t q, float*) {
+    float* query = reinterpret_cast<float*>(query_words_.get()) + q * padded_dim_;
+    queries.copy_row(q, query);
+    const float norm = approximations_[0].slope_error[q];
+    is_bounded_[q] = norm < kHuge;
+    // dot_rows has kStep partial sums, which it adds pairwise.
+    rounding_[q] = round_up((gamma(dim + 1) + (dim / kStep + 7) * 2 * kUnit) * norm);
+    rounding_constant_[q] = round_up(underflow(dim) * (1 + norm));
+  });
+  if (!quantized) return;
+  const int64_t q = std::find(is_bounded_.begin(), is_bounded_.end(), 0) - is_bounded_.begin();
+  check(q == queries.rows, "query: row ", q, " has NaN, infinite or huge values (its norm is not ",
+        "below ", kHuge, "), which refine=True cannot bound; fix it, or pass refine=False");
+}
+
+bool Refinement::is_bounded(const Block& block) const {
+  const auto first = is_bounded_.begin() + block.first_query;
+  return std::all_of(first, first + block.num_queries, [](char bounded) { return bounded; });
 }
 
 void Refinement::score(int64_t q, int64_t first, const int64_t* items, int64_t n,
                        float* scores) const {
-  const Embeddings& source = source_.items;
+  const Embeddings& source = exact_.items;
   const bool copied = source.storage != kFloat32;
   const int64_t at_once = copied ? 16 : n;
   std::vector<float> copies(copied ? at_once * padded_dim_ : 0);
@@ -119,77 +223,78 @@ void Refinement::score(int64_t q, int64_t first, const int64_t* items, int64_t n
   }
 }
 
-const float* Refinement::source_row(int64_t id, std::vector<float>& copy) const {
-  const Embeddings& items = source_.items;
-  if (items.storage == kFloat32 && items.dim % kStep == 0)
-    return static_cast<const float*>(items.row(id));
-  items.copy_row(id, copy.data());
+const float* Refinement::item(int64_t id, std::vector<float>& copy) const {
+  if (!copies_items()) return static_cast<const float*>(exact_.items.row(id));
+  copy.resize(padded_dim_);
+  exact_.items.copy_row(id, copy.data());
   return copy.data();
 }
 
-void Refinement::count_block(const Exclusions& exclusions, const Panels& panels, const Block& block,
+void Refinement::count_block(const Exclusions& exclusions, const Block& block,
                              const float* target_scores, Counts& counts) const {
-  const TileKernels& tile = quantized_.tile;
-  const int64_t lanes = tile.lanes, dim = quantized_.items.dim;
-  const int lanes_log2 = __builtin_ctzll(lanes);
-  const int64_t num_panels = panels.size(), first_panel = block.first_query / lanes;
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();  // neither above nor undecided
+  const int64_t dim = exact_.items.dim, first_query = block.first_query;
+  const int64_t num_lanes = (block.num_queries + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
   // Lanes without a query find nothing.
-  std::vector<float> low(num_panels * lanes, kInfinity), high(num_panels * lanes, kInfinity);
+  std::vector<float> low(num_lanes, kInfinity), high = low, targets = low;
+  std::copy_n(target_scores + first_query, block.num_queries, targets.begin());
   std::vector<float> rounding(block.num_queries);
-  std::vector<int32_t> above(num_panels * lanes), tied(num_panels * lanes);
-  auto entries = exclusions.seek(first_panel, num_panels, block.begin);
+  std::vector<int32_t> above(num_lanes), tied(num_lanes);
 
-  std::vector<ItemTile> strip(kStripTiles, ItemTile(quantized_));
-  UndecidedPairs undecided(kStripTiles * tile.rows, block.num_queries);
-  std::vector<float> copy(padded_dim_);
-  float scores[kMaxTileRows * kMaxLanes];
+  UndecidedPairs undecided(kStripRows, block.num_queries);
+  ClosePairs close(dim, [&](int64_t i, float score) {
+    above[i] += score > targets[i];
+    tied[i] += score == targets[i];
+  });
+  std::vector<float> copy;
+  float scores[kMaxTileScores];
   uint32_t positions[kMaxPositions];
-  // One strip of items after the other: a few panels at a time are scored against all of it, and
-  // each undecided item is read once for all queries.
-  const int64_t panels_at_once = Partition::panels_at_once(quantized_);
-  for (int64_t begin = block.begin; begin < block.end;) {
-    float norm = 0.0f, error = 0.0f;
-    for (ItemTile& items : strip) {
-      begin = items.load(begin, block.end);
-      for (int64_t r = 0; r < items.size(); ++r) {
-        norm = std::max(norm, quantized_.norm(items.ids()[r]));
-        error = std::max(error, quantized_.error(items.ids()[r]));
-      }
+  Strips strips(*this, block);
+  for (int64_t begin = block.begin; begin < block.end; begin += kStripRows) {
+    const int64_t end = std::min(begin + kStripRows, block.end);
+    const Strip& strip = strips.load(begin, end);
+    const TileKernels& tile = strip.catalog->tile;
+    const int lanes_log2 = __builtin_ctzll(tile.lanes);
+    for (int64_t i = 0; i < block.num_queries && strip.approximation; ++i) {
+      const int64_t q = first_query + i;
+      // An infinite target needs no margin: the scores of bounded pairs are finite.
+      const float margin = std::isfinite(targets[i])
+                               ? strip.approximation->bound(q, strip.norm, strip.error, targets[i])
+                               : 0.0f;
+      low[i] = targets[i] - margin;
+      high[i] = targets[i] + margin;
+      rounding[i] = this->rounding(q, strip.norm, strip.error);
     }
-    for (int64_t i = 0; i < block.num_queries; ++i) {
-      const int64_t q = block.first_query + i;
-      const float margin = bound(q, norm, error, target_scores[q]);
-      low[i] = target_scores[q] - margin;
-      high[i] = target_scores[q] + margin;
-      rounding[i] = this->rounding(q, norm, error);
-    }
-    for (int64_t first = 0; first < num_panels; first += panels_at_once)
-      for (int64_t t = 0; t < kStripTiles && strip[t].size() > 0; ++t)
-        for (int64_t p = first; p < std::min(first + panels_at_once, num_panels); ++p) {
-          strip[t].score(panels, p, scores);
-          exclusions.apply(entries[p], first_panel + p, strip[t], -kInfinity, scores);
-          const int64_t n = tile.count_and_collect(scores, strip[t].size(), &low[p * lanes],
-                                                   &high[p * lanes], &above[p * lanes], positions);
-          for (int64_t i = 0; i < n; ++i)
-            undecided.add(t * tile.rows + (positions[i] >> lanes_log2),
-                          p * lanes + (positions[i] & (lanes - 1)));
-        }
-    undecided.rescore(
-        dim, [&](int64_t i) { return source_row(strip[i / tile.rows].ids()[i % tile.rows], copy); },
-        [&](int64_t i) { return query(block.first_query + i); },
-        [&](const float* item, int64_t i, float score) {
-          const float target = target_scores[block.first_query + i];
-          if (std::fabs(score - target) <= rounding[i]) {
-            const float* row = query(block.first_query + i);
-            level().sequential_dot(item, &row, 1, dim, &score);
-          }
-          above[i] += score > target;
-          tied[i] += score == target;
+    auto entries = exclusions.seek(first_query, tile.lanes, strip.panels->size(), begin);
+    strips.for_each_tile([&](const ItemTile& items, int64_t p) {
+      const int64_t first = p * tile.lanes;
+      items.score(*strip.panels, p, scores);
+      exclusions.apply(entries[p], first_query + first, tile.lanes, items, kNan, scores);
+      if (!strip.approximation)
+        return tile.count(scores, items.size(), &targets[first], &above[first], &tied[first]);
+      const int64_t n = tile.count_and_collect(scores, items.size(), &low[first], &high[first],
+                                               &above[first], positions);
+      for (int64_t i = 0; i < n; ++i)
+        undecided.add(items.ids()[positions[i] >> lanes_log2] - begin,
+                      first + (positions[i] & (tile.lanes - 1)));
+    });
+    const int64_t num_rescored = undecided.rescore(
+        dim, [&](int64_t i) { return item(begin + i, copy); },
+        [&](int64_t i) { return query(first_query + i); },
+        [&](const float* values, int64_t i, float score) {
+          if (std::fabs(score - targets[i]) <= rounding[i])
+            close.add(i, query(first_query + i), values);
+          else
+            above[i] += score > targets[i];
+        },
+        [&] {
+          if (copies_items()) close.rescore();  // the next item is written over this one
         });
+    close.rescore();
+    strips.learn((end - begin) * block.num_queries, num_rescored);
   }
-  for (int64_t i = 0; i < block.num_queries; ++i)
-    counts.add(block.first_query + i, above[i], tied[i], 0);
+  for (int64_t i = 0; i < block.num_queries; ++i) counts.add(first_query + i, above[i], tied[i], 0);
 }
 
 }  // namespace rl4rec

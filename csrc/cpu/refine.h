@@ -1,4 +1,4 @@
-// Exact results at nearly the cost of a quantized table.
+// Exact results at nearly the cost of cheaper arithmetic.
 #pragma once
 
 #include <cmath>
@@ -8,55 +8,87 @@
 
 namespace rl4rec {
 
-// Scores of quantized items bound the scores of the items themselves. With q^ and t^ for the
-// quantized query and item, u = 2^-24 and g = D u / (1 - D u) (Higham 2002, section 3.1):
+// Approximate scores bound the exact ones. With q^ and t^ for the query and the item as they are
+// scored, u = 2^-24 and g = D u / (1 - D u) (Higham 2002, section 3.1):
 //
 //   |fl(q.t) - fl(q^.t^)| <= |q.t - q^.t^| + |fl(q.t) - q.t| + |fl(q^.t^) - q^.t^|
 //                         <= |q - q^| |t^| + |q| |t - t^|          (Cauchy-Schwarz, norms)
 //                            + g |q| (|t^| + |t - t^|) + g' (|q| + |q - q^|) |t^|
 //
-// where g' covers the additions of the quantized score and its scaling. So if an item's quantized
-// score differs from the target's score by more than this bound, the item is certainly above or
-// below it. The others are rescored, exactly. A constant covers underflow.
-class Refinement {
- public:
-  // `quantized` is made of `source` by quantize_table, which checks that all values are finite.
-  Refinement(const Catalog& quantized, const Embeddings& queries, const Tensor& source);
+// where g' covers the additions of the approximate score and its scaling. They may be in any order,
+// as long as no product goes through more of them than there are dimensions: AMX adds up two chains
+// of 16 products, adds one to the other and both to the sum so far.
+//
+// kSplit adds up q1.t1 + q2.t1 + q1.t2, where q1 is q rounded to bfloat16 and q2 is q - q1, rounded
+// again, so that |q - q1| <= 2^-8 |q| and |q - q1 - q2| <= 2^-16 |q|, and the same for t. What it
+// leaves out is q2.t2 + (q - q1 - q2).t + (q1 + q2).(t - t1 - t2), at most 3.1 * 2^-16 |q| |t|.
+//
+// So if an item's approximate score differs from the target's score by more than the bound, the
+// item is certainly above or below it. The others are rescored, exactly. A constant covers
+// underflow, and subnormal numbers, which some instructions take for zero.
+struct Approximation {
+  Approximation(Catalog catalog, const Embeddings& queries);
 
-  const Catalog& source() const { return source_; }
-
-  // Adds to `counts` what the queries of a block (in `panels`) find among its items.
-  void count_block(const Exclusions& exclusions, const Panels& panels, const Block& block,
-                   const float* target_scores, Counts& counts) const;
-
-  // How far a quantized score may be from the float32 `score`, for query q and items whose norm and
-  // error are at most these.
+  // How far a score may be from the exact `score`, for query q and items whose norm and error are
+  // at most these.
   float bound(int64_t q, float norm, float error, float score) const {
-    return slope_norm_[q] * norm + slope_error_[q] * error + constant_[q] +
+    return slope_norm[q] * norm + slope_error[q] * error + constant[q] +
            4e-7f * std::fabs(score);  // of adding it and subtracting from it
   }
   // The same, for any score that such items may have.
   float bound_of_any(int64_t q, float norm, float error) const {
-    return bound(q, norm, error, slope_error_[q] * (norm + error));
+    return bound(q, norm, error, slope_error[q] * (norm + error));
   }
-  // How far the scores of dot_rows and of a tile may differ for one pair.
-  float rounding(int64_t q, float norm, float error) const {
-    return rounding_[q] * (norm + error) + constant_[q];
-  }
-  // The scores of query q and the rows first + items[i] of the source, as rank_catalog computes
-  // them.
+
+  Catalog catalog;
+  std::vector<float> slope_norm, slope_error, constant;  // per query; infinite without a bound
+};
+
+// The ways to score the items of a call: approximately, and exactly.
+class Refinement {
+ public:
+  // Whether approximate scores are the faster way to exact results for a catalog without a copy.
+  static bool pays(const Catalog& catalog, const Embeddings& queries);
+
+  // `exact` has the scores that are asked for. `quantized`, if there is one, is made of the same
+  // items by quantize_table, which checks that all values are finite. Queries must be finite then.
+  Refinement(const Catalog& exact, const Embeddings& queries, const Catalog* quantized);
+
+  const Catalog& exact() const { return exact_; }
+  const Embeddings& queries() const { return queries_; }
+  const std::vector<Approximation>& approximations() const { return approximations_; }
+  // Whether the approximations have bounds for all queries of a block.
+  bool is_bounded(const Block& block) const;
+
+  // Adds to `counts` what the queries of a block find among its items.
+  void count_block(const Exclusions& exclusions, const Block& block, const float* target_scores,
+                   Counts& counts) const;
+
+  // The exact scores of query q and the rows first + items[i].
   void score(int64_t q, int64_t first, const int64_t* items, int64_t n, float* scores) const;
 
  private:
-  const float* query(int64_t q) const { return queries_.data() + q * padded_dim_; }
-  // An item as float32, padded to whole steps. `copy` is used if it is not stored that way.
-  const float* source_row(int64_t id, std::vector<float>& copy) const;
+  const float* query(int64_t q) const {
+    return reinterpret_cast<const float*>(query_words_.get()) + q * padded_dim_;
+  }
+  // An item as float32, padded to whole steps. It is written to `copy` if it is not stored that
+  // way.
+  const float* item(int64_t id, std::vector<float>& copy) const;
+  bool copies_items() const {
+    return exact_.items.storage != kFloat32 || exact_.items.dim % kStep != 0;
+  }
+  // How far the scores of dot_rows and of a tile may differ for one pair.
+  float rounding(int64_t q, float norm, float error) const {
+    return rounding_[q] * (norm + error) + rounding_constant_[q];
+  }
 
-  const Catalog& quantized_;
-  const Catalog source_;
+  const Catalog& exact_;
+  const Embeddings& queries_;
+  std::vector<Approximation> approximations_;
   int64_t padded_dim_;
-  std::vector<float> queries_;  // as float32
-  std::vector<float> slope_norm_, slope_error_, rounding_, constant_;
+  AlignedWords query_words_;  // as float32, padded
+  std::vector<char> is_bounded_;
+  std::vector<float> rounding_, rounding_constant_;
 };
 
 }  // namespace rl4rec

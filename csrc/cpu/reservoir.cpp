@@ -29,9 +29,8 @@ float from_key(uint32_t key) {
 
 }  // namespace
 
-Reservoir::Reservoir(int64_t k, float bound)
+Reservoir::Reservoir(int64_t k)
     : k_(k),
-      bound_(bound),
       threshold_(-std::numeric_limits<float>::max()),  // -inf is never among the best
       entries_(k + std::max<int64_t>(k, 64)) {}
 

@@ -1,13 +1,15 @@
 // The best k of the scores that are added, for one query.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace rl4rec {
 
-// Added scores may differ from the exact ones by up to `bound`. With a bound above 0 more than k
+// Added scores may differ from the exact ones by up to a bound. With a bound above 0 more than k
 // are kept: all that could be among the best k. Items are numbers below 2^31, added in ascending
 // order.
 class Reservoir {
@@ -17,12 +19,25 @@ class Reservoir {
     uint32_t item;
   };
 
-  Reservoir(int64_t k, float bound);
+  explicit Reservoir(int64_t k);
+
+  // From now on, scores that are not exact may differ by up to `bound`.
+  void raise_bound(float bound) {
+    if (bound <= bound_) return;
+    if (threshold_ > -std::numeric_limits<float>::max())
+      threshold_ =
+          std::nextafter(threshold_ - (bound - bound_), -std::numeric_limits<float>::infinity());
+    bound_ = bound;
+  }
 
   // Scores below this need not be added.
   float threshold() const { return threshold_; }
 
-  void add(float score, int64_t item) { entries_[size_++] = {score, static_cast<uint32_t>(item)}; }
+  void add(float score, int64_t item, bool is_exact) {
+    const bool is_flagged = is_exact && bound_ > 0.0f;
+    some_exact_ |= is_flagged;
+    entries_[size_++] = {score, static_cast<uint32_t>(item) | (is_flagged ? kExact : 0)};
+  }
   bool full() const { return size_ == static_cast<int64_t>(entries_.size()); }
 
   // Makes room and raises the threshold. `score(items, n, scores)` computes exact scores.
@@ -33,6 +48,12 @@ class Reservoir {
       rescore(0, kEndOfItems, score);
       prune();
     }
+    make_room();
+  }
+
+  // The same, if all scores are exact.
+  void compact() {
+    if (!prune_by_histogram()) prune();
     make_room();
   }
 
@@ -75,7 +96,7 @@ class Reservoir {
   void make_room();
 
   int64_t k_, size_ = 0;
-  float bound_, threshold_;
+  float bound_ = 0.0f, threshold_;
   bool some_exact_ = false;  // whether there are exact entries although the bound is not 0
   std::vector<Entry> entries_;
 };

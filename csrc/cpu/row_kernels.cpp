@@ -205,6 +205,79 @@ void to_float(const void* row, int64_t dim, float* out) {
   if (whole < dim) convert(Tail<T>(from + whole, dim - whole).values, whole);
 }
 
+// The nearest bfloat16, ties to even, as floats.
+Floats nearest_bfloat16(Floats value) {
+  const Words bits = (Words)value;
+  return (Floats)((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000);
+}
+
+void store_bfloat16(Floats value, uint16_t* to) {
+  const Halves halves = __builtin_convertvector((Words)value >> 16, Halves);
+  __builtin_memcpy(to, &halves, sizeof(halves));
+}
+
+// The square root of a sum of `dim` squares, rounded up: for the sum's own roundings, and for
+// squares that underflowed. Infinite if it is not finite, or huge.
+float length(const Sums& squares, int64_t dim) {
+  const float sum = squares.total(), terms = static_cast<float>(dim);
+  const float length =
+      __builtin_sqrtf((sum + terms * 0x1p-125f) * (1.0f + (terms / kStep + 16.0f) * 0x1p-23f));
+  return length < 1e18f ? length * (1.0f + 0x1p-22f) : __builtin_inff();
+}
+
+template <typename T>
+void to_bfloat16(const void* row, int64_t dim, uint32_t* first, uint32_t* second, float* norm,
+                 float* error) {
+  const T* from = static_cast<const T*>(row);
+  auto* firsts = reinterpret_cast<uint16_t*>(first);
+  auto* seconds = reinterpret_cast<uint16_t*>(second);
+  Sums norms, errors;
+  const auto convert = [&](const T* step, int64_t j) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; ++p) {
+      const Floats value = load(step + p * kWidth), near = nearest_bfloat16(value);
+      const Floats rest = value - near;
+      norms.parts[p] += near * near;
+      errors.parts[p] += rest * rest;
+      store_bfloat16(near, firsts + j + p * kWidth);
+      if (seconds) store_bfloat16(nearest_bfloat16(rest), seconds + j + p * kWidth);
+    }
+  };
+  const int64_t whole = dim - dim % kStep;
+  for (int64_t j = 0; j < whole; j += kStep) convert(from + j, j);
+  if (whole < dim) convert(Tail<T>(from + whole, dim - whole).values, whole);
+  *norm = length(norms, dim);
+  *error = length(errors, dim);
+  if (!(*norm < 1e18f && *error < 1e18f)) *norm = *error = __builtin_inff();
+}
+
+// Every row is loaded once, for all queries and for its length: the rows stream from memory.
+template <typename T, int kLanes>
+void score_few(const float* queries, const void* rows, int64_t stride, int64_t n, int64_t dim,
+               float* scores, float* norm) {
+  const int64_t padded = (dim + kStep - 1) / kStep * kStep, whole = dim - dim % kStep;
+  Sums squares;  // of all rows: one sum is enough for a bound
+  for (int64_t r = 0; r < n; ++r) {
+    const T* row = reinterpret_cast<const T*>(static_cast<const char*>(rows) + r * stride);
+    Sums sums[kLanes];
+    const auto add = [&](const T* step, int64_t j) {
+#pragma GCC unroll 8
+      for (int p = 0; p < kParts; ++p) {
+        const Floats value = load(step + p * kWidth);
+        squares.parts[p] += value * value;
+#pragma GCC unroll 8
+        for (int l = 0; l < kLanes; ++l)
+          sums[l].parts[p] += load(queries + l * padded + j + p * kWidth) * value;
+      }
+    };
+    for (int64_t j = 0; j < whole; j += kStep) add(row + j, j);
+    if (whole < dim) add(Tail<T>(row + whole, dim - whole).values, whole);
+#pragma GCC unroll 8
+    for (int l = 0; l < kLanes; ++l) scores[r * kLanes + l] = sums[l].total();
+  }
+  *norm = length(squares, n * dim);
+}
+
 }  // namespace
 
 void set_row_kernels(Level&);
@@ -213,6 +286,11 @@ void set_row_kernels(Level& level) {
       {dot_rows<float>, dot_rows<Float16>, dot_rows<BFloat16>},
       {add_rows<float>, add_rows<Float16>, add_rows<BFloat16>},
       {to_float<float>, to_float<Float16>, to_float<BFloat16>},
+      {to_bfloat16<float>, to_bfloat16<Float16>, to_bfloat16<BFloat16>},
+      {{score_few<float, 1>, score_few<Float16, 1>, score_few<BFloat16, 1>},
+       {score_few<float, 2>, score_few<Float16, 2>, score_few<BFloat16, 2>},
+       {score_few<float, 4>, score_few<Float16, 4>, score_few<BFloat16, 4>},
+       {score_few<float, 8>, score_few<Float16, 8>, score_few<BFloat16, 8>}},
   };
 }
 

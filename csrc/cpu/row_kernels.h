@@ -26,6 +26,17 @@ struct RowKernels {
 
   // out[j] = row[j], and 0 from dim to the next multiple of kStep.
   void (*to_float[kNumFloatStorages])(const void* row, int64_t dim, float* out);
+
+  // See Embeddings::to_bfloat16.
+  void (*to_bfloat16[kNumFloatStorages])(const void* row, int64_t dim, uint32_t* first,
+                                         uint32_t* second, float* norm, float* error);
+
+  // scores[i * lanes + l] of n rows, `stride` bytes apart, and `lanes` queries of padded rows, with
+  // the bits of dot_rows. `norm` becomes at least the norm of the longest row and at most the
+  // square root of n times as much; infinite if a row is not finite, or huge. For 1, 2, 4 and 8
+  // lanes.
+  void (*score_few[4][kNumFloatStorages])(const float* queries, const void* rows, int64_t stride,
+                                          int64_t n, int64_t dim, float* scores, float* norm);
 };
 
 }  // namespace rl4rec

@@ -1,45 +1,69 @@
 // Scores of a few items against a panel of queries, compiled once per level of CPU features.
 //
-// A panel holds as many queries as one or two vector registers have lanes, dimension by dimension:
-// lane l of step w is word w of query l. A word is 32 bits: one float, two bfloat16 or four int8.
-// Items keep their layout, one word after the other. Each word of an item is broadcast to all lanes
-// and multiplied with the same word of all queries: a score is one sequence of additions in its
-// lane, from the first dimension to the last. It depends on its query and its item only.
+// A panel holds as many queries as one or two vector registers have lanes. It has the words of its
+// first vector of queries, then those of the second: lane l of word w is word w of query l. A word
+// is 32 bits: one float, two bfloat16 or four int8. Items keep their layout, one word after the
+// other. Each word of an item is multiplied with the same word of all queries: a score is one
+// sequence of additions in its lane, from the first dimension to the last. It depends on its query
+// and its item only.
 #pragma once
 
 #include <cstdint>
 
 namespace rl4rec {
 
-constexpr int64_t kMaxLanes = 32;     // of a panel, at any level
-constexpr int64_t kMaxTileRows = 24;  // items of a tile, at any level
+constexpr int64_t kMaxLanes = 32;         // of a panel, at any level
+constexpr int64_t kMaxTileRows = 64;      // items of a tile, at any level
+constexpr int64_t kMaxTileScores = 1024;  // rows times lanes
 // Positions that count_and_collect may write: those of a whole tile and one vector more.
-constexpr int64_t kMaxPositions = (kMaxTileRows + 1) * kMaxLanes;
+constexpr int64_t kMaxPositions = kMaxTileScores + kMaxLanes;
+
+// Up to so many queries are few. Their tiles have kFewRows items.
+constexpr int64_t kMaxFewQueries = 8;
+constexpr int64_t kFewRows = 16;
+
+// How scores are computed. The values index the arrays of Level. kSplit takes every float as the
+// sum of two bfloat16, the words of the first ones before those of the second ones, and adds up
+// three of the four products. kFew, which has kernels of its own in RowKernels, is for few queries:
+// it takes rows of the table in place and adds up as dot_rows does.
+enum Arithmetic : int { kFloat, kBFloat16Pairs, kInt8Quads, kSplit, kNumArithmetics, kFew };
+
+// What turns the sums of int8 products into scores: a sum less its lane's offset, times both
+// scales.
+struct Int8Scales {
+  const int32_t* lane_offset;
+  const float* lane_scale;
+  const float* item_scale;
+};
+
+// Adds to above[l] and tied[l] how many scores of the first `num_rows` items are above target[l],
+// and equal to it.
+using Count = void (*)(const float* scores, int64_t num_rows, const float* target, int32_t* above,
+                       int32_t* tied);
+// Adds to above[l] how many scores are above high[l], and writes the positions r * lanes + l of
+// those from low[l] to high[l] to `positions` [kMaxPositions]. Returns how many there are.
+using CountAndCollect = int64_t (*)(const float* scores, int64_t num_rows, const float* low,
+                                    const float* high, int32_t* above, uint32_t* positions);
 
 struct TileKernels {
   int64_t lanes, rows;
+  int64_t vector_lanes;  // of the vectors that a panel is made of
+  int64_t word_step;     // queries and items are padded with zeros to a multiple of so many words
+  int32_t int8_offset;   // what the kernel needs added to the int8 values of items
+  float cost;            // time per multiplication, in units of that of dot_rows
 
-  // scores[r * lanes + l] = sum over words w of panel[w * lanes + l] * items[r * stride + w], for
-  // all r < rows. The last two are null if the CPU has no instruction for them.
-  void (*score_float)(const float* panel, const float* items, int64_t stride, int64_t words,
-                      float* scores);
-  void (*score_bfloat16)(const uint32_t* panel, const uint32_t* items, int64_t stride,
-                         int64_t words, float* scores);
-  // The panel's bytes are signed, those of items unsigned. offset[l] is subtracted from a sum,
-  // which is then multiplied with lane_scale[l] * item_scale[r].
-  void (*score_int8)(const uint32_t* panel, const uint32_t* items, int64_t stride, int64_t words,
-                     const int32_t* offset, const float* lane_scale, const float* item_scale,
-                     float* scores);
+  // scores[r * lanes + l] for all items r < rows, which are `stride` bytes apart, and lanes l. Null
+  // if the CPU has no instruction for it. `scales` is for int8 only.
+  void (*score)(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                const Int8Scales& scales, float* scores);
+  Count count;
+  CountAndCollect count_and_collect;
+};
 
-  // Adds to above[l] and tied[l] how many scores of the first `num_rows` items are above target[l],
-  // and equal to it.
-  void (*count)(const float* scores, int64_t num_rows, const float* target, int32_t* above,
-                int32_t* tied);
-
-  // Adds to above[l] how many scores are above high[l], and writes the positions r * lanes + l of
-  // those from low[l] to high[l] to `positions` [kMaxPositions]. Returns how many there are.
-  int64_t (*count_and_collect)(const float* scores, int64_t num_rows, const float* low,
-                               const float* high, int32_t* above, uint32_t* positions);
+// Kernels for panels of 1, 2, 4, 8, 16 and 32 lanes.
+struct LaneKernels {
+  Count count[6];
+  CountAndCollect count_and_collect[6];
 };
 
 }  // namespace rl4rec

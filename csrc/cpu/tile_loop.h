@@ -45,7 +45,6 @@ template <typename Step, int V>
                                               int64_t words,
                                               typename Step::Sum (&sums)[kAccumulators / V][V]) {
   constexpr int R = kAccumulators / V;
-  constexpr int kLanes = V * kWidth;
   const typename Step::Word* base[(R + 2) / 3];
 #pragma GCC unroll 8
   for (int g = 0; g < (R + 2) / 3; ++g) base[g] = items + 3 * g * stride;
@@ -54,7 +53,7 @@ template <typename Step, int V>
     Floats queries[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v)
-      __builtin_memcpy(&queries[v], panel + w * kLanes + v * kWidth, sizeof(Floats));
+      __builtin_memcpy(&queries[v], panel + (v * words + w) * kWidth, sizeof(Floats));
 #pragma GCC unroll 24
     for (int r = 0; r < R; ++r) {
       const typename Step::Word item = base[r / 3][shift[r % 3] + w];
@@ -65,15 +64,28 @@ template <typename Step, int V>
 }
 
 template <typename Step, int V>
-void score(const typename Step::Word* panel, const typename Step::Word* items, int64_t stride,
-           int64_t words, float* scores) {
+void score(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+           const Int8Scales&, float* scores) {
+  using Word = typename Step::Word;
   Floats sums[kAccumulators / V][V] = {};
-  accumulate<Step, V>(panel, items, stride, words, sums);
+  accumulate<Step, V>(reinterpret_cast<const Word*>(panel), static_cast<const Word*>(items),
+                      stride / 4, words, sums);
 #pragma GCC unroll 24
   for (int r = 0; r < kAccumulators / V; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v)  // by vector: GCC 12 keeps an array that is copied whole in memory
       __builtin_memcpy(scores + (r * V + v) * kWidth, &sums[r][v], sizeof(Floats));
+}
+
+// Sets the kernels of an arithmetic, but for those that depend on the number of lanes only.
+template <int V>
+void set_score(TileKernels& tile, float cost, decltype(TileKernels::score) score) {
+  tile.lanes = V * kWidth;
+  tile.rows = kAccumulators / V;
+  tile.vector_lanes = kWidth;
+  tile.word_step = 1;
+  tile.cost = cost;
+  tile.score = score;
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include "cpu/catalog.h"
 #include "cpu/refine.h"
 #include "cpu/reservoir.h"
+#include "cpu/strips.h"
 #include "cpu/tuning.h"
 
 namespace rl4rec {
@@ -26,86 +27,137 @@ struct Best {
   int64_t* ids;
 };
 
-// The items of a call, and what is wanted of them.
-struct Search {
-  // Stores the best items of a block for each of its queries.
-  void run(const Block& block, const Panels& panels, const Best& best) const;
-  // Replaces the scores of the block's undecided items by exact ones.
-  void rescore(const Block& block, std::vector<Reservoir>& reservoirs) const;
-  // Computes exact scores of items, for query i of the block.
-  auto exact_scores(const Block& block, int64_t i) const {
-    return [this, query = block.first_query + i, first = block.begin](const int64_t* items,
-                                                                      int64_t n, float* scores) {
-      refinement->score(query, first, items, n, scores);
-    };
+// Collects the best items of a block for each of its queries.
+class Collector {
+ public:
+  Collector(int64_t k, const Block& block)
+      // Lanes without a query find nothing, and nothing is above infinity.
+      : block_(block),
+        low_((block.num_queries + kMaxLanes - 1) / kMaxLanes * kMaxLanes, kInfinity),
+        high_(kMaxLanes, kInfinity),
+        above_(kMaxLanes),
+        reservoirs(block.num_queries, Reservoir(k)) {
+    update_thresholds();
   }
 
-  const Catalog& catalog;
-  const Exclusions& exclusions;
-  const std::optional<Refinement>& refinement;
+  void update_thresholds() {
+    for (size_t i = 0; i < reservoirs.size(); ++i) low_[i] = reservoirs[i].threshold();
+  }
+
+  // Adds those scores of a tile and panel p that may be among the best. `compact(i)` makes room in
+  // the reservoir of query i.
+  template <typename Compact>
+  void add(const TileKernels& tile, const ItemTile& items, int64_t p, const float* scores,
+           bool are_exact, const Compact& compact) {
+    const int64_t first = p * tile.lanes;
+    const int64_t n = tile.count_and_collect(scores, items.size(), &low_[first], high_.data(),
+                                             above_.data(), positions_);
+    for (int64_t j = 0; j < n; ++j) {
+      const int64_t i = first + (positions_[j] & (tile.lanes - 1));
+      const int64_t row = positions_[j] / static_cast<uint32_t>(tile.lanes);
+      reservoirs[i].add(scores[positions_[j]], items.ids()[row] - block_.begin, are_exact);
+      if (!reservoirs[i].full()) continue;
+      compact(i);
+      low_[i] = reservoirs[i].threshold();
+    }
+  }
+
+  // All scores must be exact.
+  void store(const Best& best) {
+    for (int64_t i = 0; i < block_.num_queries; ++i) {
+      reservoirs[i].sort();
+      best.store(block_.first_query + i, reservoirs[i], block_.begin);
+    }
+  }
+
+ private:
+  const Block block_;
+  std::vector<float> low_, high_;
+  std::vector<int32_t> above_;
+  uint32_t positions_[kMaxPositions];
+
+ public:
+  std::vector<Reservoir> reservoirs;
 };
 
-void Search::run(const Block& block, const Panels& panels, const Best& best) const {
+// Stores the best items of a block, by exact scores.
+void search_block(const Catalog& catalog, const Exclusions& exclusions, const Block& block,
+                  const Panels& panels, const Best& best) {
   const TileKernels& tile = catalog.tile;
   const int64_t lanes = tile.lanes, num_panels = panels.size();
-  const int64_t first_panel = block.first_query / lanes;
-  float norm = 0.0f, error = 0.0f;
-  for (int64_t id = block.begin; refinement && id < block.end; ++id) {
-    norm = std::max(norm, catalog.norm(id));
-    error = std::max(error, catalog.error(id));
-  }
-  std::vector<Reservoir> reservoirs;
-  // Lanes without a query find nothing, and nothing is above infinity.
-  std::vector<float> low(num_panels * lanes, kInfinity), high(lanes, kInfinity);
-  std::vector<int32_t> above(lanes);
-  for (int64_t i = 0; i < block.num_queries; ++i) {
-    const int64_t query = block.first_query + i;
-    reservoirs.emplace_back(best.k,
-                            refinement ? refinement->bound_of_any(query, norm, error) : 0.0f);
-    low[i] = reservoirs[i].threshold();
-  }
-  auto entries = exclusions.seek(first_panel, num_panels, block.begin);
-
+  Collector collector(best.k, block);
+  const auto compact = [&](int64_t i) { collector.reservoirs[i].compact(); };
+  auto entries = exclusions.seek(block.first_query, lanes, num_panels, block.begin);
   ItemTile items(catalog);
-  float scores[kMaxTileRows * kMaxLanes];
-  uint32_t positions[kMaxPositions];
+  float scores[kMaxTileScores];
   int64_t begin = block.begin;
   while ((begin = items.load(begin, block.end)), items.size() > 0) {
     for (int64_t p = 0; p < num_panels; ++p) {
       items.score(panels, p, scores);
       prefetch_part(catalog, begin, p, num_panels);
-      exclusions.apply(entries[p], first_panel + p, items, -kInfinity, scores);
-      const int64_t n = tile.count_and_collect(scores, items.size(), &low[p * lanes], high.data(),
-                                               above.data(), positions);
-      for (int64_t j = 0; j < n; ++j) {
-        const int64_t i = p * lanes + (positions[j] & (lanes - 1));
-        const int64_t row = positions[j] / static_cast<uint32_t>(lanes);
-        reservoirs[i].add(scores[positions[j]], items.ids()[row] - block.begin);
-        if (!reservoirs[i].full()) continue;
-        reservoirs[i].compact(exact_scores(block, i));
-        low[i] = reservoirs[i].threshold();
-      }
+      exclusions.apply(entries[p], block.first_query + p * lanes, lanes, items, -kInfinity, scores);
+      collector.add(tile, items, p, scores, /*are_exact=*/true, compact);
     }
   }
-  for (Reservoir& reservoir : reservoirs) reservoir.prune_by_histogram();
-  if (refinement) rescore(block, reservoirs);
-  for (int64_t i = 0; i < block.num_queries; ++i) {
-    reservoirs[i].sort();
-    best.store(block.first_query + i, reservoirs[i], block.begin);
-  }
+  collector.store(best);
 }
 
-// Strip by strip of the source, so that what the queries share of it is read once.
-void Search::rescore(const Block& block, std::vector<Reservoir>& reservoirs) const {
+// The same, by way of approximate scores.
+void search_block(const Refinement& refinement, const Exclusions& exclusions, const Block& block,
+                  const Best& best) {
+  Collector collector(best.k, block);
+  std::vector<Reservoir>& reservoirs = collector.reservoirs;
+  int64_t num_rescored = 0;
+  const auto exact_scores = [&](int64_t i) {
+    return [&, query = block.first_query + i](const int64_t* items, int64_t n, float* scores) {
+      refinement.score(query, block.begin, items, n, scores);
+      num_rescored += n;
+    };
+  };
+  const auto compact = [&](int64_t i) { reservoirs[i].compact(exact_scores(i)); };
+  float scores[kMaxTileScores];
+  Strips strips(refinement, block);
+  for (int64_t begin = block.begin; begin < block.end; begin += kStripRows) {
+    const int64_t end = std::min(begin + kStripRows, block.end);
+    const Strip& strip = strips.load(begin, end);
+    const int64_t lanes = strip.catalog->tile.lanes;
+    for (int64_t i = 0; i < block.num_queries && strip.approximation; ++i)
+      reservoirs[i].raise_bound(
+          strip.approximation->bound_of_any(block.first_query + i, strip.norm, strip.error));
+    collector.update_thresholds();
+    auto entries = exclusions.seek(block.first_query, lanes, strip.panels->size(), begin);
+    num_rescored = 0;
+    strips.for_each_tile([&](const ItemTile& items, int64_t p) {
+      items.score(*strip.panels, p, scores);
+      exclusions.apply(entries[p], block.first_query + p * lanes, lanes, items, -kInfinity, scores);
+      collector.add(strip.catalog->tile, items, p, scores, !strip.approximation, compact);
+    });
+    strips.learn((end - begin) * block.num_queries, num_rescored);
+  }
+
+  // Strip by strip of the source, so that what the queries share of it is read once.
   const int64_t num_items = block.end - block.begin;
   int64_t undecided = 1;
-  for (const Reservoir& reservoir : reservoirs) undecided += reservoir.size();
-  const int64_t rows = std::max(kStripBytes / (4 * catalog.items.dim + 1) + 1,
+  for (Reservoir& reservoir : reservoirs) {
+    reservoir.prune_by_histogram();
+    undecided += reservoir.size();
+  }
+  const int64_t rows = std::max(kStripBytes / (4 * refinement.exact().items.dim + 1) + 1,
                                 num_items * block.num_queries * kStripItemsPerQuery / undecided);
   std::vector<int64_t> next(block.num_queries);
   for (int64_t end = rows; end < num_items + rows; end += rows)
     for (int64_t i = 0; i < block.num_queries; ++i)
-      next[i] = reservoirs[i].rescore(next[i], end, exact_scores(block, i));
+      next[i] = reservoirs[i].rescore(next[i], end, exact_scores(i));
+  collector.store(best);
+}
+
+// Whether rescoring the best k items of every query takes less time than scoring all exactly.
+bool pays_to_rescore(const Catalog& exact, const Catalog& given, int64_t k) {
+  const TileKernels& amx = level().wide[kSplit];
+  const float fastest = amx.score ? level().wide[kBFloat16Pairs].cost : given.tile.cost;
+  constexpr float kRescoredPerBest = 1.3f;
+  return kRescoredPerBest * static_cast<float>(k) <
+         (exact.tile.cost - fastest) * static_cast<float>(exact.items.rows);
 }
 
 // Merges the best items of all ranges for one query. Of equal scores, those of earlier ranges come
@@ -130,25 +182,26 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
                                         const OptionalTensor& valid,
                                         const OptionalTensor& row_stats,
                                         const OptionalTensor& source) {
-  // With many items to rescore it is faster to score all. The result is the same.
-  if (source && kMinRowsPerRefined * k > source->size(0))
-    return topk_catalog(query, *source, k, exclude, exclude_offsets, valid, {}, {});
   const Embeddings queries(query, "query");
   const Catalog catalog(table, row_stats, valid, queries);
   check(1 <= k && k <= catalog.items.rows, "k must be from 1 to ", catalog.items.rows,
         " (the rows of the table), got ", k);
   const Exclusions exclusions(catalog, queries.rows, nullptr, exclude, exclude_offsets);
+  std::optional<Catalog> source_catalog;
+  if (source) source_catalog.emplace(*source, std::nullopt, valid, queries);
+  const Catalog& exact = source ? *source_catalog : catalog;
   std::optional<Refinement> refinement;
-  if (source) refinement.emplace(catalog, queries, *source);
+  if ((source || Refinement::pays(exact, queries)) && pays_to_rescore(exact, catalog, k))
+    refinement.emplace(exact, queries, source ? &catalog : nullptr);
 
   const Tensor scores = torch::stable::new_empty(query, {queries.rows, k}, ScalarType::Float);
   const Tensor ids = torch::stable::new_empty(query, {queries.rows, k}, ScalarType::Long);
   const Best result{k, scores.mutable_data_ptr<float>(), ids.mutable_data_ptr<int64_t>()};
 
   // A reservoir takes up to about 36 k bytes.
-  const int64_t max_panels = std::max<int64_t>(1, kReservoirBytes / (36 * k * catalog.tile.lanes));
-  const Partition partition = Partition::by_queries(
-      catalog, queries.rows, std::min(max_panels, Partition::panels_at_once(catalog)));
+  int64_t max_panels = std::max<int64_t>(1, kReservoirBytes / (36 * k * exact.tile.lanes));
+  if (!refinement) max_panels = std::min(max_panels, Partition::panels_at_once(exact));
+  const Partition partition = Partition::by_queries(exact, queries.rows, max_panels);
   std::vector<Best> ranges{result};
   std::vector<float> range_scores;
   std::vector<int64_t> range_ids;
@@ -160,10 +213,15 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
     for (int64_t r = 0; r < partition.num_ranges; ++r)
       ranges.push_back({k, range_scores.data() + r * size, range_ids.data() + r * size});
   }
-  const Search search{catalog, exclusions, refinement};
-  for_each_block(catalog, queries, partition, [&](const Block& block, const Panels& panels) {
-    search.run(block, panels, ranges[block.range]);
-  });
+  if (refinement) {
+    for_each_block(partition, [&](const Block& block) {
+      search_block(*refinement, exclusions, block, ranges[block.range]);
+    });
+  } else {
+    for_each_block(exact, queries, partition, [&](const Block& block, const Panels& panels) {
+      search_block(exact, exclusions, block, panels, ranges[block.range]);
+    });
+  }
   if (partition.num_ranges > 1)
     for (int64_t q = 0; q < queries.rows; ++q) merge(ranges, q, result);
   return {scores, ids};

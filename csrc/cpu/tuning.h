@@ -10,23 +10,24 @@ namespace rl4rec {
 // that is smaller than this is not prefetched.
 constexpr int64_t kL2CacheBytes = 1 << 20;
 
-// Panels of queries that are scored against one tile of items, before the next tile is loaded. They
-// leave room in the L2 cache for the items and for what else the core runs.
-constexpr int64_t kPanelBytes = kL2CacheBytes / 8 * 3;
+// How many eighths of it panels of queries may take that are scored against one tile of items,
+// before the next tile is loaded. They leave room for the items and for what else the core runs.
+// (This is asked of the system, which may have a larger cache.)
+constexpr int64_t kPanelEighths = 3;
 // At least this many, even if they pass through the L2 cache: with fewer, loading the items takes
 // longer than scoring them.
 constexpr int64_t kMinPanels = 8;
 // Panels of a block that is refined. Their counts and undecided pairs take some MiB per thread.
 constexpr int64_t kRefinedPanels = 256;
 
-// Tiles whose undecided pairs are rescored together.
-constexpr int64_t kStripTiles = 8;
+// Rows of items that are scored in one way, and whose undecided pairs are rescored together.
+constexpr int64_t kStripRows = 256;
+// Rows that are prefetched ahead of the one that is rounded.
+constexpr int64_t kRoundedAhead = 6;
 // The same for topk_catalog: what a strip of items takes of the L2 cache, but each query should
 // have about this many undecided items in it.
 constexpr int64_t kStripBytes = kL2CacheBytes / 4;
 constexpr int64_t kStripItemsPerQuery = 64;
-// topk_catalog with `refine` scores the source itself if k is more than one in so many rows.
-constexpr int64_t kMinRowsPerRefined = 32;
 // What the candidates for the best k of a block's queries may take, per thread.
 constexpr int64_t kReservoirBytes = 16 << 20;
 
@@ -38,5 +39,7 @@ constexpr int64_t kPrefetchRows = 12;
 // The least work per thread, in multiplications and in metrics: starting one takes microseconds.
 constexpr int64_t kMultiplicationsPerThread = 1 << 15;
 constexpr int64_t kMetricsPerThread = 512;
+// The same in queries whose norms are computed.
+constexpr int64_t kQueriesPerThread = 64;
 
 }  // namespace rl4rec

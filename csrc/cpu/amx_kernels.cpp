@@ -1,0 +1,153 @@
+// Level scored by the matrix instructions of Intel AMX, or by their emulation, see amx.h. As in
+// row_kernels.cpp, no header with inline functions may be included.
+//
+// A panel's vectors of 16 queries are matrices [words, 16] as the instructions want them, and rows
+// of 64 bytes of 16 items are the other factor, in the table itself if it is aligned.
+#include "cpu/amx.h"
+#include "cpu/levels.h"
+
+namespace rl4rec {
+namespace RL4REC_LEVEL {
+namespace {
+
+constexpr int kInstructionWords = 16;
+
+const char* item_at(const void* items, int64_t stride, int64_t row, int64_t word) {
+  return static_cast<const char*>(items) + row * stride + 4 * word;
+}
+
+// Scores of 32 items and two vectors of queries: four sums at a time keep the multiplier busy.
+#define RL4REC_MULTIPLY_2X2(DOT, word, item_word)                \
+  {                                                              \
+    TILE_LOAD(4, item_at(items, stride, 0, item_word), stride);  \
+    TILE_LOAD(6, panel + 16 * (word), 64);                       \
+    TILE_LOAD(5, item_at(items, stride, 16, item_word), stride); \
+    DOT(0, 4, 6);                                                \
+    TILE_LOAD(7, second + 16 * (word), 64);                      \
+    DOT(2, 5, 6);                                                \
+    DOT(1, 4, 7);                                                \
+    DOT(3, 5, 7);                                                \
+  }
+// Scores of 64 items and one vector of queries.
+#define RL4REC_MULTIPLY_4X1(DOT, word, item_word)                \
+  {                                                              \
+    TILE_LOAD(6, panel + 16 * (word), 64);                       \
+    TILE_LOAD(4, item_at(items, stride, 0, item_word), stride);  \
+    DOT(0, 4, 6);                                                \
+    TILE_LOAD(5, item_at(items, stride, 16, item_word), stride); \
+    DOT(1, 5, 6);                                                \
+    TILE_LOAD(7, item_at(items, stride, 32, item_word), stride); \
+    DOT(2, 7, 6);                                                \
+    TILE_LOAD(4, item_at(items, stride, 48, item_word), stride); \
+    DOT(3, 4, 6);                                                \
+  }
+#define RL4REC_ZERO() \
+  {                   \
+    TILE_ZERO(0);     \
+    TILE_ZERO(1);     \
+    TILE_ZERO(2);     \
+    TILE_ZERO(3);     \
+  }
+#define RL4REC_STORE_2X2(scores)      \
+  {                                   \
+    TILE_STORE(0, scores, 128);       \
+    TILE_STORE(1, scores + 16, 128);  \
+    TILE_STORE(2, scores + 512, 128); \
+    TILE_STORE(3, scores + 528, 128); \
+  }
+#define RL4REC_STORE_4X1(scores)     \
+  {                                  \
+    TILE_STORE(0, scores, 64);       \
+    TILE_STORE(1, scores + 256, 64); \
+    TILE_STORE(2, scores + 512, 64); \
+    TILE_STORE(3, scores + 768, 64); \
+  }
+
+void score_wide(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                const Int8Scales&, float* scores) {
+  const uint32_t* second = panel + 16 * words;
+  RL4REC_ZERO();
+  for (int64_t w = 0; w < words; w += kInstructionWords)
+    RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, w, w);
+  RL4REC_STORE_2X2(scores);
+}
+
+void score_narrow(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                  const Int8Scales&, float* scores) {
+  RL4REC_ZERO();
+  for (int64_t w = 0; w < words; w += kInstructionWords)
+    RL4REC_MULTIPLY_4X1(TILE_DOT_BFLOAT16, w, w);
+  RL4REC_STORE_4X1(scores);
+}
+
+// The first parts' product, and those of a first and a second part.
+void score_split_wide(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                      const Int8Scales&, float* scores) {
+  const uint32_t* second = panel + 16 * words;
+  const int64_t half = words / 2;
+  RL4REC_ZERO();
+  for (int64_t w = 0; w < half; w += kInstructionWords) {
+    RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, w, w);
+    RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, half + w, w);
+    RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, w, half + w);
+  }
+  RL4REC_STORE_2X2(scores);
+}
+
+void score_split_narrow(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                        const Int8Scales&, float* scores) {
+  const int64_t half = words / 2;
+  RL4REC_ZERO();
+  for (int64_t w = 0; w < half; w += kInstructionWords) {
+    RL4REC_MULTIPLY_4X1(TILE_DOT_BFLOAT16, w, w);
+    RL4REC_MULTIPLY_4X1(TILE_DOT_BFLOAT16, half + w, w);
+    RL4REC_MULTIPLY_4X1(TILE_DOT_BFLOAT16, w, half + w);
+  }
+  RL4REC_STORE_4X1(scores);
+}
+
+template <int kLanes>
+void scale_sums(const int32_t* sums, const Int8Scales& scales, float* scores) {
+  for (int64_t r = 0; r < kMaxTileScores / kLanes; ++r)
+    for (int l = 0; l < kLanes; ++l)
+      scores[r * kLanes + l] =
+          static_cast<float>(sums[r * kLanes + l]) * (scales.lane_scale[l] * scales.item_scale[r]);
+}
+
+void score_int8_wide(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                     const Int8Scales& scales, float* scores) {
+  const uint32_t* second = panel + 16 * words;
+  alignas(64) int32_t sums[kMaxTileScores];
+  RL4REC_ZERO();
+  for (int64_t w = 0; w < words; w += kInstructionWords) RL4REC_MULTIPLY_2X2(TILE_DOT_INT8, w, w);
+  RL4REC_STORE_2X2(sums);
+  scale_sums<32>(sums, scales, scores);
+}
+
+void score_int8_narrow(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                       const Int8Scales& scales, float* scores) {
+  alignas(64) int32_t sums[kMaxTileScores];
+  RL4REC_ZERO();
+  for (int64_t w = 0; w < words; w += kInstructionWords) RL4REC_MULTIPLY_4X1(TILE_DOT_INT8, w, w);
+  RL4REC_STORE_4X1(sums);
+  scale_sums<16>(sums, scales, scores);
+}
+
+}  // namespace
+
+void set_amx_kernels(Level&);
+void set_amx_kernels(Level& level) {
+  const auto set = [&](Arithmetic arithmetic, float cost, decltype(TileKernels::score) wide,
+                       decltype(TileKernels::score) narrow) {
+    level.wide[arithmetic] = {32, 32, 16, kInstructionWords, 0, cost, wide, nullptr, nullptr};
+    level.narrow[arithmetic] = {16, 64, 16, kInstructionWords, 0, cost, narrow, nullptr, nullptr};
+  };
+  set(kBFloat16Pairs, 0.018f, score_wide, score_narrow);
+  set(kSplit, 0.05f, score_split_wide, score_split_narrow);
+  set(kInt8Quads, 0.012f, score_int8_wide, score_int8_narrow);
+  level.enter = configure_tiles;
+  level.leave = release_tiles;
+}
+
+}  // namespace RL4REC_LEVEL
+}  // namespace rl4rec

@@ -1,0 +1,58 @@
+#include "cpu/strips.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace rl4rec {
+
+Strips::Strips(const Refinement& refinement, const Block& block)
+    : refinement_(refinement), block_(block), is_bounded_(refinement.is_bounded(block)) {
+  for (const Approximation& approximation : refinement.approximations()) {
+    ways_.emplace_back();
+    ways_.back().approximation = &approximation;
+    ways_.back().catalog = &approximation.catalog;
+  }
+  ways_.emplace_back();
+  ways_.back().approximation = nullptr;
+  ways_.back().catalog = &refinement.exact();
+}
+
+const Strip& Strips::load(int64_t begin, int64_t end) {
+  const auto by_cost = [](const Way& a, const Way& b) { return a.cost() < b.cost(); };
+  size_t chosen = std::min_element(ways_.begin(), ways_.end(), by_cost) - ways_.begin();
+  if (!is_bounded_) chosen = ways_.size() - 1;
+  for (;; chosen = ways_.size() - 1) {
+    Way& way = ways_[chosen];
+    if (!way.panels) {
+      way.panels.emplace(*way.catalog, refinement_.queries());
+      way.panels->pack(block_.first_query, block_.first_query + block_.num_queries);
+    }
+    strip_ = {chosen, way.approximation, way.catalog, &*way.panels, nullptr, 0, 0.0f, 0.0f};
+    load_tiles(way, begin, end);
+    if (!way.approximation || std::isfinite(strip_.norm)) return strip_;
+  }
+}
+
+void Strips::load_tiles(Way& way, int64_t begin, int64_t end) {
+  const int64_t rows = way.catalog->tile.rows;
+  while (static_cast<int64_t>(way.tiles.size()) * rows < kStripRows)
+    way.tiles.emplace_back(*way.catalog);
+  strip_.tiles = way.tiles.data();
+  while (begin < end) {
+    ItemTile& tile = way.tiles[strip_.num_tiles];
+    begin = tile.load(begin, end);
+    if (tile.size() == 0) return;
+    ++strip_.num_tiles;
+    if (way.catalog->arithmetic == kFew) tile.score_few(*way.panels);
+    strip_.norm = std::max(strip_.norm, tile.norm());
+    strip_.error = std::max(strip_.error, tile.error());
+  }
+}
+
+void Strips::learn(int64_t num_pairs, int64_t num_rescored) {
+  constexpr float kFade = 0.98f;  // so that a way which was not taken for long is tried again
+  for (Way& way : ways_) way.rescored *= kFade;
+  ways_[strip_.way].rescored = static_cast<float>(num_rescored) / static_cast<float>(num_pairs);
+}
+
+}  // namespace rl4rec
