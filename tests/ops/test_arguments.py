@@ -126,7 +126,7 @@ INVALID = torch.tensor([True, False] + [True] * 7)
         ({"exclude": torch.ones(3, 1).int()}, ValueError, ("exclude", "[2, C]", (3, 1))),
         ({"valid": torch.ones(1, dtype=torch.bool)}, ValueError, ("valid", "[9]", (1,))),
         ({"valid": torch.ones(9)}, TypeError, ("valid", "bool", "torch.float32")),
-        ({"valid": INVALID}, ValueError, ("targets", "id 1", "query 0", "not valid")),
+        ({"valid": INVALID}, ValueError, ("targets", "id 1", "query 0", "valid[1]")),
         ({"refine": True}, TypeError, ("refine=True", "quantize_table")),
         (
             {"table": QUANTIZED._replace(source=None), "refine": True},
