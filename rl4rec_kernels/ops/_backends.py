@@ -60,9 +60,10 @@ def cpu_levels() -> list[str]:
 def cpu_level() -> str:
     """Return the level of CPU features in use.
 
-    One of ``"avx512_bf16"``, ``"avx512"``, ``"avx2"`` and ``"portable"``: the best one the machine
-    has, unless the environment variable RL4REC_CPU_LEVEL named another one when the package was
-    imported.
+    One of ``"amx"``, ``"avx512_bf16"``, ``"avx512_vnni"``, ``"avx512"``, ``"avx2"`` and
+    ``"portable"``: the best one the machine has, unless the environment variable RL4REC_CPU_LEVEL
+    named another one when the package was imported. ``"amx_emulated"`` is for tests: the kernels
+    of ``"amx"`` on emulated instructions, which are slow.
     """
     return torch.ops.rl4rec.cpu_level("")
 
