@@ -87,7 +87,7 @@ def test_later_architectures_get_ptx(library, cuobjdump):
 
 
 def test_it_uses_only_the_stable_interface_of_torch(library):
-    """Besides C and C++ only torch's C interface. torch for the CPU has all of it but the stream."""
+    """Besides C and C++ only torch's C interface, of which torch for the CPU lacks the stream."""
     if shutil.which("nm") is None:
         pytest.skip("needs nm, from binutils")
     symbols = [line.split()[-1] for line in run("nm", "-D", "-u", str(library)).splitlines()]
