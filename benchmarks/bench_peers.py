@@ -1,8 +1,8 @@
 """From embeddings to NDCG@10, Hit@10 and MRR@10, and to the best items: ours and other libraries.
 
 All contestants get the same embeddings of Amazon Beauty. Libraries that need scores get them from
-our kernel, whose time is negligible beside theirs; those that need ranked lists get them from
-FAISS. Peers that are not installed are skipped.
+our kernel, whose time is negligible compared with theirs; those that need ranked lists get them
+from FAISS. Peers that are not installed are skipped.
 """
 
 import functools

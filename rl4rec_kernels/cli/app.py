@@ -17,6 +17,7 @@ from rl4rec_kernels.cli.common import (
     Seed,
     json_lines,
     load_split,
+    open_index,
     typer,
 )
 from rl4rec_kernels.cli.demo import demo
@@ -26,7 +27,6 @@ from rl4rec_kernels.cli.serve import serve, status, stop
 from rl4rec_kernels.data import RecommendationDataset, load_item_metadata
 from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.index import Encoder, ItemIndex
-from rl4rec_kernels.index.cache import cached_index
 from rl4rec_kernels.index.files import check_destination
 from rl4rec_kernels.negatives.mining import mine_hard_negatives
 from rl4rec_kernels.rewards.reward import RecReward
@@ -133,10 +133,7 @@ def _mine(
 ) -> Any:
     """Mine hard negatives of the users of a data set, by their latest titles."""
     metadata = dataset.item_metadata
-    if index is None:
-        items = cached_index(dataset.data_name, metadata, encoder)
-    else:
-        items = ItemIndex.open(index, encoder=encoder)
+    items = open_index(index, dataset.data_name, metadata, encoder)
     texts = [recent_titles(metadata, history) for history in dataset.histories.to_lists()]
     return mine_hard_negatives(
         encoder.encode_queries(texts).cpu(),

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.data import PromptGenerator, RecommendationDataset
+from rl4rec_kernels.index import Encoder, ItemIndex
+from rl4rec_kernels.index.cache import cached_index
 
 typer = require("typer", "cli")
 
@@ -50,6 +52,18 @@ def load_split(
         seed=seed,
         data_dir=data_dir,
     )
+
+
+def open_index(
+    path: Path | None,
+    name: str,
+    item_metadata: Mapping[int, Mapping[str, Any]],
+    encoder: Encoder,
+) -> ItemIndex:
+    """Open the given index file, or the cached index of a data set."""
+    if path is None:
+        return cached_index(name, item_metadata, encoder)
+    return ItemIndex.open(path, encoder=encoder)
 
 
 def json_lines(lines: Iterable[str]) -> Iterator[tuple[int, str, Any]]:

@@ -160,16 +160,8 @@ def fetch_ml100k() -> Path:
 def run(dataset_dir: Path, num_users: int | None, seed: int, encoder: Encoder) -> Result:
     """Rank the test targets of a data set's users by their recent titles.
 
-    Parameters
-    ----------
-    dataset_dir : Path
-        The data set's directory; its name is the data set's name.
-    num_users : int, optional
-        Rank this many users, drawn at random; None ranks all.
-    seed : int
-        Seed of the users and of the negatives.
-    encoder : Encoder
-        Encodes items and texts.
+    The directory's name is the data set's name. `num_users` users are drawn at random; None ranks
+    all. `seed` is for the users and the negatives.
 
     Raises
     ------

@@ -198,38 +198,26 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-class _Case(NamedTuple):
-    """Small whole numbers: sums are exact in any order, so that all backends must agree."""
+def _make_case(dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, ...]:
+    """A query, a table, candidates, targets and excluded items.
 
-    query: Tensor
-    table: Tensor
-    candidates: Tensor
-    targets: Tensor
-    exclude: Tensor
-
-
-def make_case(dtype: torch.dtype, device: str = "cpu") -> _Case:
-    """Embeddings with many ties, and ids with padding, repeats and the target among them."""
+    They have many ties, padding, repeats, and the target among the others. Embeddings are small
+    whole numbers: sums are exact in any order, so that all backends must agree.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def draw(low: int, high: int, *shape: int) -> Tensor:
         return torch.randint(low, high, shape, generator=generator)
 
     rows, dim, num_items = 5, 40, 70
-    candidates = draw(-1, num_items, rows, 12)
-    targets = draw(0, num_items, rows)
-    candidates[:, 0], candidates[:, 5] = targets, targets
-    exclude = draw(-1, num_items, rows, 6)
-    return _Case(
-        draw(-2, 3, rows, dim).to(device, dtype),
-        draw(-2, 3, num_items, dim).to(device, dtype),
-        candidates.to(device),
-        targets.to(device),
-        exclude.to(device),
-    )
+    targets, candidates = draw(0, num_items, rows), draw(-1, num_items, rows, 12)
+    candidates[:, 0] = candidates[:, 5] = targets
+    query, table = draw(-2, 3, rows, dim).to(dtype), draw(-2, 3, num_items, dim).to(dtype)
+    case = (query, table, candidates, targets, draw(-1, num_items, rows, 6))
+    return tuple(tensor.to(device) for tensor in case)
 
 
-def _results(case: _Case, backend: str) -> dict[str, Any]:
+def _results(case: tuple[Tensor, ...], backend: str) -> dict[str, Any]:
     """The results of a backend for a case, by operator."""
     query, table, candidates, targets, exclude = case
     sampled, catalog = (query, table, candidates), (query, table, targets, exclude)
@@ -238,9 +226,11 @@ def _results(case: _Case, backend: str) -> dict[str, Any]:
         "rank_candidates": ops.rank_candidates(*sampled, backend=backend),
         "reward_candidates": ops.reward_candidates(*sampled, _METRICS, backend=backend),
     }
-    if backend != "cuda":  # which has only the candidate operators
+    if backend != "cuda":  # which has only the operators on candidates
+        counts = ops.rank_catalog(*catalog, backend=backend)
         results |= {
-            "rank_catalog": ops.rank_catalog(*catalog, backend=backend),
+            "rank_catalog": counts,
+            "metrics_from_counts": ops.metrics_from_counts(counts, _METRICS, backend=backend),
             "reward_catalog": ops.reward_catalog(*catalog, _METRICS, backend=backend),
             "topk_catalog": ops.topk_catalog(query, table, 9, exclude, backend=backend),
         }
@@ -271,8 +261,8 @@ def _checked(name: str, check: Callable[[], str]) -> Finding:
 def _check_backend(backend: str, device: str) -> str:
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
     for dtype in dtypes:
-        got = _results(make_case(dtype, device), backend)
-        want = _results(make_case(dtype), "reference")
+        got = _results(_make_case(dtype, device), backend)
+        want = _results(_make_case(dtype), "reference")
         for operator, result in got.items():
             _compare(f"{operator} in {dtype}", result, want[operator])
     names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
@@ -281,7 +271,7 @@ def _check_backend(backend: str, device: str) -> str:
 
 def _check_refine() -> str:
     """Counts from an int8 table must equal those of the float32 table."""
-    query, table, _, targets, exclude = make_case(torch.float32)
+    query, table, _, targets, exclude = _make_case(torch.float32)
     got = ops.rank_catalog(query, quantize_table(table), targets, exclude, refine=True)
     _compare("rank_catalog from int8", got, reference.rank_catalog(query, table, targets, exclude))
     return "counts from int8 equal those from float32"
@@ -307,7 +297,7 @@ def _compare(what: str, got: Any, want: Any) -> None:
             _compare(what, one, other)
         return
     got, want = got.cpu().double(), want.cpu().double()
-    tolerance = 1e-5 if what.startswith("reward") else 0.0
+    tolerance = 1e-5 if what.startswith(("reward", "metrics")) else 0.0
     if got.shape != want.shape or not torch.allclose(got, want, rtol=tolerance, atol=tolerance):
         raise AssertionError(f"{what} differs from the reference")
 

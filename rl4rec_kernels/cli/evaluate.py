@@ -15,14 +15,14 @@ from rl4rec_kernels.cli.common import (
     existing_directory,
     json_lines,
     load_split,
+    open_index,
     typer,
 )
 from rl4rec_kernels.data import RecommendationDataset, load_item_metadata
 from rl4rec_kernels.data.files import read_text
 from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.data.splits import choose_rows
-from rl4rec_kernels.index import Encoder, ItemIndex
-from rl4rec_kernels.index.cache import cached_index
+from rl4rec_kernels.index import Encoder
 from rl4rec_kernels.rewards.completions import extract_query
 
 logger = logging.getLogger(__name__)
@@ -92,14 +92,13 @@ def evaluate(
             outputs = read_texts(read_text(texts).split("\n"))
         except ValueError as error:
             raise ValueError(f"{texts}: {error}") from error
-    model = Encoder(encoder)
     result = evaluate_dataset(
         str(name),
-        model,
+        Encoder(encoder),
         data_dir=data_dir,
         split=split,
         texts=outputs,
-        index=None if index is None else ItemIndex.open(index, encoder=model),
+        index=index,
         num_negs=num_negs,
         num_users=users,
         group_by=[part.strip() for part in groups.split(",") if part.strip()],
@@ -126,7 +125,7 @@ def evaluate_dataset(
     data_dir: Path | None = None,
     split: str = "test",
     texts: Mapping[int, str] | None = None,
-    index: ItemIndex | None = None,
+    index: Path | None = None,
     num_negs: int = 99,
     num_users: int | None = None,
     group_by: Sequence[str] = GROUPINGS,
@@ -135,31 +134,12 @@ def evaluate_dataset(
 ) -> evaluation.Evaluation:
     """Rank each user's target by a text about the user.
 
-    Parameters
-    ----------
-    name : str
-        The data set.
-    encoder : Encoder
-        Encodes the texts, and the items if there is no index.
-    data_dir : Path, optional
-        See `load_item_metadata`.
-    split : str
-        ``"train"``, ``"valid"`` or ``"test"``.
-    texts : mapping of int to str, optional
-        A model's output by user id, from which the query is extracted as `RecReward` does; other
-        users are left out. Default: the latest titles of each user.
-    index : ItemIndex, optional
-        The items. Default: encoded here, and cached.
-    num_negs : int
-        Negatives per user; 0 ranks only among all items.
-    num_users : int, optional
-        Evaluate this many users, drawn at random. Default: all.
-    group_by : sequence of {"history", "popularity"}
-        Group by the length of the history, by the popularity of the target.
-    seed : int
-        Seed of the users, the negatives and the bootstrap.
-    **options
-        Passed to `evaluate`.
+    `texts` are a model's outputs by user id, from which queries are extracted as `RecReward` does;
+    other users are left out. By default, queries are the latest titles of each user. `options` are
+    passed to `evaluate`, and the other parameters are those of the command.
+
+    Negatives are items that the user never interacted with, while the whole catalog leaves out only
+    the history: for train and valid, it includes the user's few later items.
 
     Raises
     ------
@@ -167,11 +147,6 @@ def evaluate_dataset(
         If the data set does not exist.
     TypeError, ValueError, IndexError
         If an argument is invalid, or a text is about a user who is not in the split.
-
-    Notes
-    -----
-    Negatives are items that the user never interacted with, while the whole catalog leaves out only
-    the history: for train and valid, it includes the user's few later items.
     """
     for grouping in group_by:
         if grouping not in GROUPINGS:
@@ -187,8 +162,7 @@ def evaluate_dataset(
         queries = [extract_query(texts[user]) for user in dataset.user_ids[rows].tolist()]
         if len(rows) < len(dataset):
             logger.info("evaluating %d of the %d users of %s", len(rows), len(dataset), split)
-    if index is None:
-        index = cached_index(name, item_metadata, encoder)
+    items = open_index(index, name, item_metadata, encoder)
     targets = dataset.targets[rows]
     groups = {}
     if "history" in group_by:
@@ -197,11 +171,11 @@ def evaluate_dataset(
         groups["target popularity"] = evaluation.target_popularity(targets, dataset.item_counts)
     return evaluation.evaluate(
         encoder.encode_queries(queries).cpu(),
-        index.table,
+        items.table,
         targets,
         negatives=dataset.negatives[rows] if num_negs else None,
         exclude=histories,
-        valid=index.valid,
+        valid=items.valid,
         groups=groups,
         seed=seed,
         **options,

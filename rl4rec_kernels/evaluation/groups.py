@@ -27,19 +27,8 @@ def group_rows(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return the rows of each group of each grouping.
 
-    Parameters
-    ----------
-    groups : mapping of str to B labels or numbers
-        See `evaluate`.
-    num_users : int
-        B.
-    num_bins : int
-        See `evaluate`.
-
-    Returns
-    -------
-    dict of str to dict of str to int64 array
-        By grouping and label. Labels are in numerical or alphabetical order, and no group is empty.
+    `groups` and `num_bins` are those of `evaluate`. The rows are by grouping and label; labels are
+    in numerical or alphabetical order, and no group is empty.
 
     Raises
     ------

@@ -183,9 +183,14 @@ def evaluate(
                 counts[SAMPLED], metrics, num_items, method, gamma=gamma, ties=ties
             )
 
-    def results(rows: np.ndarray | None = None) -> Results:
-        chosen = per_user if rows is None else {n: v[rows] for n, v in per_user.items()}
-        return _estimate(chosen, metrics, num_bootstrap, confidence, seed)
+    def results(rows: Any = slice(None)) -> Results:
+        values = {name: columns[rows] for name, columns in per_user.items()}
+        intervals = bootstrap_intervals(values, num_bootstrap, confidence, seed)
+        protocols = {}
+        for name, columns in values.items():
+            numbers = (columns.double().mean(0).tolist(), *intervals[name].tolist())
+            protocols[name] = dict(zip(metrics, map(Estimate, *numbers), strict=True))
+        return Results(len(columns), protocols)
 
     return Evaluation(
         overall=results(),
@@ -207,23 +212,6 @@ def evaluate(
             negatives=None if sampled is None else _range(np.diff(sampled.offsets)),
         ),
     )
-
-
-def _estimate(
-    values: dict[str, Tensor],
-    metrics: tuple[str, ...],
-    num_bootstrap: int,
-    confidence: float,
-    seed: int,
-) -> Results:
-    """Means of the users' metrics, with their intervals."""
-    ends = bootstrap_intervals(values, num_bootstrap, confidence, seed)
-    protocols = {}
-    for name, columns in values.items():
-        low, high = ends[name].tolist()
-        means = columns.double().mean(0).tolist()
-        protocols[name] = dict(zip(metrics, map(Estimate, means, low, high), strict=True))
-    return Results(len(next(iter(values.values()))), protocols)
 
 
 def _check_negatives(

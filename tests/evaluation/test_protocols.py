@@ -118,11 +118,11 @@ def test_a_group_is_an_evaluation_of_its_users():
     query, table, targets, options = make_case()
     lengths = history_lengths(options["exclude"])
     assert lengths.tolist() == [len(history) for history in options["exclude"]]
-    groups = {"length": lengths, "colour": ["red", "blue"] * 20}
+    groups = {"length": lengths, "color": ["red", "blue"] * 20}
     result = rk.evaluate(
         query, table, targets, groups=groups, num_bins=3, num_bootstrap=20, **options
     )
-    assert list(result.groups["colour"]) == ["blue", "red"]
+    assert list(result.groups["color"]) == ["blue", "red"]
     assert len(result.groups["length"]) == 3
     assert sum(group.users for group in result.groups["length"].values()) == 40
     blue = slice(1, None, 2)
@@ -135,7 +135,7 @@ def test_a_group_is_an_evaluation_of_its_users():
         exclude=options["exclude"][blue],
         valid=options["valid"],
     )
-    got = result.groups["colour"]["blue"]
+    got = result.groups["color"]["blue"]
     assert got.users == 20
     for protocol, estimates in want.overall.protocols.items():
         for metric, estimate in estimates.items():
