@@ -70,11 +70,11 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
-# The C++ under the sanitizers: a copy of the package and of the tests, in a folder of its own. Python
-# has to load the sanitizer first, and libstdc++ with it so that it sees exceptions.
+# Builds a copy of the package and the tests under $(CACHE) and runs it under the sanitizers. Python has
+# to load the sanitizer first, with libstdc++, so that the sanitizer sees exceptions.
 CHECKED     := negatives/test_sampling.py $(addprefix ops/,test_arguments.py test_blocks.py test_candidates.py \
                  test_catalog.py test_metrics.py)
-# They measure memory, need much of it, or run a compiler.
+# Tests that measure memory, need much of it, or run a compiler.
 NOT_CHECKED := two_to_the_31 or never_copied or compilers
 library      = $(shell $(CXX) -print-file-name=$(1))
 sanitized    = RL4REC_SANITIZE=$(1) RL4REC_CUDA=0 RL4REC_BUILD_TYPE=RelWithDebInfo \
@@ -92,7 +92,7 @@ sanitize-address: $(VENV)/installed
 	  $(CURDIR)/$(BIN)/python -m pytest -q --capture=sys -k 'not ($(NOT_CHECKED))' \
 	  $(addprefix tests/,$(CHECKED))
 
-# Without random addresses, which the sanitizer of some compilers does not take, where that is allowed.
+# Some compilers' ThreadSanitizer does not support address randomization; turn it off if that is allowed.
 FIXED = $(shell setarch --addr-no-randomize true 2>/dev/null && echo setarch --addr-no-randomize)
 
 sanitize-thread: $(VENV)/installed

@@ -1,10 +1,10 @@
 """Builds the native libraries with CMake and Ninja.
 
-``rl4rec_kernels._C`` holds the torch operators (LibTorch Stable ABI, one build for torch >= 2.10);
-``rl4rec_kernels._sampler`` is the negative sampler, a pybind11 module that knows nothing of torch;
-``rl4rec_kernels._C_cuda`` holds the operators for NVIDIA GPUs and is built where nvcc is found:
-RL4REC_CUDA=0 leaves it out, RL4REC_CUDA=1 demands it. RL4REC_BUILD_TYPE is CMake's (Release);
-RL4REC_SANITIZE=address or thread builds for a sanitizer, which `make sanitize` runs.
+``rl4rec_kernels._C`` has the torch operators (LibTorch Stable ABI, one build for torch >= 2.10);
+``rl4rec_kernels._sampler`` is the negative sampler, a pybind11 module that does not use torch;
+``rl4rec_kernels._C_cuda`` has the operators for NVIDIA GPUs and is built if nvcc is found:
+RL4REC_CUDA=0 leaves it out, RL4REC_CUDA=1 requires it. RL4REC_BUILD_TYPE is CMake's build type
+(default: Release). RL4REC_SANITIZE=address or thread builds for a sanitizer (see `make sanitize`).
 """
 
 import os
@@ -22,21 +22,21 @@ ROOT = Path(__file__).parent.resolve()
 
 
 def find_nvcc() -> str | None:
-    """The path of nvcc if the GPU operators are to be built, else None."""
+    """Return the path of nvcc, or None if the GPU operators are not built."""
     wanted = os.environ.get("RL4REC_CUDA", "")
     if wanted not in ("", "0", "1"):
         raise SystemExit(
-            f"RL4REC_CUDA={wanted!r} must be 0 (no GPU operators), 1 (demand them) or unset"
+            f"RL4REC_CUDA={wanted!r} must be 0 (no GPU operators), 1 (require them) or unset"
         )
     if wanted == "0":
         return None
     toolkits = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
-    places = [os.environ.get("PATH", ""), *(f"{toolkit}/bin" for toolkit in toolkits if toolkit)]
-    nvcc = shutil.which(os.environ.get("CUDACXX") or "nvcc", path=os.pathsep.join(places))
+    folders = [os.environ.get("PATH", ""), *(f"{toolkit}/bin" for toolkit in toolkits if toolkit)]
+    nvcc = shutil.which(os.environ.get("CUDACXX") or "nvcc", path=os.pathsep.join(folders))
     if nvcc is None and wanted == "1":
         raise SystemExit(
-            "RL4REC_CUDA=1 demands the GPU operators, but nvcc is not on PATH, in $CUDA_HOME/bin "
-            "or in /usr/local/cuda/bin: install the CUDA toolkit, or name nvcc in CUDACXX"
+            "RL4REC_CUDA=1 needs nvcc, which is not on PATH, in $CUDA_HOME/bin or in "
+            "/usr/local/cuda/bin: install the CUDA toolkit, or set CUDACXX to nvcc"
         )
     return nvcc
 
@@ -45,19 +45,19 @@ NVCC = find_nvcc()
 
 
 def check_compiler() -> None:
-    """Leave with a remedy if there is no C++ compiler where CMake will look for one."""
+    """Exit with a remedy if CMake will not find a C++ compiler."""
     named = os.environ.get("CXX")
     programs = [shlex.split(named)[0]] if named else ["c++", "g++", "clang++"]
     if not any(shutil.which(program) for program in programs):
-        where = f"CXX={named} is not there" if named else "none is on PATH"
+        missing = f"CXX={named} does not exist" if named else "none is on PATH"
         raise SystemExit(
-            f"building rl4rec-kernels needs a C++17 compiler, and {where}: install g++ or clang "
-            "(on Debian: apt-get install g++), or name one in CXX"
+            f"building rl4rec-kernels needs a C++17 compiler, but {missing}: install g++ or clang "
+            "(on Debian: apt-get install g++), or set CXX to one"
         )
 
 
 class CMakeBuild(build_ext):
-    """Runs CMake once and puts each target where setuptools expects its extension."""
+    """Runs CMake once and copies each target to where setuptools expects its extension."""
 
     def run(self) -> None:
         check_compiler()
@@ -94,12 +94,12 @@ class CMakeBuild(build_ext):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(build / f"{extension.name.rpartition('.')[2]}.so", target)
         if self.inplace and not NVCC:
-            for left_over in (ROOT / "rl4rec_kernels").glob("_C_cuda.*"):  # of an earlier build
-                left_over.unlink()
+            for old in (ROOT / "rl4rec_kernels").glob("_C_cuda.*"):  # from an earlier build
+                old.unlink()
 
     @staticmethod
     def _cmake(*arguments: str) -> None:
-        # pip runs without the virtual environment's programs on PATH unless it is activated.
+        # Without activation, the virtual environment's programs are not on pip's PATH.
         programs = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
         for program in ("cmake", "ninja"):
             if shutil.which(program, path=programs) is None:
@@ -108,7 +108,7 @@ class CMakeBuild(build_ext):
         cmake = shutil.which("cmake", path=programs)
         if subprocess.run([cmake, *arguments], env=environment, check=False).returncode != 0:
             hint = "; RL4REC_CUDA=0 leaves the GPU operators out" if NVCC else ""
-            raise SystemExit(f"building rl4rec-kernels failed; the errors stand above{hint}")
+            raise SystemExit(f"building rl4rec-kernels failed, see the errors above{hint}")
 
 
 setup(

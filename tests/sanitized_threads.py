@@ -1,23 +1,23 @@
-"""Every operator of the CPU and the sampler on many threads, for ThreadSanitizer to look at.
+"""Every CPU operator and the sampler on many threads, under ThreadSanitizer.
 
-`make sanitize` runs it. Like all the tests it compares what comes out; a race that does not show in
-the results is reported by the sanitizer, which then ends the process with an error.
+`make sanitize` runs it. It compares results, as the other tests do. A race that does not change them
+is reported by the sanitizer, which then exits with an error.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pytest
 import torch
 
 import rl4rec_kernels as rk
+from tests.errors import raises
 
 THREADS = 4
 METRICS = ("ndcg@10", "mrr", "logrank")
 
 
 def operators(level: str) -> None:
-    """All operators, each in stretches that several threads share."""
+    """All operators, with enough work for several threads each."""
     generator = torch.Generator().manual_seed(0)
     query = torch.randint(-2, 3, (150, 40), generator=generator).float()
     table = torch.randint(-2, 3, (3001, 40), generator=generator).float()
@@ -29,7 +29,8 @@ def operators(level: str) -> None:
         got = rk.rank_candidates(query, table, candidates)
         want = rk.rank_candidates(query, table, candidates, backend="reference")
         assert all(map(torch.equal, got, want))
-        rk.reward_candidates(query, table, candidates, METRICS)
+        rewards = rk.reward_candidates(query, table, candidates, METRICS)
+        assert torch.equal(rk.metrics_from_counts(got, METRICS), rewards)
         leaves = query.clone().requires_grad_(), table.clone().requires_grad_()
         rk.score_candidates(*leaves, candidates.clamp(min=0)).sum().backward()
         for items, refine in ((table, False), (table.bfloat16(), False), (copy, True)):
@@ -46,7 +47,7 @@ def operators(level: str) -> None:
 
 
 def errors() -> None:
-    """Several threads find a bad id at once; the first one is named."""
+    """Several threads find bad ids; the error names the first one."""
     targets = torch.full((300,), 3)
     candidates = torch.full((300, 50), 99)
     candidates[7, 3:] = 100
@@ -54,12 +55,12 @@ def errors() -> None:
         lambda: rk.rank_candidates(torch.ones(300, 8), torch.ones(100, 8), candidates),
         lambda: rk.rank_catalog(torch.ones(300, 8), torch.ones(100, 8), targets, candidates),
     ):
-        with pytest.raises(IndexError, match="100"):
+        with raises(IndexError, 100):
             call()
 
 
 def sampler() -> None:
-    """Both kinds of sampling, by rejection and from a list, and users with too few items."""
+    """Sampling by rejection and from a list, and users with too few items."""
     seen = [list(range(user % 190)) for user in range(2000)]
     heavy = np.ones(200)
     heavy[7] = 1e9
@@ -69,7 +70,7 @@ def sampler() -> None:
             for threads in (1, THREADS)
         )
         assert (one == many).all()
-    with pytest.raises(ValueError, match="user 186"):
+    with raises(ValueError, "user 186", "num_negs", 15):
         rk.sample_negatives(200, seen, 15, num_threads=THREADS)
 
 

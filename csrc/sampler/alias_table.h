@@ -9,25 +9,24 @@
 
 namespace rl4rec {
 
-// Draws an index with probability in proportion to its weight (Walker, ACM TOMS
-// 1977). The columns all hold the same probability, that of one item and the
-// rest from another, its alias.
+// Draws an index with probability in proportion to its weight (Walker, ACM TOMS 1977). All columns
+// have the same probability, which an item shares with another one, its alias.
 class AliasTable {
  public:
-  // Weights of the ids first ... end - 1: finite, none negative, one positive.
+  // The weights of the ids first ... end - 1 are finite, not negative, and at least one is
+  // positive.
   AliasTable(const double* weights, int64_t first, int64_t end)
       : first_(first), columns_(end - first) {
     const int64_t n = end - first;
     const double* heaviest = std::max_element(weights + first, weights + end);
-    // Scaled by the largest first: a sum of huge weights must not overflow.
+    // Divided by the largest one, so that a sum of huge weights does not overflow.
     double sum = 0.0;
     for (int64_t i = 0; i < n; ++i) sum += weights[first + i] / *heaviest;
     for (int64_t i = 0; i < n; ++i)
       columns_[i] = {weights[first + i] / *heaviest / sum * static_cast<double>(n), i};
 
-    // Each light item's column is topped up by a heavy one. Two cursors run
-    // through the table; a heavy item that becomes light behind the cursor of
-    // the light ones is dealt with at once.
+    // A heavy item fills up the column of each light one. Two cursors run through the table. A
+    // heavy item that becomes light before the cursor of the light ones comes next.
     const auto skip = [&](int64_t i, bool light) {
       while (i < n && (columns_[i].keep < 1.0) != light) ++i;
       return i;
@@ -43,8 +42,8 @@ class AliasTable {
       }
       light = next < n ? next : (cursor = skip(cursor + 1, true));
     }
-    // What is left has probability 1 but for rounding. An item of weight 0
-    // could only be among it through rounding, and must not be drawn even then.
+    // What is left has probability 1 up to rounding. An item of weight 0 is among it through
+    // rounding only, and is never drawn.
     for (int64_t i = 0; i < n; ++i) {
       Column& column = columns_[i];
       if (column.alias != i) continue;
@@ -60,8 +59,7 @@ class AliasTable {
   }
 
  private:
-  struct Column {  // side by side: a draw from a large table waits for memory
-                   // once
+  struct Column {  // one struct: a draw from a large table reads memory once
     double keep;
     int64_t alias;
   };

@@ -1,5 +1,5 @@
-// The pybind11 module rl4rec_kernels._sampler; rl4rec_kernels/negatives/sampling.py
-// checks the arguments.
+// The pybind11 module rl4rec_kernels._sampler. rl4rec_kernels/negatives/sampling.py checks the
+// arguments.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -32,8 +32,7 @@ py::array_t<int64_t> sample(int64_t num_items, const Array<int64_t>& seen,
     py::gil_scoped_release release;
     rl4rec::check_enough(request, execution);
   }
-  // Only now: a num_negs far beyond num_items is reported for what it is, not
-  // as lack of memory.
+  // After the check: for a num_negs far above num_items, the error is not one of memory.
   py::array_t<int64_t> out(
       {static_cast<py::ssize_t>(user_ids.size()), static_cast<py::ssize_t>(num_negatives)});
   int64_t* const result = out.mutable_data();

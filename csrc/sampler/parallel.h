@@ -1,4 +1,4 @@
-// Work on many threads that can be interrupted.
+// A parallel loop that can be interrupted.
 #pragma once
 
 #include <algorithm>
@@ -13,19 +13,19 @@
 
 namespace rl4rec {
 
-// Calls make_worker() once on each thread, and the workers it returns with
-// every number in [0, count) between them, in pieces that are taken as threads
-// become free. `poll` is called on the calling thread, twenty times a second;
-// it throws in order to stop. What a thread throws is thrown here.
+// Calls make_worker() once per thread, and the returned workers with the numbers in [0, count),
+// each number once, in pieces that threads take when they are free. `poll` is called on the calling
+// thread, twenty times per second, and throws in order to stop. An exception of a thread is
+// rethrown here.
 template <typename MakeWorker>
 void run_in_parallel(int64_t count, int num_threads, const std::function<void()>& poll,
                      const MakeWorker& make_worker) {
-  // Large enough that threads seldom write to one cache line, small enough to
-  // share out.
+  // Large enough that threads seldom write to the same cache line, small enough to balance the
+  // load.
   const int64_t piece = std::clamp<int64_t>(count / (8 * int64_t{num_threads}), 1, 64);
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
-  std::exception_ptr failure;  // written by whoever sets `failed`, read after all have ended
+  std::exception_ptr failure;  // written by the thread that sets `failed`, read after all joined
 
   const auto work = [&](bool polls) {
     try {
@@ -50,7 +50,7 @@ void run_in_parallel(int64_t count, int num_threads, const std::function<void()>
   helpers.reserve(std::max<int64_t>(num_helpers, 0));
   try {
     for (int64_t i = 0; i < num_helpers; ++i) helpers.emplace_back(work, false);
-  } catch (const std::system_error&) {  // no more threads to be had: those there do the work
+  } catch (const std::system_error&) {  // no more threads are available: those that exist do it
   }
   work(true);
   for (std::thread& helper : helpers) helper.join();

@@ -1,6 +1,5 @@
-// Philox4x32-10, a counter-based generator: the n-th number of a stream is a
-// function of key and n. Salmon, Moraes, Dror, Shaw: Parallel random numbers:
-// as easy as 1, 2, 3 (SC 2011).
+// Philox4x32-10, a counter-based generator: the n-th number of a stream is a function of its key
+// and n (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3, SC 2011).
 #pragma once
 
 #include <array>
@@ -23,16 +22,14 @@ inline Block philox(Block counter, std::array<uint32_t, 2> key) {
   return counter;
 }
 
-// The stream of one user: the key is the seed, the upper half of the counter
-// the user's id.
+// The stream of one user. The key is the seed, the upper half of the counter is the user's id.
 class Stream {
  public:
   Stream(uint64_t seed, uint64_t user)
       : key_{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)}, user_(user) {}
 
-  // A number below n, each with the same probability: multiplication with
-  // rejection of the few values that would come up once too often (Lemire, ACM
-  // TOMACS 2019).
+  // A uniform number below n: by multiplication, rejecting the few values that would be drawn too
+  // often (Lemire, ACM TOMACS 2019).
   uint32_t below(uint32_t n) {
     uint64_t product = uint64_t{word()} * n;
     if (static_cast<uint32_t>(product) < n) {
@@ -58,8 +55,7 @@ class Stream {
     return buffer_[used_++];
   }
 
-  // Blocks do not depend on each other, so that the processor works on several
-  // at once.
+  // Blocks are independent, so that the CPU computes several at once.
   void refill() {
     for (size_t i = 0; i < buffer_.size(); i += 4, ++count_) {
       const Block block =

@@ -26,9 +26,8 @@ int64_t count_drawable(const Request& request) {
                        [](double weight) { return weight > 0.0; });
 }
 
-// One thread's work. Items are drawn one after the other, each from what is
-// left, either by drawing from all items and rejecting what is taken, or, where
-// that is slower, from a list of what is left.
+// The work of one thread. Items are drawn one after the other without replacement: from all items,
+// rejecting those that are taken, or, if that is slower, from a list of those that are left.
 class Worker {
  public:
   Worker(const Request& request, int64_t num_drawable, const AliasTable* alias)
@@ -69,8 +68,7 @@ class Worker {
 
   // The methods below return how many of the ids in `out` they added to taken_.
 
-  // Rejection while at least half of the items are free: two tries a draw at
-  // most, on average.
+  // Rejection while more than half of the items are left: at most two tries per draw on average.
   int64_t reject_uniform(Stream& stream, int64_t left, int64_t* out) {
     const int64_t range = request_.num_items - request_.first_item;
     for (int64_t drawn = 0; drawn < request_.num_negatives; ++drawn) {
@@ -86,21 +84,20 @@ class Worker {
 
   // The first steps of a Fisher-Yates shuffle of what is left.
   int64_t finish_uniform(Stream& stream, int64_t drawn, int64_t* out) {
-    list_what_is_left();
+    list_left();
     for (int64_t i = 0; drawn + i < request_.num_negatives; ++i) {
-      std::swap(rest_[i], rest_[i + stream.below(static_cast<uint32_t>(rest_.size() - i))]);
-      out[drawn + i] = rest_[i];
+      std::swap(left_[i], left_[i + stream.below(static_cast<uint32_t>(left_.size() - i))]);
+      out[drawn + i] = left_[i];
     }
     return drawn;
   }
 
-  // How likely a rejection is depends on whose weight is taken, so tries are
-  // counted. Why the law stays exact: the tries are independent of each other,
-  // and items in the order in which they first come up are one-after-the-other
-  // sampling. After a number of tries fixed beforehand, what comes up next
-  // still follows that law over what is left, whatever the past; the list
-  // continues with the same law. An item on the list costs about as much as
-  // four tries.
+  // The probability of a rejection depends on the weights of the taken items, so the number of
+  // tries is limited. The distribution stays exact: tries are independent, and items in the order
+  // of their first draw are a sequential sample without replacement. After any number of tries that
+  // is fixed in advance, the next new item has that distribution over those left, whatever came
+  // before, and the list continues with the same distribution. An item of the list costs about four
+  // tries.
   int64_t reject_weighted(Stream& stream, int64_t left, int64_t* out) {
     int64_t drawn = 0;
     for (int64_t tries = 4 * left; drawn < request_.num_negatives; --tries) {
@@ -113,28 +110,27 @@ class Worker {
     return drawn;
   }
 
-  // Exponential clocks: the item whose clock, of rate its weight, rings first
-  // is drawn first. The order in which they ring is the law of drawing one
-  // after the other (Efraimidis & Spirakis, IPL 2006; Plackett-Luce).
-  // Logarithms of the times, since weights may differ by any factor.
+  // Each item gets an exponential random time whose rate is its weight. Their order has the
+  // distribution of sequential sampling (Efraimidis & Spirakis, IPL 2006; Plackett-Luce). Times are
+  // logarithms, because weights may differ by any factor.
   int64_t finish_weighted(Stream& stream, int64_t drawn, int64_t* out) {
-    list_what_is_left();
-    clocks_.clear();
-    for (const int64_t id : rest_)
-      clocks_.emplace_back(std::log(-std::log(stream.open_unit())) - std::log(request_.weights[id]),
-                           id);
-    const auto wanted = clocks_.begin() + (request_.num_negatives - drawn);
-    std::nth_element(clocks_.begin(), wanted - 1, clocks_.end());
-    std::sort(clocks_.begin(), wanted);
-    for (auto clock = clocks_.begin(); clock != wanted; ++clock)
-      out[drawn + (clock - clocks_.begin())] = clock->second;
+    list_left();
+    times_.clear();
+    for (const int64_t id : left_)
+      times_.emplace_back(std::log(-std::log(stream.open_unit())) - std::log(request_.weights[id]),
+                          id);
+    const auto wanted = times_.begin() + (request_.num_negatives - drawn);
+    std::nth_element(times_.begin(), wanted - 1, times_.end());
+    std::sort(times_.begin(), wanted);
+    for (auto time = times_.begin(); time != wanted; ++time)
+      out[drawn + (time - times_.begin())] = time->second;
     return drawn;
   }
 
-  void list_what_is_left() {
-    rest_.clear();
+  void list_left() {
+    left_.clear();
     taken_.for_each_missing(request_.first_item, request_.num_items, [this](int64_t id) {
-      if (drawable(request_, id)) rest_.push_back(id);
+      if (drawable(request_, id)) left_.push_back(id);
     });
   }
 
@@ -142,15 +138,15 @@ class Worker {
   int64_t num_drawable_;
   const AliasTable* alias_;
   IdSet taken_;
-  std::vector<int64_t> rest_;
-  std::vector<std::pair<double, int64_t>> clocks_;
+  std::vector<int64_t> left_;
+  std::vector<std::pair<double, int64_t>> times_;
 };
 
 }  // namespace
 
 void check_enough(const Request& request, const Execution& execution) {
   const int64_t num_drawable = count_drawable(request);
-  const auto surely_enough = [&](int64_t user) {  // even if all that the user has seen count
+  const auto surely_enough = [&](int64_t user) {  // even if all seen items could be drawn
     const int64_t num_seen = request.offsets[user + 1] - request.offsets[user];
     return num_drawable - num_seen >= request.num_negatives;
   };

@@ -1,4 +1,4 @@
-"""The CUDA kernels against the definition, emulated on the CPU and on a GPU where there is one."""
+"""The CUDA kernels against the definition, emulated on the CPU and on a GPU if there is one."""
 
 import itertools
 import math
