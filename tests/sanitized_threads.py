@@ -1,7 +1,7 @@
 """Every CPU operator and the sampler on many threads, under ThreadSanitizer.
 
-`make sanitize` runs it. It compares results, as the other tests do. A race that does not change them
-is reported by the sanitizer, which then exits with an error.
+`make sanitize` runs it. It compares results, as the other tests do. If a race does not change them,
+the sanitizer reports it and exits with an error.
 """
 
 from concurrent.futures import ThreadPoolExecutor
