@@ -84,7 +84,7 @@ def parse_metric(name: str) -> Metric:
 
 
 def parse_metrics(names: Sequence[str]) -> list[Metric]:
-    """Read a list of metric names; a single string is refused, for it is a common slip."""
+    """Read a list of metric names; a single string, a common mistake, is a TypeError."""
     if isinstance(names, str):
         raise TypeError(
             f"metrics must be a sequence of names, got the string {names!r}; write ({names!r},)"
@@ -98,7 +98,7 @@ def parse_ties(ties: str) -> Ties:
     Raises
     ------
     ValueError
-        If it is none of optimistic, pessimistic, average, expected.
+        If it is not one of optimistic, pessimistic, average, expected.
     """
     if ties not in _TIES:
         raise ValueError(f"unknown tie rule {ties!r}; known are {', '.join(_TIES)}")
@@ -106,13 +106,7 @@ def parse_ties(ties: str) -> Ties:
 
 
 def check_counts(counts: RankCounts) -> None:
-    """Check that counts are three int64 tensors of one shape [B].
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are not.
-    """
+    """Raise TypeError or ValueError unless counts are three int64 tensors of one shape [B]."""
     for name, count in zip(RankCounts._fields, counts, strict=True):
         if count.dtype != torch.int64:
             raise TypeError(f"counts.{name} must be int64, got {count.dtype}")

@@ -1,4 +1,4 @@
-"""Work shared by the processes of a torch.distributed group: an error in one is raised in all."""
+"""Collective work of a torch.distributed group: an error in one process is raised in all."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -18,18 +18,18 @@ _RAISED_AS = {
 class Group:
     """A torch.distributed group whose processes wait for each other, but never for one that failed.
 
-    What may raise is passed as ``work``: where it fails in some processes, the others are told in
-    the next collective, and the error is raised in all.
+    Work that may raise is passed as ``work``: if it fails in some processes, the next collective
+    tells the others, and the error is raised in all.
 
     Parameters
     ----------
     group : torch.distributed.ProcessGroup, optional
-        By default all processes.
+        Default: all processes.
 
     Raises
     ------
     RuntimeError
-        If torch.distributed is not initialised.
+        If torch.distributed is not initialized.
     ValueError
         If this process does not belong to the group.
     """
@@ -39,23 +39,25 @@ class Group:
 
         if not dist.is_available() or not dist.is_initialized():
             raise RuntimeError(
-                "torch.distributed is not initialised; call "
-                "torch.distributed.init_process_group first"
+                "torch.distributed is not initialized; "
+                "call torch.distributed.init_process_group first"
             )
         self._dist, self._group = dist, group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         if self.rank < 0:
-            raise ValueError("this process does not belong to the group; call it in members only")
+            raise ValueError(
+                "this process does not belong to the group; call it in its members only"
+            )
 
     @property
     def device(self) -> torch.device:
-        """Where tensors must be to be sent: NCCL takes CUDA's only."""
+        """The device from which tensors are sent: NCCL sends CUDA tensors only."""
         if self._dist.get_backend(self._group) == "nccl":
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("cpu")
 
     def run(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns, once it has succeeded in all processes."""
+        """Return the result of `work` once it has succeeded in all processes."""
         result, error = _attempt(work)
         failed = torch.tensor([error is not None], dtype=torch.int64)
         if self._sum(failed).item():
@@ -63,7 +65,7 @@ class Group:
         return result  # type: ignore[return-value]
 
     def sum(self, shape: tuple[int, ...], work: Callable[[], Tensor]) -> Tensor:
-        """Sum what `work` returns, int64 of this shape, over all processes."""
+        """Sum the result of `work`, int64 of this shape, over all processes."""
         result, error = _attempt(work)
         if result is None:
             result = torch.zeros(shape, dtype=torch.int64)
@@ -74,15 +76,15 @@ class Group:
         return sums[:-1].view(shape)
 
     def check_same(self, names: Sequence[str], work: Callable[[], Sequence[Any]]) -> Sequence[Any]:
-        """Return what `work` returns if it is the same in all processes.
+        """Return the results of `work` if they are the same in all processes.
 
-        It returns as many things as there are names: tensors, or what has a repr. They are compared
-        by 64 bits each.
+        There is one result per name: a tensor, or an object with a repr. They are compared by 64
+        bits each.
 
         Raises
         ------
         ValueError
-            In all processes, if a thing differs; the message names it.
+            In all processes, if a result differs; the message names it.
         """
         things, error = _attempt(work)
         digests = [0] * len(names) if things is None else [_digest(thing) for thing in things]
@@ -93,9 +95,8 @@ class Group:
             other = (column != column[0]).nonzero()
             if other.numel():
                 raise ValueError(
-                    f"{name} must be the same in all processes of the group, but "
-                    f"process {int(other[0])} has another than process 0; broadcast "
-                    "it from one of them"
+                    f"{name} must be the same in all processes of the group, but it differs in "
+                    f"process {int(other[0])} from process 0; broadcast it from one of them"
                 )
         return things
 
@@ -107,7 +108,7 @@ class Group:
         return torch.stack(parts).cpu()
 
     def gather_objects(self, work: Callable[[], T]) -> list[T]:
-        """Gather what `work` returns, which is pickled, from all processes, by rank."""
+        """Gather the result of `work`, which is pickled, from all processes, by rank."""
         result = self.run(work)
         results: list[Any] = [None] * self.size
         self._dist.all_gather_object(results, result, group=self._group)
@@ -137,7 +138,7 @@ def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
 
 
 def _digest(thing: Any) -> int:
-    """64 bits that differ where things do."""
+    """64 bits that differ if things differ."""
     digest = hashlib.blake2b(digest_size=8)
     if isinstance(thing, Tensor):
         digest.update(f"{thing.dtype} {tuple(thing.shape)}".encode())

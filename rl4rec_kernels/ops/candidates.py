@@ -149,16 +149,6 @@ def _explain_with(operator: Callable[..., Any]) -> Callable[..., None]:
     return explain
 
 
-def _reward_in_parts(kernels: Any, *args: Any) -> Tensor:
-    """The rewards, of 64 metrics at a time: more do not fit into the arguments of a CUDA kernel."""
-    *tensors, kinds, cutoffs, ties, bad = args
-    parts = [
-        kernels.reward_candidates(*tensors, kinds[m : m + 64], cutoffs[m : m + 64], ties, bad)
-        for m in range(0, max(1, len(kinds)), 64)
-    ]
-    return torch.cat(parts, dim=1)
-
-
 def _empty_scores(query: Tensor, table: Tensor, ids: Tensor, *rest: Any) -> Tensor:
     return query.new_empty(ids.shape, dtype=torch.float32)
 
@@ -210,6 +200,4 @@ _backends.register(
 )
 _explain_ranks = _explain_with(torch.ops.rl4rec.rank_candidates)
 _backends.register("rank_candidates", _backends.empty_counts, explain=_explain_ranks)
-_backends.register(
-    "reward_candidates", _backends.empty_metrics, explain=_explain_ranks, kernel=_reward_in_parts
-)
+_backends.register("reward_candidates", _backends.empty_metrics, explain=_explain_ranks)

@@ -1,4 +1,4 @@
-"""Tables of low precision that stand in for a table of items, with what bounds their error."""
+"""Low-precision copies of a table of items, with bounds on their error."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.mapped import check_mapped
 
-_BLOCK = 4_096  # rows at a time, so that little memory is taken beside the result
+_BLOCK = 4_096  # rows at a time, to take little memory besides the result
 _LONGEST = 1e18  # the square of a length must stay finite in float32
 _LARGEST = {torch.bfloat16: None, torch.int8: 127, torch.float8_e4m3fn: 448}  # scaled to
 
@@ -20,10 +20,10 @@ class QuantizedTable(NamedTuple):
     values : Tensor, bfloat16, int8 or float8_e4m3fn, shape [N, D]
         The copy; an item is ``scale * values``.
     row_stats : Tensor, float32, shape [N, 3]
-        Of every row its scale, the length of the copied item, and the length of the difference
-        between item and copy, both rounded up.
+        For each row its scale, the length of the copied item, and the length of the difference
+        between item and copy; lengths are rounded up.
     source : Tensor or None
-        The table that was copied; what ``refine=True`` is exact about.
+        The table that was copied, whose results ``refine=True`` gives.
     """
 
     values: Tensor
@@ -37,46 +37,43 @@ class QuantizedTable(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Where the copy is."""
+        """The device of the copy."""
         return self.values.device
 
 
 def quantize_table(
     table: Tensor, dtype: torch.dtype = torch.int8, *, keep_source: bool = True
 ) -> QuantizedTable:
-    """Copy a table in bfloat16, or in int8 or float8 with a scale for each row.
+    """Copy a table in bfloat16, or in int8 or float8 with a scale per row.
 
     The catalog operators score the copy two times (bfloat16) or four times (int8) as fast as
-    float32 where the CPU has the instructions; queries are then rounded in the same way. With
+    float32 if the CPU has the instructions; queries are then rounded in the same way. With
     ``refine=True`` their results are nevertheless exactly those of the table itself. On a GPU,
-    ``refine=True`` scores the table itself; copies serve to save memory and time without it.
+    ``refine=True`` scores the table itself; without it, copies save memory and time.
 
     Parameters
     ----------
     table : Tensor, shape [N, D]
         float32, float16 or bfloat16; finite. May be memory-mapped: it is read by blocks.
     dtype : torch.dtype
-        ``torch.int8``: a row's largest magnitude becomes 127. ``torch.bfloat16``: nearest values.
-        ``torch.float8_e4m3fn``: a row's largest magnitude becomes 448; for GPUs only, where queries
-        are then rounded to bfloat16.
+        ``torch.int8``: the largest magnitude of a row becomes 127. ``torch.bfloat16``: nearest
+        values. ``torch.float8_e4m3fn``: the largest magnitude of a row becomes 448; for GPUs only,
+        where queries are then rounded to bfloat16.
     keep_source : bool
         Whether to keep a reference to `table`, which ``refine=True`` needs.
 
     Returns
     -------
     QuantizedTable
-        Its copy takes a quarter (int8) or half of float32's memory.
+        The copy takes a quarter (int8) or half of the memory of float32.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument does not fit, or a row is not finite; the message names the row.
+        If an argument is invalid, or a row is not finite; the message names the row.
     """
-    if not isinstance(table, Tensor) or table.dtype not in (
-        torch.float32,
-        torch.float16,
-        torch.bfloat16,
-    ):
+    floats = (torch.float32, torch.float16, torch.bfloat16)
+    if not isinstance(table, Tensor) or table.dtype not in floats:
         what = table.dtype if isinstance(table, Tensor) else type(table).__name__
         raise TypeError(f"table must be a float32, float16 or bfloat16 tensor, got {what}")
     if table.dim() != 2:
@@ -105,7 +102,7 @@ def quantize_table(
         if bad.numel():
             raise ValueError(
                 f"table: row {start + int(bad[0])} holds NaN, infinity or huge values "
-                f"(its length is {length[bad[0]].item()}); mend it first"
+                f"(its length is {length[bad[0]].item()}); fix it first"
             )
         row_stats[rows, 0] = scale
         row_stats[rows, 1] = _rounded_up(copied.norm(dim=1))

@@ -1,4 +1,4 @@
-"""The definition of every operator in plain torch: what all backends are tested against.
+"""Defines every operator in plain torch; all backends are tested against these definitions.
 
 Slow and memory-hungry on purpose: each candidate row is gathered and scored in float64. Arguments
 are those of the registered operators: `ids` is a matrix [B, C], or the values of ragged rows that
@@ -15,7 +15,7 @@ from rl4rec_kernels.metrics import Kind, Metric, RankCounts, Ties
 
 
 def row_slices(ids: Tensor, offsets: Tensor | None) -> list[slice]:
-    """Where each row's ids stand in ``ids.reshape(-1)``."""
+    """The position of each row's ids in ``ids.reshape(-1)``."""
     if offsets is None:
         rows, columns = ids.shape
         return [slice(b * columns, (b + 1) * columns) for b in range(rows)]
@@ -44,7 +44,7 @@ def rank_candidates(
 ) -> RankCounts:
     """Counts of each row's candidates against its first one, the target.
 
-    `scores` may be given, to ask how other scores than the reference's would rank.
+    `scores` replaces the reference's own scores, to rank those of another backend.
     """
     scores = score_candidates(query, table, ids, offsets) if scores is None else scores
     flat_ids, flat_scores = ids.reshape(-1), scores.reshape(-1)
@@ -91,7 +91,7 @@ def rank_catalog(
 ) -> RankCounts:
     """Counts of all competing items against each query's target, which always counts itself.
 
-    `scores` may be given, to ask how other scores than the reference's would rank.
+    `scores` replaces the reference's own scores, to rank those of another backend.
     """
     all_scores, competes = score_catalog(query, table, exclude, offsets, valid)
     scores = all_scores if scores is None else scores
@@ -124,14 +124,14 @@ def topk_catalog(
 
 
 def exact_table(values: Tensor, row_stats: Tensor | None, source: Tensor | None) -> Tensor:
-    """The embeddings that results are about: `source` for refined ones, else what `values` mean."""
+    """The embeddings that are ranked: `source` for refined results, else the scaled `values`."""
     if source is not None or row_stats is None:
         return values if source is None else source
     return values.double() * row_stats[:, :1].double()
 
 
 def metric_at_rank(metric: Metric, rank: Tensor, total: int) -> Tensor:
-    """A metric of one relevant item at each of some ranks, float64; 1 is best, halves may occur."""
+    """A metric of one relevant item at given ranks, float64, from 1; halves may occur."""
     kind, cutoff = metric
     within = (rank <= cutoff).double()
     if kind is Kind.NDCG:

@@ -1,4 +1,4 @@
-"""Inputs on which every backend is held against ops/reference.py."""
+"""Inputs on which every backend is compared with ops/reference.py."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Inputs on which the catalog operators are held against ops/reference.py."""
+"""Inputs on which the catalog operators are compared with ops/reference.py."""
 
 import itertools
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ def make_catalog_case(
     exact: bool = True,
     seed: int = 0,
 ) -> CatalogCase:
-    """Build a case; `exact` is as in `make_case`. Exclusions hold repeats, targets and padding."""
+    """Build a case; `exact` is as in `make_case`. Exclusions have repeats, targets and padding."""
     rows, num_items, dim = shape
     generator = torch.Generator().manual_seed(seed)
 
@@ -137,7 +137,7 @@ def near_ties(dim: int, dtype: torch.dtype, seed: int) -> CatalogCase:
 
 
 def tables(case: CatalogCase) -> dict[str, tuple[Tensor | rk.QuantizedTable, bool]]:
-    """The case's table as every kind, and whether to refine."""
+    """The table of a case in all its forms, and whether to refine."""
     int8, bf16 = rk.quantize_table(case.table), rk.quantize_table(case.table, BF16)
     return {
         "plain": (case.table, False),

@@ -1,4 +1,4 @@
-"""The GPU backends wherever they can run: on a GPU, else interpreted or emulated on the CPU."""
+"""The GPU backends: on a GPU if there is one, else interpreted or emulated on the CPU."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -194,7 +194,7 @@ def main(rank: int, world: int, folder: Path) -> None:
     found: dict[str, Any] = {}
 
     def do(step: str, call: Callable[[], Any]) -> None:
-        (folder / f"step{rank}").write_text(step)  # where it stands, if it stands still
+        (folder / f"step{rank}").write_text(step)  # shows where a process hangs
         found[step] = call()
 
     for (name, work), split in itertools.product(WORK.items(), SPLITS):
@@ -213,8 +213,8 @@ def main(rank: int, world: int, folder: Path) -> None:
     work = WORK["real torch.float32 torch.float32"]
 
     def in_group() -> Any:
-        place = ends.index(rank) if rank in ends else 0
-        return results(work, shard(work.table, work.case.valid, "uneven", place, 2, group))
+        member = ends.index(rank) if rank in ends else 0
+        return results(work, shard(work.table, work.case.valid, "uneven", member, 2, group))
 
     do("in a group", lambda: outcome(in_group))
     torch.save(found, folder / f"found{rank}.pt")

@@ -1,4 +1,4 @@
-"""Which backend and CPU level serve a call."""
+"""Which backend and CPU level a call uses."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ def test_the_level_in_use_is_one_of_the_machine():
     assert f'``"{rk.cpu_level()}"``' in rk.cpu_level.__doc__
 
 
-def test_where_a_backend_cannot_run():
+def test_a_backend_that_cannot_run_here_is_rejected():
     if DEVICE == "cpu":
         with raises(ValueError, "backend='cuda'", "GPU", "cpu"):
             rk.rank_candidates(QUERY, TABLE, IDS, backend="cuda")

@@ -1,4 +1,4 @@
-"""Catalogs that go slice by slice: the same results, to the bit, and no memory for the table."""
+"""Catalogs in slices: the same results, to the bit, and no memory for the table."""
 
 import subprocess
 import sys
@@ -43,7 +43,7 @@ def results(case: CatalogCase, table=None, **options):
 def assert_same(got, want) -> None:
     assert_counts(got[0], want[0])
     assert torch.equal(got[1], rk.metrics_from_counts(want[0], METRICS))
-    torch.testing.assert_close(got[1], want[1], rtol=2e-7, atol=0)  # another log gamma: an ulp
+    assert torch.equal(got[1], want[1])
     for (scores, ids), (want_scores, want_ids) in zip(got[2], want[2], strict=True):
         assert torch.equal(scores, want_scores)
         assert torch.equal(ids, want_ids)
@@ -149,7 +149,7 @@ def test_errors_are_those_of_the_whole(cut, changes):
         assert str(sliced.value) == str(whole.value)
 
 
-def test_compilers_and_fake_tensors_see_the_operators(cut):
+def test_compilers_and_fake_tensors_get_the_plain_operators(cut):
     case = make_catalog_case(SHAPE, exclusions=True)
     cut(1)
 
@@ -170,7 +170,7 @@ def test_compilers_and_fake_tensors_see_the_operators(cut):
         assert best[1].shape == (3, 3)
 
 
-def test_a_bar_is_shown_for_long_work_only(cut, monkeypatch, capsys):
+def test_only_long_work_shows_a_progress_bar(cut, monkeypatch, capsys):
     case = make_catalog_case(SHAPE)
     cut(5000)
     results(case)
@@ -206,7 +206,7 @@ def work(table, valid):
     rk.rank_catalog(query, table, targets, valid=valid)
     rk.evaluate(query, table, targets, valid=valid, num_bootstrap=2)
 
-work(index.table[:100], None)  # what comes with the first call
+work(index.table[:100], None)  # the fixed costs of the first call
 targets = torch.arange(1, 9) * 40_000
 before = peak = anonymous()
 done = threading.Event()

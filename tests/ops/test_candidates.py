@@ -55,12 +55,12 @@ def test_real_numbers_stay_within_rounding(spec):
     magnitude = reference.score_candidates(case.query.abs(), case.table.abs(), *case[2:])
     bound = magnitude.nan_to_num(neginf=0) * case.query.shape[1] * 2.0**-24
     assert ((scores.double() - want).nan_to_num(0).abs() <= bound).all()
-    # Ranks are those of the very scores that score_candidates returns.
+    # Ranks are those of the scores that score_candidates returns.
     counts = rk.rank_candidates(case.query, case.table, case.candidates)
     assert_counts(counts, reference.rank_candidates(*case, scores=scores))
 
 
-def test_reference_backend_is_the_reference():
+def test_the_reference_backend_is_the_reference():
     case = make_case((3, 17, 11, 31), exact=False)
     args = case.query, case.table, case.candidates
     assert_counts(rk.rank_candidates(*args, backend="reference"), reference.rank_candidates(*case))
@@ -80,7 +80,7 @@ def test_a_constant_model_earns_what_chance_earns():
     assert (best.item(), worst.item()) == (1, 100)
 
 
-def test_duplicates_count_but_not_the_target_s():
+def test_repeats_count_except_those_of_the_target():
     query, table = torch.ones(1, 1), torch.tensor([[2.0], [3.0], [2.0], [1.0]])
     counts = rk.rank_candidates(query, table, torch.tensor([[0, 1, 1, 0, 2, 2, 2, 3, -1]]))
     assert_counts(counts, rk.RankCounts(*(torch.tensor([n]) for n in (2, 3, 7))))
@@ -100,7 +100,7 @@ def test_non_finite_scores(dtypes):
 
 
 @pytest.mark.parametrize("dtype", [F16, BF16, F32])
-def test_every_value_of_the_low_precisions_is_read_right(dtype):
+def test_all_values_of_the_low_precisions_are_read_correctly(dtype):
     """All 65,536 bit patterns, subnormals and NaN included."""
     values = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16)
     table = values.view(dtype if dtype is not F32 else BF16)[:, None].to(dtype)

@@ -47,7 +47,7 @@ def test_real_numbers_stay_within_rounding(level, dtypes):
     # |error| <= gamma_D * sum |q_j t_j| (Higham 2002, section 3.1), for any order of additions.
     bound = case.query.double().abs() @ case.table.double().abs().T * 78 * 2.0**-24
     assert ((scores.double() - exact).abs() <= bound).all()
-    # Ranks are those of the very scores that targets have.
+    # Ranks are those of the scores that targets have.
     counts = rk.rank_catalog(*case.arguments, valid=case.valid)
     assert_counts(counts, reference.rank_catalog(*case, scores=scores))
 
@@ -193,15 +193,15 @@ def test_empty_dimensions(level, rows, num_items, dim):
     assert rk.reward_catalog(query, table, targets, None, ("mrr", "auc")).shape == (rows, 2)
 
 
-def test_targets_that_are_elsewhere_have_no_score(level):
+def test_targets_of_other_slices_have_no_score(level):
     score = torch.ops.rl4rec.score_catalog_targets
     for table in (torch.ones(0, 3), torch.ones(2, 3)):
         scores = score(torch.ones(2, 3), table, torch.tensor([-1, -1]), None)
         assert scores.tolist() == [-math.inf] * 2
 
 
-def test_long_ties_take_no_longer_sums():
-    """A constant model over a large catalog: closed forms stand for sums over all ranks."""
+def test_long_ties_use_closed_forms():
+    """A constant model over a large catalog: closed forms replace sums over all ranks."""
     query, table = torch.ones(2, 1), torch.ones(100_000, 1)
     got = rk.reward_catalog(query, table, torch.tensor([0, 7]), None, METRICS)
     counts = rk.rank_catalog(query, table, torch.tensor([0, 7]))
@@ -304,7 +304,7 @@ def test_the_refined_best_are_those_of_the_source(level, dim, dtype, copy):
 
 @pytest.mark.parametrize("copy", [torch.int8, BF16], ids=str)
 def test_refinement_of_a_constant_table_keeps_few(level, copy):
-    """All items are in doubt: they are settled now and then, instead of being kept to the end."""
+    """All items are undecided: they are rescored now and then, instead of being kept to the end."""
     table = torch.randn(1, 33).expand(20_011, -1).contiguous()
     case = CatalogCase(torch.randn(2, 33), table, torch.zeros(2), None, None, None)
     scores, ids = best(case, 10, rk.quantize_table(table, copy), refine=True)

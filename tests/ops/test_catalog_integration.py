@@ -15,7 +15,7 @@ from tests.ops.catalog_cases import CASES, CatalogCase, make_catalog_case, table
 
 
 class Answers(NamedTuple):
-    """What the three operators say."""
+    """Results of the three operators."""
 
     counts: rk.RankCounts
     rewards: Tensor
@@ -34,7 +34,7 @@ def ask(query, table, targets, exclude, valid, refine=False, k=5) -> Answers:
 
 @pytest.fixture(autouse=True)
 def _compile_anew():
-    """Tests share their functions' code, which torch compiles only so many times."""
+    """Tests share code, which torch compiles a limited number of times."""
     torch.compiler.reset()
 
 
@@ -118,7 +118,7 @@ def test_results_carry_no_gradient(compiled):
 
 
 def test_threads_get_their_own_answers():
-    """Calls overlap, each with a batch and exclusions of its own, on tables that all share."""
+    """Calls overlap, each with its own batch and exclusions, on shared tables."""
     shape = (40, 3001, 48)
     cases = [make_catalog_case(shape, exact=False, exclusions=True, seed=s) for s in range(24)]
     shared = list(tables(cases[0]).values())

@@ -17,7 +17,7 @@ from tests.ops.test_arguments import IDS, QUERY, TABLE, ragged_with
 
 @pytest.fixture(params=["triton", "cuda"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """Each GPU backend; CUDA's kernels are compiled for the CPU where there is no GPU."""
+    """Each GPU backend; without a GPU the CUDA kernels are compiled for the CPU."""
     if request.param == "cuda" and DEVICE == "cpu":
         emulated = request.getfixturevalue("emulated")
         monkeypatch.setattr(_backends, "runs_on_cpu", lambda backend: True)
@@ -66,7 +66,7 @@ def test_real_numbers_stay_within_rounding(backend, spec):
     magnitude = reference.score_candidates(case.query.abs(), case.table.abs(), *case[2:])
     bound = magnitude.nan_to_num(neginf=0) * case.query.shape[1] * 2.0**-24
     assert ((scores.double() - want).nan_to_num(0).abs() <= bound).all()
-    # Ranks are those of the very scores that score_candidates returns.
+    # Ranks are those of the scores that score_candidates returns.
     assert_counts(backend.rank_candidates(*args), reference.rank_candidates(*case, scores=scores))
 
 
@@ -134,7 +134,7 @@ def test_gradients(backend, dtypes, ragged):
         torch.testing.assert_close(grad.float().cpu(), exact, rtol=tolerance, atol=1e-5)
 
 
-def test_a_second_derivative_is_refused(backend):
+def test_a_second_derivative_is_rejected(backend):
     query = QUERY.to(DEVICE).requires_grad_()
     table, ids = TABLE.to(DEVICE), IDS.to(DEVICE)
     scores = rk.score_candidates(query, table, ids, backend=backend.name)

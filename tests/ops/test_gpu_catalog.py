@@ -65,7 +65,7 @@ def test_tie_rules(ties):
 
 @pytest.mark.parametrize("dtypes", DTYPES, ids=str)
 def test_real_numbers(dtypes):
-    """Scores are within rounding, and both operators rank by the very scores of targets."""
+    """Scores are within rounding, and both operators rank by the scores of targets."""
     case = make_catalog_case((7, 300, 77), dtypes, exact=False, exclusions=True)
     scores = TRITON.every_score(case.query, case.table)
     exact = case.query.double() @ case.table.double().T
@@ -123,8 +123,8 @@ def test_any_histories(data):
 
 def crowded(num_items: int) -> torch.Tensor:
     """High scores only where every third tile of 128 items is not."""
-    places = torch.arange(num_items)
-    return places * (places // 128 % 3 == 1)
+    rows = torch.arange(num_items)
+    return rows * (rows // 128 % 3 == 1)
 
 
 ORDERS = {
@@ -146,7 +146,9 @@ def test_the_best_of_many_items_in_any_order(order, k):
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("excluding", [False, True])
-def test_queries_are_searched_again_where_too_many_reach_the_bound(monkeypatch, order, excluding):
+def test_queries_are_searched_again_if_too_many_items_reach_the_bound(
+    monkeypatch, order, excluding
+):
     """There is room for so few that the bound of a quarter of the items lets in too many."""
     module = __import__("rl4rec_kernels.ops.triton.topk_catalog", fromlist=["_ROOM"])
     monkeypatch.setattr(module, "_ROOM", 1)
@@ -179,7 +181,7 @@ def test_quantized_tables(copy):
     assert_same(best(case, 9, quantized, refine=True), best(case, 9))
 
 
-def test_queries_that_are_not_finite_rank_last_in_int8():
+def test_non_finite_queries_rank_last_in_int8():
     query, table = torch.tensor([[torch.nan, 1.0], [1.0, 2.0], [torch.inf, 1.0]]), torch.randn(9, 2)
     counts = TRITON.rank_catalog(query, rk.quantize_table(table), torch.tensor([0, 1, 2]))
     want = rk.rank_catalog(query, rk.quantize_table(table), torch.tensor([0, 1, 2]))
@@ -187,7 +189,7 @@ def test_queries_that_are_not_finite_rank_last_in_int8():
     assert counts.above[[0, 2]].tolist() == [8, 8]
 
 
-def test_targets_that_are_elsewhere():
+def test_counts_of_slices_add_up():
     """As for a table that is spread over devices: counts of its slices add up."""
     case = make_catalog_case((9, 150, 33), (F32, F16), exact=False)
     whole = torch.stack(tuple(TRITON.rank_catalog(*case.arguments)))

@@ -48,7 +48,7 @@ def test_gradients_equal_autograd_of_the_reference(dtypes, ragged):
             torch.testing.assert_close(got, want, rtol=2e-2, atol=0.5)
 
 
-def test_the_table_s_gradient_does_not_depend_on_threads():
+def test_the_gradient_of_the_table_does_not_depend_on_threads():
     case = make_case((64, 100, 30, 33), exact=False)
     grads = []
     threads = torch.get_num_threads()
@@ -101,7 +101,7 @@ def test_fake_tensors_have_the_right_shapes():
         assert rk.reward_candidates(query, table, ids, ("mrr", "auc")).shape == (3, 2)
 
 
-def test_a_second_derivative_is_refused():
+def test_a_second_derivative_is_rejected():
     case = CASES[0]
     query = case.query.detach().clone().requires_grad_()
     scores = rk.score_candidates(query, case.table.detach(), case.candidates).nan_to_num(neginf=0)
@@ -116,7 +116,7 @@ def test_rewards_carry_no_gradient():
     assert not rk.reward_candidates(query, case.table, case.candidates).requires_grad
 
 
-def test_memory_is_not_taken_for_scores_or_gathered_rows():
+def test_no_memory_is_used_for_scores_or_gathered_rows():
     """Peak memory of the process must not grow by a [B, C] float matrix, far less by [B, C, D]."""
     setup = """
 import torch, rl4rec_kernels as rk

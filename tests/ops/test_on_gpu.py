@@ -1,4 +1,4 @@
-"""What only a GPU can show of the operators: graphs, streams, devices, no waits, large tables."""
+"""Tests of the operators that need a GPU: graphs, streams, devices, no waits, large tables."""
 
 from collections.abc import Callable
 
@@ -154,8 +154,8 @@ def test_targets_and_items_are_scored_alike(kind, rows):
     for a, b in zip(counts, want, strict=True):
         assert torch.equal(a, b)
     found, ids = triton.topk_catalog(query, table, 10, refine=refine)
-    best, places = reference.topk_catalog(query, CASE.table, 10, scores=scores)
-    assert torch.equal(ids, places)
+    best, best_ids = reference.topk_catalog(query, CASE.table, 10, scores=scores)
+    assert torch.equal(ids, best_ids)
     assert torch.equal(found, best.float())
 
 

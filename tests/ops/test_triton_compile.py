@@ -1,4 +1,4 @@
-"""Every Triton kernel compiles for GPUs that need not be there, and what it then takes of one."""
+"""All Triton kernels compile, without a GPU, and use its resources well."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel for a GPU that need not be there; prints what each one takes.
+"""Compiles all Triton kernels for a GPU, which is not needed; prints what resources they use.
 
 Run as a program, with the compute capability (80 or 90): Triton decides when it is imported whether
 it compiles or interprets. The kernels are those that calls of the operators would launch; each is
@@ -27,7 +27,7 @@ BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
 class NoGpu:
-    """Stands where Triton's driver would: it names the GPU to compile for."""
+    """Replaces Triton's driver: it names the GPU to compile for."""
 
     def __init__(self, capability: int) -> None:
         self.target = GPUTarget("cuda", capability, 32)

@@ -1,12 +1,57 @@
-"""What the launches of all kernels share: devices and the layout of arguments."""
+"""What all launches share: how embeddings are passed, and devices."""
+
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 
+class Sides(NamedTuple):
+    """Queries [B, D] and items [N, D] as kernels read them: value j of row i is at i * stride + j.
+
+    Scales are the float32 factors of int8 and float8 embeddings, [B] and [N].
+    """
+
+    query: Tensor
+    query_stride: int
+    num_queries: int
+    query_scale: Tensor | None
+    table: Tensor
+    table_stride: int
+    num_items: int
+    table_scale: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        query: Tensor,
+        table: Tensor,
+        query_scale: Tensor | None = None,
+        table_scale: Tensor | None = None,
+    ) -> "Sides":
+        """Pack matrices; a matrix is copied only if the values of its rows are not adjacent."""
+        query, table = rows_of(query), rows_of(table)
+        return cls(
+            *(query, query.stride(0), len(query), query_scale),
+            *(table, table.stride(0), len(table), table_scale),
+        )
+
+
+def rows_of(matrix: Tensor) -> Tensor:
+    """The matrix with the values of each row adjacent; a copy only if they are not."""
+    return matrix if matrix.stride(-1) == 1 or matrix.shape[-1] <= 1 else matrix.contiguous()
+
+
+def launch(kernel: Any, grid: Any, first: Tensor, *args: Any, **options: Any) -> None:
+    """Start a kernel on the device of its first argument."""
+    options = {"num_warps": 4, "enable_fp_fusion": True, **options}
+    with torch.cuda.device_of(first):
+        kernel[grid if isinstance(grid, tuple) else (grid,)](first, *args, **options)
+
+
 def processors(device: torch.device) -> int:
-    """How many multiprocessors share the work; a few where the kernels are interpreted."""
+    """How many multiprocessors share the work; a few if the kernels are interpreted."""
     if device.type != "cuda":
         return 2
     return torch.cuda.get_device_properties(device).multi_processor_count
@@ -17,13 +62,3 @@ def is_hopper() -> bool:
     if triton.knobs.runtime.interpret:
         return False
     return triton.runtime.driver.active.get_current_target().arch == 90
-
-
-def on_device(tensor: Tensor) -> torch.cuda.device_of:
-    """A context in which kernels start on the device of `tensor`."""
-    return torch.cuda.device_of(tensor)
-
-
-def rows_of(matrix: Tensor) -> Tensor:
-    """The matrix with the values of each row side by side; a copy only where they are not."""
-    return matrix if matrix.stride(-1) == 1 or matrix.shape[-1] <= 1 else matrix.contiguous()

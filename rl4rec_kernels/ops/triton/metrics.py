@@ -1,8 +1,8 @@
 """Rank metrics from counts, alone and inside other kernels; `ops.reference` defines them.
 
 All of it is elementwise and in float64. Means over the ranks of a tie are differences of closed
-forms, so that a long tie costs no more than a short one; NDCG, which has none, is summed up to its
-cut-off.
+forms, so that a long tie costs no more than a short one; NDCG, which has no closed form, is summed
+up to its cut-off.
 """
 
 import torch
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.ops.triton.launch import on_device
+from rl4rec_kernels.ops.triton.launch import launch
 
 # Numbered as Kind and Ties in rl4rec_kernels/metrics.py.
 _BLOCK = 128
@@ -54,7 +54,7 @@ def _metric(above, tied, total, KIND: tl.constexpr, CUTOFF: tl.constexpr, TIES: 
 
 @triton.jit
 def _at_rank(rank, total, KIND: tl.constexpr, CUTOFF: tl.constexpr):
-    """The metric of a target at a rank; a target that stands alone has the best one there is."""
+    """The metric of a target at a rank; a target without competitors has the best value."""
     within = (rank <= CUTOFF).to(tl.float64)
     others = tl.maximum(total - 1, 1).to(tl.float64)
     if KIND == _NDCG:
@@ -93,13 +93,13 @@ def _mean_over_ranks(above, tied, total, KIND: tl.constexpr, CUTOFF: tl.constexp
         log_total = tl.log(tl.maximum(total, 2).to(tl.float64))
         mean_log = (_log_factorial(last) - _log_factorial(first)) / size
         return tl.where(total > 1, 1 - mean_log / log_total, 1.0)
-    else:  # linear in the rank, so the mean stands at the mean rank
+    else:  # linear in the rank, so the mean is the metric at the mean rank
         return _at_rank((above + 1).to(tl.float64) + tied.to(tl.float64) / 2, total, KIND, CUTOFF)
 
 
 @triton.jit
 def _harmonic(n):
-    """1 + 1/2 + … + 1/n but for a constant (Abramowitz & Stegun 6.3.18, at n + 16)."""
+    """1 + 1/2 + … + 1/n up to a constant (Abramowitz & Stegun 6.3.18, at n + 16)."""
     x = (n + 16).to(tl.float64)
     square = x * x
     value = tl.log(x) + 1 / (2 * x) - 1 / (12 * square) + 1 / (120 * square * square)
@@ -122,14 +122,14 @@ def _log_factorial(n):
 
 @triton.jit
 def _metrics_from_counts(
-    out, aboves, ties_of, totals, num_rows, BLOCK: tl.constexpr, METRICS: tl.constexpr,
+    out, above, tied, total, num_rows, BLOCK: tl.constexpr, METRICS: tl.constexpr,
     TIES: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < num_rows
-    above = tl.load(aboves + rows, mask=inside, other=0)
-    tied = tl.load(ties_of + rows, mask=inside, other=0)
-    total = tl.load(totals + rows, mask=inside, other=1)
+    above = tl.load(above + rows, mask=inside, other=0)
+    tied = tl.load(tied + rows, mask=inside, other=0)
+    total = tl.load(total + rows, mask=inside, other=1)
     store_metrics(out + rows * len(METRICS), above, tied, total, inside, METRICS, TIES)
 
 
@@ -140,9 +140,7 @@ def metrics_from_counts(
     num_rows, metrics = len(above), tuple(zip(kinds, cutoffs, strict=True))
     out = torch.empty((num_rows, len(metrics)), device=above.device)
     if out.numel():
-        with on_device(above):
-            _metrics_from_counts[(triton.cdiv(num_rows, _BLOCK),)](
-                out, above.contiguous(), tied.contiguous(), total.contiguous(), num_rows,
-                BLOCK=_BLOCK, METRICS=metrics, TIES=ties, num_warps=4, enable_fp_fusion=True,
-            )  # fmt: skip
+        counts = (above.contiguous(), tied.contiguous(), total.contiguous())
+        grid = triton.cdiv(num_rows, _BLOCK)
+        launch(_metrics_from_counts, grid, out, *counts, num_rows, _BLOCK, metrics, ties)
     return out

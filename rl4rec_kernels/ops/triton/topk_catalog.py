@@ -2,13 +2,13 @@
 
 1. A quarter of the items is scored, and the best of each of many groups of them is kept. The k-th
    best of these is a bound that at least k items reach.
-2. All items are scored, and those that reach the bound are written down: about 4 k of them.
-3. These are sorted. Queries for which more reached the bound than there was room for (their best
-   items lie crowded where the sample had few) are searched again, item by item.
+2. All items are scored, and those that reach the bound are collected: about 4 k of them.
+3. These are sorted. Queries for which more items reached the bound than there was room for (their
+   best items are where the sample had few) are searched again, item by item.
 
 An item's key is its score, then its id, in one int64 that sorts as results do. Keys are unique, so
-ties decide nothing by chance and a table of equal items is no special case. Excluded items are
-allowed for by asking the sample for so many more, and taken out before the sort.
+the order of ties does not depend on chance, and a table of equal items is not a special case. The
+sample is asked for as many more items as are excluded; these are removed before the sort.
 """
 
 import torch
@@ -16,9 +16,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.ops.triton.launch import on_device, processors
+from rl4rec_kernels.ops.triton.launch import launch, processors
 from rl4rec_kernels.ops.triton.pairs import exclusion_keys
-from rl4rec_kernels.ops.triton.tile import BLOCK, Operands, operands, share_tiles, tile_scores
+from rl4rec_kernels.ops.triton.tile import (
+    BLOCK,
+    Operands,
+    is_row_of_item,
+    operands,
+    share_tiles,
+    tile_scores,
+)
 
 _SAMPLE = 4  # one of so many tiles is in the sample
 _STRIP = 4  # items of a tile that are in one group
@@ -43,13 +50,12 @@ def _make_keys(scores, items, is_item):
 
 @triton.jit
 def _sample_groups(
-    keys, valid, num_groups, tile_step, num_sampled, query, query_stride, num_queries, query_scale,
-    table, table_stride, num_items, table_scale, HAS_VALID: tl.constexpr, STRIP: tl.constexpr,
-    DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr, DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr, SCALED: tl.constexpr,
-):  # fmt: skip
-    """Keys of the best of each group: `STRIP` adjacent places of every `num_groups`-th tile."""
+    keys, valid, num_groups, tile_step, num_sampled, sides, tile: tl.constexpr, STRIP: tl.constexpr
+):
+    """Keys of the best of each group: `STRIP` adjacent slots of every `num_groups`-th tile."""
+    BLOCK: tl.constexpr = tile.block
     STRIPS: tl.constexpr = BLOCK // STRIP
+    num_queries, num_items = sides.num_queries, sides.num_items
     num_blocks = tl.cdiv(num_queries, BLOCK)
     rows = (tl.program_id(0) % num_blocks) * BLOCK + tl.arange(0, BLOCK)
     group = tl.program_id(0) // num_blocks
@@ -59,52 +65,38 @@ def _sample_groups(
     for sample in range(group, num_sampled, num_groups):
         first = sample * tile_step * BLOCK
         items = first + tl.arange(0, BLOCK)
-        scores = tile_scores(
-            query, query_stride, query_scale, table, table_stride, table_scale,
-            tl.minimum(rows, num_queries - 1), tl.minimum(items, num_items - 1),
-            DIM, BLOCK, BLOCK_DIM, DTYPE, PRECISION, SCALED,
-        )  # fmt: skip
-        is_item = items < num_items
-        if HAS_VALID:
-            is_item = is_item & (tl.load(valid + items, mask=is_item, other=0) != 0)
+        query_rows, table_rows = tl.minimum(rows, num_queries - 1), tl.minimum(items, num_items - 1)
+        scores = tile_scores(sides, query_rows, table_rows, tile)
+        is_item = is_row_of_item(items, num_items, valid)
         # NaN would win a maximum.
         scores = tl.where((scores == scores) & is_item[None, :], scores, float("-inf"))
-        strip_best, place = tl.max(
+        strip_best, slot = tl.max(
             tl.reshape(scores, [BLOCK, STRIPS, STRIP]), axis=2, return_indices=True
         )
         better = strip_best > best  # of equal scores the first one stays
         best = tl.where(better, strip_best, best)
-        best_items = tl.where(better, first + strips * STRIP + place, best_items)
-    there = (rows[:, None] < num_queries) & (strips >= 0)
+        best_items = tl.where(better, first + strips * STRIP + slot, best_items)
+    exists = (rows[:, None] < num_queries) & (strips >= 0)
     out = keys + (rows.to(tl.int64) * num_groups + group)[:, None] * STRIPS + strips
-    tl.store(out, _make_keys(best, best_items, there), mask=there)
+    tl.store(out, _make_keys(best, best_items, exists), mask=exists)
 
 
 @triton.jit
-def _score_all(
-    out, query, query_stride, num_queries, query_scale, table, table_stride, num_items, table_scale,
-    DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr, DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr, SCALED: tl.constexpr,
-):  # fmt: skip
-    items = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    scores = tile_scores(
-        query, query_stride, query_scale, table, table_stride, table_scale,
-        tl.minimum(rows, num_queries - 1), tl.minimum(items, num_items - 1),
-        DIM, BLOCK, BLOCK_DIM, DTYPE, PRECISION, SCALED,
-    )  # fmt: skip
-    there = (rows[:, None] < num_queries) & (items[None, :] < num_items)
-    tl.store(out + rows.to(tl.int64)[:, None] * num_items + items[None, :], scores, mask=there)
+def _score_all(out, sides, tile: tl.constexpr):
+    num_queries, num_items = sides.num_queries, sides.num_items
+    items = tl.program_id(0) * tile.block + tl.arange(0, tile.block)
+    rows = tl.program_id(1) * tile.block + tl.arange(0, tile.block)
+    query_rows, table_rows = tl.minimum(rows, num_queries - 1), tl.minimum(items, num_items - 1)
+    scores = tile_scores(sides, query_rows, table_rows, tile)
+    exists = (rows[:, None] < num_queries) & (items[None, :] < num_items)
+    tl.store(out + rows.to(tl.int64)[:, None] * num_items + items[None, :], scores, mask=exists)
 
 
 @triton.jit
-def _collect(
-    keys, found, capacity, bounds, valid, tiles_a_program, query, query_stride, num_queries,
-    query_scale, table, table_stride, num_items, table_scale, HAS_VALID: tl.constexpr,
-    DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr, DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr, SCALED: tl.constexpr,
-):  # fmt: skip
-    """Write down the keys that reach their query's bound, in any order, while there is room."""
+def _collect(keys, found, capacity, bounds, valid, tiles_per_program, sides, tile: tl.constexpr):
+    """Store the keys that reach their query's bound, in any order, while there is room."""
+    BLOCK: tl.constexpr = tile.block
+    num_queries, num_items = sides.num_queries, sides.num_items
     num_blocks = tl.cdiv(num_queries, BLOCK)
     rows = (tl.program_id(0) % num_blocks) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < num_queries
@@ -114,31 +106,26 @@ def _collect(
     bound_score = tl.where(inside, bound_score, float("inf"))[:, None]
     bound_item = tl.where(inside, 0x7FFFFFFF - (bound & 0xFFFFFFFF).to(tl.int32), -1)[:, None]
     rows = tl.minimum(rows, num_queries - 1)
-    places = tl.arange(0, BLOCK)
-    first = (tl.program_id(0) // num_blocks) * tiles_a_program
-    for tile in range(first, tl.minimum(first + tiles_a_program, tl.cdiv(num_items, BLOCK))):
-        items = tile * BLOCK + places
-        scores = tile_scores(
-            query, query_stride, query_scale, table, table_stride, table_scale, rows,
-            tl.minimum(items, num_items - 1), DIM, BLOCK, BLOCK_DIM, DTYPE, PRECISION, SCALED,
-        )  # fmt: skip
-        is_item = items < num_items
-        if HAS_VALID:
-            is_item = is_item & (tl.load(valid + items, mask=is_item, other=0) != 0)
+    slots = tl.arange(0, BLOCK)
+    first = (tl.program_id(0) // num_blocks) * tiles_per_program
+    for i in range(first, tl.minimum(first + tiles_per_program, tl.cdiv(num_items, BLOCK))):
+        items = i * BLOCK + slots
+        scores = tile_scores(sides, rows, tl.minimum(items, num_items - 1), tile)
+        is_item = is_row_of_item(items, num_items, valid)
         reach = (scores > bound_score) | ((scores == bound_score) & (items[None, :] <= bound_item))
         reach = reach & is_item[None, :]
         # One key of each row at a time: rarely does a row have two in a tile.
         count = tl.sum(reach.to(tl.int32), axis=1)
-        place = tl.atomic_add(found + rows, count, mask=count > 0)
+        slot = tl.atomic_add(found + rows, count, mask=count > 0)
         left = tl.where(reach, scores, float("-inf"))
-        for i in range(0, tl.max(count, axis=0)):
+        for n in range(0, tl.max(count, axis=0)):
             best, column = tl.max(left, axis=1, return_indices=True)
             tl.store(
-                keys + rows.to(tl.int64) * capacity + place + i,
-                _make_keys(best, tile * BLOCK + column, i < count),
-                mask=(i < count) & (place + i < capacity),
+                keys + rows.to(tl.int64) * capacity + slot + n,
+                _make_keys(best, i * BLOCK + column, n < count),
+                mask=(n < count) & (slot + n < capacity),
             )
-            left = tl.where(places[None, :] == column[:, None], float("-inf"), left)
+            left = tl.where(slots[None, :] == column[:, None], float("-inf"), left)
 
 
 @triton.jit
@@ -156,7 +143,7 @@ def _is_excluded(keys, num_keys, wanted, steps, BLOCK: tl.constexpr):
 
 @triton.jit
 def _kth_key(keys, size, k, BLOCK: tl.constexpr):
-    """The k-th largest of some keys, bit by bit; the lowest of all where there are fewer than k."""
+    """The k-th largest of some keys, bit by bit; the lowest key there is if they are fewer."""
     value = tl.full([], _NONE, tl.int64)
     if size >= k:
         for i in range(0, 64):
@@ -166,22 +153,22 @@ def _kth_key(keys, size, k, BLOCK: tl.constexpr):
                 trial = value + (tl.full([], 1, tl.int64) << (63 - i))
             above = 0
             for start in range(0, size, BLOCK):
-                places = start + tl.arange(0, BLOCK)
-                part = tl.load(keys + places, mask=places < size, other=_NONE)
-                above += tl.sum(((part >= trial) & (places < size)).to(tl.int32), axis=0)
+                slots = start + tl.arange(0, BLOCK)
+                part = tl.load(keys + slots, mask=slots < size, other=_NONE)
+                above += tl.sum(((part >= trial) & (slots < size)).to(tl.int32), axis=0)
             value = tl.where(above >= k, trial, value)
     return value
 
 
 @triton.jit
 def _keep(keys, size, lowest, BLOCK: tl.constexpr):
-    """Move the keys from `lowest` on to the front; how many they are."""
+    """Move the keys that are at least `lowest` to the front; return how many there are."""
     kept = 0
     for start in range(0, size, BLOCK):
-        places = start + tl.arange(0, BLOCK)
-        part = tl.load(keys + places, mask=places < size, other=_NONE)
-        stays = (places < size) & (part >= lowest)
-        tl.debug_barrier()  # all have been read before others take their places
+        slots = start + tl.arange(0, BLOCK)
+        part = tl.load(keys + slots, mask=slots < size, other=_NONE)
+        stays = (slots < size) & (part >= lowest)
+        tl.debug_barrier()  # all have been read before they are overwritten
         tl.store(keys + kept + tl.cumsum(stays.to(tl.int32), axis=0) - 1, part, mask=stays)
         kept += tl.sum(stays.to(tl.int32), axis=0)
     tl.debug_barrier()
@@ -190,33 +177,26 @@ def _keep(keys, size, lowest, BLOCK: tl.constexpr):
 
 @triton.jit
 def _search_again(
-    keys, found, capacity, k, excluded, num_excluded, bisections, first_row, valid,
-    query, query_stride, num_queries, query_scale, table, table_stride, num_items, table_scale,
-    HAS_EXCLUDED: tl.constexpr, HAS_VALID: tl.constexpr,
-    DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr, DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr, SCALED: tl.constexpr,
+    keys, found, capacity, k, excluded, num_excluded, bisections, first_row, valid, sides,
+    tile: tl.constexpr,
 ):  # fmt: skip
     """Find the k best of one query whose room was too small, item by item."""
+    BLOCK: tl.constexpr = tile.block
+    num_items = sides.num_items
     row = tl.program_id(0).to(tl.int64)
     if tl.load(found + row) > capacity:
         own = keys + row * capacity
-        places = tl.arange(0, BLOCK)
+        slots = tl.arange(0, BLOCK)
         size = 0
         lowest = tl.full([], _NONE, tl.int64)
-        for tile in range(0, tl.cdiv(num_items, BLOCK)):
-            items = tile * BLOCK + places
-            is_item = items < num_items
-            if HAS_VALID:
-                is_item = is_item & (tl.load(valid + items, mask=is_item, other=0) != 0)
-            if HAS_EXCLUDED:
+        for i in range(0, tl.cdiv(num_items, BLOCK)):
+            items = i * BLOCK + slots
+            is_item = is_row_of_item(items, num_items, valid)
+            if excluded is not None:
                 pair = (first_row + row) * num_items + items
                 is_item &= _is_excluded(excluded, num_excluded, pair, bisections, BLOCK) == 0
-            scores = tile_scores(
-                query, query_stride, query_scale, table, table_stride, table_scale,
-                row + 0 * places, tl.minimum(items, num_items - 1),
-                DIM, BLOCK, BLOCK_DIM, DTYPE, PRECISION, SCALED,
-            )  # fmt: skip
-            scores = tl.sum(tl.where(places[:, None] == 0, scores, 0.0), axis=0)
+            scores = tile_scores(sides, row + 0 * slots, tl.minimum(items, num_items - 1), tile)
+            scores = tl.sum(tl.where(slots[:, None] == 0, scores, 0.0), axis=0)
             found_keys = _make_keys(scores, items, is_item)
             reach = found_keys > lowest
             tl.store(own + size + tl.cumsum(reach.to(tl.int32), axis=0) - 1, found_keys, mask=reach)
@@ -227,36 +207,47 @@ def _search_again(
                 size = _keep(own, size, lowest, BLOCK)
         size = _keep(own, size, _kth_key(own, size, k, BLOCK), BLOCK)
         for start in range(size, capacity, BLOCK):
-            rest = start + places
+            rest = start + slots
             tl.store(own + rest, tl.full([BLOCK], _NONE, tl.int64), mask=rest < capacity)
 
 
 def _bounds(
-    sides: Operands, k: int, allowance: Tensor | int, wanted: int, valid: Tensor | None
+    both: Operands, k: int, allowance: Tensor | int, wanted: int, valid: Tensor | None
 ) -> Tensor:
     """Keys int64 [B] that at least k items of each query reach, and `allowance` more."""
-    num_queries, num_items = sides.query.shape[0], sides.table.shape[0]
-    num_tiles, num_blocks = triton.cdiv(num_items, BLOCK), triton.cdiv(num_queries, BLOCK)
-    device = sides.query.device
+    sides, tile, options = both
+    num_queries, device = sides.num_queries, sides.query.device
+    num_tiles, num_blocks = triton.cdiv(sides.num_items, BLOCK), triton.cdiv(num_queries, BLOCK)
     strips, programs = BLOCK // _STRIP, 2 * processors(device)
     num_groups = max(triton.cdiv(4 * wanted, strips), triton.cdiv(programs, num_blocks))
     tile_step = max(1, num_tiles // max(num_groups, triton.cdiv(num_tiles, _SAMPLE)))
     num_sampled = triton.cdiv(num_tiles, tile_step)
     num_groups = min(num_groups, num_sampled)
     keys = torch.empty((num_queries, num_groups * strips), dtype=torch.int64, device=device)
-    with on_device(keys):
-        _sample_groups[(num_blocks * num_groups,)](
-            keys, valid, num_groups, tile_step, num_sampled, *sides.arguments,
-            HAS_VALID=valid is not None, STRIP=_STRIP, **{**sides.options, "maxnreg": None},
-        )  # fmt: skip
+    args = (valid, num_groups, tile_step, num_sampled, sides, tile, _STRIP)
+    launch(_sample_groups, num_blocks * num_groups, keys, *args, **options)
     ordered = keys.sort(dim=1, descending=True).values
-    place = torch.full((num_queries,), k - 1, device=device) + allowance
-    bounds = ordered.gather(1, place.clamp(max=ordered.shape[1] - 1)[:, None])[:, 0]
-    return torch.where(place < ordered.shape[1], bounds, _NO_KEY)
+    rank = torch.full((num_queries,), k - 1, device=device) + allowance
+    bounds = ordered.gather(1, rank.clamp(max=ordered.shape[1] - 1)[:, None])[:, 0]
+    return torch.where(rank < ordered.shape[1], bounds, _NO_KEY)
+
+
+def _all_keys(both: Operands, valid: Tensor | None) -> Tensor:
+    """Keys of all items, int64 [B, N], for tables that fit into the room."""
+    sides, tile, options = both
+    scores = torch.empty((sides.num_queries, sides.num_items), device=sides.query.device)
+    grid = triton.cdiv(sides.num_items, BLOCK), triton.cdiv(sides.num_queries, BLOCK)
+    launch(_score_all, grid, scores, sides, tile, **options)
+    ordered = (scores + 0.0).view(torch.int32)  # as in _make_keys
+    ordered = torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).long()
+    found = scores > -torch.inf
+    found = found if valid is None else found & valid
+    ids = torch.arange(sides.num_items, device=scores.device)
+    return torch.where(found, (ordered << 32) | (_LAST_ID - ids), _NO_KEY)
 
 
 def _best_keys(
-    sides: Operands,
+    both: Operands,
     k: int,
     allowance: Tensor | int,
     wanted: int,
@@ -265,61 +256,27 @@ def _best_keys(
     first_row: int,
 ) -> Tensor:
     """Keys of the k best items of each query in order, int64 [B, k]; `_NO_KEY` fills up."""
-    num_items, capacity = sides.table.shape[0], _ROOM * wanted + _SPARE
+    sides, tile, options = both
+    num_queries, num_items, capacity = sides.num_queries, sides.num_items, _ROOM * wanted + _SPARE
+    device = sides.query.device
     if num_items <= capacity:
-        keys = _all_keys(sides, valid)
+        keys = _all_keys(both, valid)
     else:
-        keys = _collected_keys(sides, k, allowance, wanted, valid, excluded, first_row)
+        bounds = _bounds(both, k, allowance, wanted, valid).clamp(min=_LOWEST)
+        keys = torch.full((num_queries, capacity), _NO_KEY, dtype=torch.int64, device=device)
+        found = torch.zeros(num_queries, dtype=torch.int32, device=device)
+        programs, tiles = share_tiles(sides)
+        room, both_sides = (found, capacity), (sides, tile)
+        launch(_collect, programs, keys, *room, bounds, valid, tiles, *both_sides, **options)
+        size = 0 if excluded is None else excluded.numel()
+        args = (k, excluded, size, size.bit_length(), first_row, valid)
+        launch(_search_again, num_queries, keys, *room, *args, *both_sides, **options)
     if excluded is not None:
-        rows = torch.arange(first_row, first_row + len(keys), device=keys.device)
+        rows = torch.arange(first_row, first_row + num_queries, device=device)
         pairs = rows[:, None] * num_items + (_LAST_ID - (keys & 0xFFFFFFFF))
-        place = torch.searchsorted(excluded, pairs).clamp(max=excluded.numel() - 1)
-        keys = keys.masked_fill((excluded[place] == pairs) & (keys != _NO_KEY), _NO_KEY)
+        slot = torch.searchsorted(excluded, pairs).clamp(max=excluded.numel() - 1)
+        keys = keys.masked_fill((excluded[slot] == pairs) & (keys != _NO_KEY), _NO_KEY)
     return keys.topk(k, dim=1).values
-
-
-def _all_keys(sides: Operands, valid: Tensor | None) -> Tensor:
-    """Keys of all items, int64 [B, N], where there is room for all."""
-    num_queries, num_items = sides.query.shape[0], sides.table.shape[0]
-    scores = torch.empty((num_queries, num_items), device=sides.query.device)
-    grid = triton.cdiv(num_items, BLOCK), triton.cdiv(num_queries, BLOCK)
-    with on_device(scores):
-        _score_all[grid](scores, *sides.arguments, **{**sides.options, "maxnreg": None})
-    ordered = (scores + 0.0).view(torch.int32)  # as in _make_keys
-    ordered = torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).long()
-    found = scores > -torch.inf
-    found = found if valid is None else found & valid
-    ids = torch.arange(num_items, device=scores.device)
-    return torch.where(found, (ordered << 32) | (_LAST_ID - ids), _NO_KEY)
-
-
-def _collected_keys(
-    sides: Operands,
-    k: int,
-    allowance: Tensor | int,
-    wanted: int,
-    valid: Tensor | None,
-    excluded: Tensor | None,
-    first_row: int,
-) -> Tensor:
-    """Keys of all items that may be among the k best, int64 [B, capacity]."""
-    num_queries, device = sides.query.shape[0], sides.query.device
-    capacity = _ROOM * wanted + _SPARE
-    bounds = _bounds(sides, k, allowance, wanted, valid).clamp(min=_LOWEST)
-    keys = torch.full((num_queries, capacity), _NO_KEY, dtype=torch.int64, device=device)
-    found = torch.zeros(num_queries, dtype=torch.int32, device=device)
-    programs, tiles_a_program = share_tiles(sides)
-    options = {**sides.options, "HAS_VALID": valid is not None, "maxnreg": None}
-    num_excluded = 0 if excluded is None else excluded.numel()
-    with on_device(keys):
-        _collect[(programs,)](
-            keys, found, capacity, bounds, valid, tiles_a_program, *sides.arguments, **options
-        )
-        _search_again[(num_queries,)](
-            keys, found, capacity, k, excluded, num_excluded, num_excluded.bit_length(),
-            first_row, valid, *sides.arguments, HAS_EXCLUDED=excluded is not None, **options,
-        )  # fmt: skip
-    return keys
 
 
 def topk_catalog(
@@ -333,13 +290,13 @@ def topk_catalog(
     source: Tensor | None,
     bad: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """As `ops.reference.topk_catalog`, in float32; `bad` is raised if an id is out of range."""
+    """As `ops.reference.topk_catalog`, in float32; `bad` is set if an id is out of range."""
     if source is not None:  # exact, and fast enough on the tensor cores
         table, row_stats = source, None
-    sides = operands(query, table, row_stats)
+    both = operands(query, table, row_stats)
+    both.options["maxnreg"] = None  # these kernels need more registers than those that count
     num_queries, num_items = query.shape[0], table.shape[0]
-    device = query.device
-    keys = torch.empty((num_queries, k), dtype=torch.int64, device=device)
+    keys = torch.empty((num_queries, k), dtype=torch.int64, device=query.device)
     excluded: Tensor | None = None
     allowance: Tensor | int = 0  # a bound on the excluded items of each query
     mean_excluded = 0
@@ -352,7 +309,7 @@ def topk_catalog(
     for first in range(0, num_queries, step):
         rows = slice(first, first + step)
         allowed = allowance[rows] if isinstance(allowance, Tensor) else allowance
-        keys[rows] = _best_keys(sides.part(rows), k, allowed, wanted, valid, excluded, first)
+        keys[rows] = _best_keys(both.part(rows), k, allowed, wanted, valid, excluded, first)
     ordered = (keys >> 32).to(torch.int32)
     scores = torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).view(torch.float32)
     missing = keys == _NO_KEY
