@@ -175,11 +175,15 @@ Refinement::Refinement(const Catalog& exact, const Embeddings& queries, const Ca
     check(exact.arithmetic == kFloat,
           "query must be float32 with refine=True; convert it with query.float()");
     check(dim < (1 << 22), "refine=True needs less than ", 1 << 22, " dimensions, got ", dim);
-    approximations_.emplace_back(*quantized, queries);
   }
+  const bool has_amx = level().wide[kSplit].score != nullptr && pays(exact, queries);
+  // int8 leaves many more pairs undecided than bfloat16, which costs AMX little more. But it is
+  // less to read, and reading is what takes the time of fewer queries.
+  if (quantized && !(has_amx && quantized->arithmetic == kInt8Quads && queries.rows > kMaxLanes))
+    approximations_.emplace_back(*quantized, queries);
   if (!quantized && queries.rows <= kMaxFewQueries) {
     approximations_.emplace_back(Catalog(exact, kFew, queries), queries);
-  } else if (pays(exact, queries) && level().wide[kSplit].score) {
+  } else if (has_amx) {
     if (!quantized || quantized->arithmetic != kBFloat16Pairs)
       approximations_.emplace_back(Catalog(exact, kBFloat16Pairs, queries), queries);
     approximations_.emplace_back(Catalog(exact, kSplit, queries), queries);
