@@ -19,10 +19,13 @@ _INTS = (torch.int32, torch.int64)
 
 
 class Ids(NamedTuple):
-    """Excluded ids as operators take them: as by `split_ids`, or None where there are none."""
+    """Excluded ids as operators take them: the result of `split_ids`, or `NO_IDS`."""
 
-    values: Tensor | None = None
-    offsets: Tensor | None = None
+    values: Tensor | None
+    offsets: Tensor | None
+
+
+NO_IDS = Ids(None, None)
 
 
 class Catalog(NamedTuple):
@@ -42,12 +45,11 @@ def _found(value: Any) -> Any:
     return value.dtype if isinstance(value, Tensor) else type(value).__name__
 
 
-def _check_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    if tensor.device != other.device:
-        raise ValueError(
-            f"{name} is on {tensor.device} but {other_name} on {other.device}; "
-            "move one of them with .to(device)"
-        )
+def _on_two_devices(name: str, tensor: Tensor, other_name: str, other: Tensor) -> ValueError:
+    return ValueError(
+        f"{name} is on {tensor.device} but {other_name} on {other.device}; "
+        "move one of them with .to(device)"
+    )
 
 
 def widen_query(query: Any, table: Any) -> Any:
@@ -97,7 +99,8 @@ def check_embeddings(query: Any, table: Any) -> None:
             f"query has {query.shape[1]} dimensions but table has {table.shape[1]}: "
             "both must come from the same encoder"
         )
-    _check_device("query", query, "table", table)
+    if query.device != table.device:
+        raise _on_two_devices("query", query, "table", table)
     check_mapped(table)
 
 
@@ -128,7 +131,8 @@ def check_catalog(query: Any, table: Any, valid: Any = None, refine: bool = Fals
                 f"valid must be [{values.shape[0]}], one per row of the table, "
                 f"got {tuple(valid.shape)}"
             )
-        _check_device("valid", valid, "table", values)
+        if valid.device != values.device:
+            raise _on_two_devices("valid", valid, "table", values)
     return Catalog(values, valid, row_stats, source)
 
 
@@ -183,7 +187,8 @@ def check_targets(targets: Any, query: Tensor) -> None:
         raise ValueError(
             f"targets must be [{query.shape[0]}], one id per query, got {tuple(targets.shape)}"
         )
-    _check_device("targets", targets, "query", query)
+    if targets.device != query.device:
+        raise _on_two_devices("targets", targets, "query", query)
 
 
 def check_k(k: int, num_rows: int) -> int:
@@ -196,7 +201,7 @@ def check_k(k: int, num_rows: int) -> int:
 
 def split_excluded(exclude: Any, query: Tensor) -> Ids:
     """Check ``exclude``, which may be None, as `split_ids`."""
-    return Ids() if exclude is None else Ids(*split_ids("exclude", exclude, query))
+    return NO_IDS if exclude is None else Ids(*split_ids("exclude", exclude, query))
 
 
 def split_ids(name: str, ids: Any, query: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -229,5 +234,6 @@ def split_ids(name: str, ids: Any, query: Tensor) -> tuple[Tensor, Tensor | None
         )
     if values.dtype not in _INTS:
         raise TypeError(f"{name} must hold int32 or int64 ids, got {values.dtype}")
-    _check_device(name, values, "query", query)
+    if values.device != query.device:
+        raise _on_two_devices(name, values, "query", query)
     return values, offsets

@@ -252,7 +252,7 @@ def _of_queries(ids: Ids, first: int, end: int) -> Ids:
     """The ids of some of the queries."""
     values, offsets = ids
     if values is None or offsets is None:
-        return Ids(None if values is None else values[first:end])
+        return ids if values is None else Ids(values[first:end], None)
     if (first, end) == (0, offsets.shape[0] - 1):
         return ids
     bounds = offsets[first : end + 1]

@@ -10,6 +10,7 @@ from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _backends, reference
 from rl4rec_kernels.ops._arguments import (
+    NO_IDS,
     Catalog,
     Ids,
     check_catalog,
@@ -238,7 +239,7 @@ def _explain(
 
 
 def _explain_targets(query: Tensor, table: Tensor, targets: Tensor, *rest: Any) -> None:
-    explain_ids(table.shape[0], targets, Ids(), target_scores=torch.zeros(targets.shape))
+    explain_ids(table.shape[0], targets, NO_IDS, target_scores=torch.zeros(targets.shape))
 
 
 def _empty_best(query: Tensor, table: Tensor, k: int, *rest: Any) -> tuple[Tensor, Tensor]:

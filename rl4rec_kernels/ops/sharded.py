@@ -11,6 +11,7 @@ from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _backends
 from rl4rec_kernels.ops._arguments import (
+    NO_IDS,
     Catalog,
     Ids,
     check_catalog,
@@ -268,7 +269,7 @@ class ShardedTable:
         if invalid.any():
             valid = torch.ones(self.num_rows, dtype=torch.bool)
             valid[targets[invalid.bool()].long()] = False
-            check_ids(self.num_rows, targets, Ids(), valid)
+            check_ids(self.num_rows, targets, NO_IDS, valid)
         target_scores = bits.int().view(torch.float32)
         above, tied, competitors = self._group.sum(
             (3, num_queries),

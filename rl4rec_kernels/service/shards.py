@@ -18,7 +18,7 @@ from rl4rec_kernels.ids import RaggedIds, rows_of
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import rank_candidates, score_candidates
-from rl4rec_kernels.ops._arguments import Catalog, Ids
+from rl4rec_kernels.ops._arguments import NO_IDS, Catalog, Ids
 from rl4rec_kernels.ops._blocks import count_slices, local_ids, score_targets
 from rl4rec_kernels.ops.sharded import check_slices, slice_facts
 from rl4rec_kernels.service.items import Items, score_rows
@@ -73,7 +73,7 @@ class Shard:
         exclude: tuple[np.ndarray, np.ndarray] | None,
     ) -> np.ndarray:
         """Count this shard's competitors: above the target, tied with it, and all; int64 [3, B]."""
-        excluded = Ids()
+        excluded = NO_IDS
         if exclude is not None:
             excluded = Ids(self._local(dataset, exclude[0]), _tensor(exclude[1]))
         return count_slices(
