@@ -96,5 +96,5 @@ def test_build_training_split(name: str, contestant: str, contest: Callable[...,
     if not (root / name).is_dir():
         pytest.skip(f"needs {name}: set {WHERE[name]} to the directory that contains {name}/")
     role, function, rounds = CONTESTANTS[contestant]
-    group = f"training split of {name}, {NUM_NEGS} negatives a user"
+    group = f"training split of {name}, {NUM_NEGS} negatives per user"
     contest(group, contestant, role, lambda: function(name, root), rounds=rounds)

@@ -101,7 +101,7 @@ RL4REC_DEVICE double mean_metric(int64_t kind, int64_t cutoff, int64_t first, in
 }
 
 // A metric of a row; NaN if the row is marked as bad by a negative total. `lanes` are the threads
-// that share the call: index() is the own one of count(), sum(x) adds x over all.
+// that share the call: index() is this one's, of count(); sum(x) adds x over all.
 template <typename Lanes>
 RL4REC_DEVICE float metric_of(int64_t kind, int64_t cutoff, int64_t ties, int64_t above,
                               int64_t tied, int64_t total, const Lanes& lanes) {

@@ -24,7 +24,7 @@ constexpr int64_t kFewRows = 16;
 
 // How scores are computed. The values index the arrays of Level. kSplit takes every float as the
 // sum of two bfloat16, the words of the first ones before those of the second ones, and adds up
-// three of the four products. kFew, which has kernels of its own in RowKernels, is for few queries:
+// three of the four products. kFew, which has its own kernels in RowKernels, is for few queries:
 // it takes rows of the table in place and adds up as dot_rows does.
 enum Arithmetic : int { kFloat, kBFloat16Pairs, kInt8Quads, kSplit, kNumArithmetics, kFew };
 

@@ -38,8 +38,8 @@ def _load() -> None:
         torch.ops.load_library(str(built[0]))
     except OSError as error:
         raise ImportError(
-            f"the compiled operators do not fit this machine or torch {torch.__version__}; build "
-            "them again with: pip install --no-build-isolation --force-reinstall --no-deps . "
+            f"the compiled operators do not load with torch {torch.__version__} on this machine; "
+            "build them again with: pip install --no-build-isolation --force-reinstall --no-deps . "
             f"({error})"
         ) from error
     level = os.environ.get(LEVEL_VARIABLE)

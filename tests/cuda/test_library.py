@@ -61,7 +61,7 @@ def test_no_kernel_spills_registers(library, cuobjdump):
         print(architecture, name, used)  # shown by pytest -s
         assert used["STACK"] == used["LOCAL"] == 0, f"{name} on {architecture} uses local memory"
         assert used["REG"] <= 64, (
-            f"{name} on {architecture}: 8 blocks per multiprocessor do not fit"
+            f"{name} on {architecture}: 8 blocks do not fit on a multiprocessor"
         )
     for kernel in KERNELS:
         for architecture in ARCHITECTURES:
