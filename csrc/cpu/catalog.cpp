@@ -8,7 +8,6 @@
 #include <cstring>
 #include <limits>
 
-#include "cpu/candidates.h"
 #include "cpu/tuning.h"
 
 namespace rl4rec {
@@ -170,7 +169,8 @@ void Panels::pack_query(int64_t i, uint32_t* words) {
     return queries_.to_bfloat16(begin_ + i, words, second, &norm, &error);
   }
   if (catalog_.arithmetic == kBFloat16Pairs && queries_.storage == kBFloat16) {
-    std::memcpy(words, queries_.row(begin_ + i), 2 * dim);
+    std::copy_n(static_cast<const char*>(queries_.row(begin_ + i)), 2 * dim,
+                reinterpret_cast<char*>(words));
     return;
   }
   queries_.copy_row(begin_ + i, row_.data());
@@ -184,7 +184,7 @@ void Panels::pack_query(int64_t i, uint32_t* words) {
     for (int64_t j = 0; j < dim; ++j) sum += bytes[j] = static_cast<int8_t>(row_[j]);
     offsets_[i] = catalog_.tile.int8_offset * sum;
   } else {
-    std::memcpy(words, row_.data(), dim * sizeof(float));
+    std::copy_n(row_.data(), dim, reinterpret_cast<float*>(words));
   }
 }
 
@@ -251,7 +251,7 @@ void ItemTile::add(int64_t id) {
   } else if (catalog_.arithmetic == kFloat) {
     items.copy_row(id, reinterpret_cast<float*>(to));
   } else {
-    std::memcpy(to, items.row(id), bytes);
+    std::copy_n(static_cast<const char*>(items.row(id)), bytes, reinterpret_cast<char*>(to));
     if (catalog_.arithmetic == kInt8Quads && catalog_.tile.int8_offset == 128)
       for (int64_t w = 0; w < catalog_.words; ++w) to[w] ^= 0x80808080;  // adds 128 to every byte
   }
@@ -285,57 +285,6 @@ void ItemTile::score(const Panels& panels, int64_t p, float* scores) const {
 int64_t ItemTile::find(int64_t id) const {
   const int64_t* at = std::lower_bound(ids_, ids_ + size_, id);
   return at < ids_ + size_ && *at == id ? at - ids_ : -1;
-}
-
-Exclusions::Exclusions(const Catalog& catalog, int64_t num_queries, const int64_t* targets,
-                       const OptionalTensor& ids, const OptionalTensor& offsets)
-    : entries_(divide_up(num_queries, kMaxLanes)), counts_(num_queries) {
-  std::optional<Candidates> excluded;
-  if (ids) excluded.emplace(*ids, offsets, num_queries, "exclude");
-  std::optional<IdCheck> id_check;
-  if (excluded) id_check.emplace(*excluded, catalog.items.rows, /*needs_target=*/false);
-  parallel_for(0, static_cast<int64_t>(entries_.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t group = begin; group < end; ++group) {
-      std::vector<Entry>& entries = entries_[group];
-      const int64_t first = group * kMaxLanes, last = std::min(first + kMaxLanes, num_queries);
-      for (int64_t q = first; q < last; ++q) {
-        if (targets && targets[q] >= 0) entries.push_back({targets[q], q});
-        if (!excluded) continue;
-        for (int64_t i = excluded->begin(q); i < excluded->end(q); ++i) {
-          const int64_t id = excluded->id(q, i);
-          if (id_check->is_item(q, i, id)) entries.push_back({id, q});
-        }
-      }
-      std::sort(entries.begin(), entries.end());
-      entries.erase(std::unique(entries.begin(), entries.end()), entries.end());
-      for (const Entry& entry : entries) counts_[entry.query] += catalog.is_valid(entry.id);
-    }
-  });
-  if (id_check) id_check->raise();
-}
-
-std::vector<const Exclusions::Entry*> Exclusions::seek(int64_t first_query, int64_t lanes,
-                                                       int64_t n, int64_t id) const {
-  std::vector<const Entry*> result(n);
-  for (int64_t p = 0; p < n; ++p) {
-    const auto& entries = entries_[(first_query + p * lanes) / kMaxLanes];
-    result[p] = entries.data() +
-                (std::lower_bound(entries.begin(), entries.end(), Entry{id, -1}) - entries.begin());
-  }
-  return result;
-}
-
-void Exclusions::apply(const Entry*& entry, int64_t first_query, int64_t lanes,
-                       const ItemTile& tile, float replacement, float* scores) const {
-  const auto& entries = entries_[first_query / kMaxLanes];
-  const Entry* const end = entries.data() + entries.size();
-  const int64_t last = tile.ids()[tile.size() - 1];
-  for (; entry < end && entry->id <= last; ++entry) {
-    const int64_t lane = entry->query - first_query;
-    if (lane < 0 || lane >= lanes) continue;  // of another panel of the same kMaxLanes queries
-    const int64_t row = tile.find(entry->id);
-    if (row >= 0) scores[row * lanes + lane] = replacement;
-  }
 }
 
 Partition Partition::by_items(const Catalog& catalog, int64_t num_queries, int64_t max_panels) {

@@ -1,5 +1,5 @@
-// What the catalog operators share: their items, panels of queries, tiles of items, exclusions, and
-// how a call is divided among threads.
+// What the catalog operators share: their items, panels of queries, tiles of items, and how a call
+// is divided among threads.
 #pragma once
 
 #include <cstdlib>
@@ -122,35 +122,6 @@ class ItemTile {
 
 // Prefetches part p of n of the rows that the next tile loads from `first` on.
 void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n);
-
-// Items that do not compete for a query: its excluded ids and its target.
-class Exclusions {
- public:
-  Exclusions(const Catalog& catalog, int64_t num_queries, const int64_t* targets,
-             const OptionalTensor& ids, const OptionalTensor& offsets);
-
-  // How many valid items do not compete for a query, its target included.
-  int64_t count(int64_t query) const { return counts_[query]; }
-
-  struct Entry {
-    int64_t id, query;
-    bool operator<(const Entry& other) const {
-      return id != other.id ? id < other.id : query < other.query;
-    }
-    bool operator==(const Entry& other) const { return id == other.id && query == other.query; }
-  };
-  // For each of n panels of `lanes` queries, from `first_query` on, its first entry of an item from
-  // `id` on.
-  std::vector<const Entry*> seek(int64_t first_query, int64_t lanes, int64_t n, int64_t id) const;
-  // Replaces the scores of excluded pairs of a tile and a panel, whose first query is
-  // `first_query`, and advances `entry` past them.
-  void apply(const Entry*& entry, int64_t first_query, int64_t lanes, const ItemTile& tile,
-             float replacement, float* scores) const;
-
- private:
-  std::vector<std::vector<Entry>> entries_;  // of every kMaxLanes queries, ascending
-  std::vector<int64_t> counts_;
-};
 
 // What a thread does at once: num_queries queries against the items [begin, end), the range-th
 // range of all items.

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <limits>
 
-#include "cpu/catalog.h"
+#include "cpu/exclusions.h"
 #include "cpu/metrics_from_counts.h"
 #include "cpu/refine.h"
 

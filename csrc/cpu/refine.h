@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "cpu/candidates.h"
-#include "cpu/catalog.h"
+#include "cpu/exclusions.h"
 
 namespace rl4rec {
 

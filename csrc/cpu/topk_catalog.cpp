@@ -1,7 +1,7 @@
 // topk_catalog. Defined in rl4rec_kernels/ops/reference.py.
 #include <limits>
 
-#include "cpu/catalog.h"
+#include "cpu/exclusions.h"
 #include "cpu/refine.h"
 #include "cpu/reservoir.h"
 #include "cpu/strips.h"

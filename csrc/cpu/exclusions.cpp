@@ -1,0 +1,60 @@
+#include "cpu/exclusions.h"
+
+#include <algorithm>
+
+#include "cpu/candidates.h"
+
+namespace rl4rec {
+
+Exclusions::Exclusions(const Catalog& catalog, int64_t num_queries, const int64_t* targets,
+                       const OptionalTensor& ids, const OptionalTensor& offsets)
+    : entries_((num_queries + kMaxLanes - 1) / kMaxLanes), counts_(num_queries) {
+  std::optional<Candidates> excluded;
+  if (ids) excluded.emplace(*ids, offsets, num_queries, "exclude");
+  std::optional<IdCheck> id_check;
+  if (excluded) id_check.emplace(*excluded, catalog.items.rows, /*needs_target=*/false);
+  parallel_for(0, static_cast<int64_t>(entries_.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group) {
+      std::vector<Entry>& entries = entries_[group];
+      const int64_t first = group * kMaxLanes, last = std::min(first + kMaxLanes, num_queries);
+      for (int64_t q = first; q < last; ++q) {
+        if (targets && targets[q] >= 0) entries.push_back({targets[q], q});
+        if (!excluded) continue;
+        for (int64_t i = excluded->begin(q); i < excluded->end(q); ++i) {
+          const int64_t id = excluded->id(q, i);
+          if (id_check->is_item(q, i, id)) entries.push_back({id, q});
+        }
+      }
+      std::sort(entries.begin(), entries.end());
+      entries.erase(std::unique(entries.begin(), entries.end()), entries.end());
+      for (const Entry& entry : entries) counts_[entry.query] += catalog.is_valid(entry.id);
+    }
+  });
+  if (id_check) id_check->raise();
+}
+
+std::vector<const Exclusions::Entry*> Exclusions::seek(int64_t first_query, int64_t lanes,
+                                                       int64_t n, int64_t id) const {
+  std::vector<const Entry*> result(n);
+  for (int64_t p = 0; p < n; ++p) {
+    const auto& entries = entries_[(first_query + p * lanes) / kMaxLanes];
+    result[p] = entries.data() +
+                (std::lower_bound(entries.begin(), entries.end(), Entry{id, -1}) - entries.begin());
+  }
+  return result;
+}
+
+void Exclusions::apply(const Entry*& entry, int64_t first_query, int64_t lanes,
+                       const ItemTile& tile, float replacement, float* scores) const {
+  const auto& entries = entries_[first_query / kMaxLanes];
+  const Entry* const end = entries.data() + entries.size();
+  const int64_t last = tile.ids()[tile.size() - 1];
+  for (; entry < end && entry->id <= last; ++entry) {
+    const int64_t lane = entry->query - first_query;
+    if (lane < 0 || lane >= lanes) continue;  // of another panel of the same kMaxLanes queries
+    const int64_t row = tile.find(entry->id);
+    if (row >= 0) scores[row * lanes + lane] = replacement;
+  }
+}
+
+}  // namespace rl4rec
