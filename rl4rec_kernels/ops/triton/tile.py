@@ -82,7 +82,7 @@ def _product_dtype(query: torch.dtype, table: torch.dtype) -> tl.dtype:
         return tl.int8
     if query == table == torch.float16:
         return tl.float16
-    # float8 has no products of its own: bfloat16 holds all its values, and sums are exact.
+    # float8 is not multiplied directly: bfloat16 holds all its values, and sums are exact.
     # Triton's interpreter would multiply the bits of bfloat16; float32 holds all of its values.
     if query == torch.bfloat16 and not triton.knobs.runtime.interpret:
         return tl.bfloat16
