@@ -17,7 +17,8 @@ from rl4rec_kernels.ops.triton.tile import BLOCK, Operands, tile_scores
 @triton.jit
 def _pair_scores(sides, query_rows, table_rows, tile: tl.constexpr):
     scores = tile_scores(sides, query_rows, table_rows, tile)
-    slots = tl.arange(0, tile.block)
+    BLOCK: tl.constexpr = tile.block
+    slots = tl.arange(0, BLOCK)
     return tl.sum(tl.where(slots[:, None] == slots[None, :], scores, 0.0), axis=1)
 
 
@@ -25,7 +26,8 @@ def _pair_scores(sides, query_rows, table_rows, tile: tl.constexpr):
 def _score_targets(
     out, targets, valid, bad, sides, tile: tl.constexpr, MAY_BE_ELSEWHERE: tl.constexpr
 ):
-    rows = tl.program_id(0) * tile.block + tl.arange(0, tile.block)
+    BLOCK: tl.constexpr = tile.block
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < sides.num_queries
     items = tl.load(targets + rows, mask=inside, other=0).to(tl.int64)
     is_item = (items >= 0) & (items < sides.num_items)
@@ -64,7 +66,8 @@ def score_targets(
 def _count_excluded(
     counts, target_scores, targets, keys, num_keys, valid, sides, tile: tl.constexpr
 ):
-    slots = tl.program_id(0) * tile.block + tl.arange(0, tile.block)
+    BLOCK: tl.constexpr = tile.block
+    slots = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = slots < num_keys
     key = tl.load(keys + slots, mask=inside, other=-1)
     before = tl.load(keys + slots - 1, mask=inside & (slots > 0), other=-1)
@@ -77,7 +80,7 @@ def _count_excluded(
     if tl.max(counted.to(tl.int32), axis=0) > 0:
         scores = _pair_scores(sides, rows, items, tile)
         target_score = tl.load(target_scores + rows)
-        less = tl.full([tile.block], -1, tl.int64)
+        less = tl.full([BLOCK], -1, tl.int64)
         above, tied, total = counts, counts + sides.num_queries, counts + 2 * sides.num_queries
         tl.atomic_add(above + rows, less, mask=counted & (scores > target_score))
         tl.atomic_add(tied + rows, less, mask=counted & (scores == target_score))

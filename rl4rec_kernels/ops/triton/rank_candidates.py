@@ -20,6 +20,7 @@ def _count_candidates(
     TIES: tl.constexpr,
 ):  # fmt: skip
     CHUNK: tl.constexpr = blocks.chunk
+    ROWS: tl.constexpr = blocks.rows
     aboves, ties_of, totals = counts
     num_rows, num_items = sides.num_queries, sides.num_items
     row, ids_begin, length, chunk = find_chunk(walk, num_rows, bad)
@@ -29,12 +30,12 @@ def _count_candidates(
         # The target leads each chunk, so that its score comes from the same arithmetic; slot s
         # behind it is column chunk * (CHUNK - 1) + s.
         shift = chunk * (CHUNK - 1)
-        target_score = tl.zeros([blocks.rows], tl.float32)
+        target_score = tl.zeros([ROWS], tl.float32)
         above = 0 * row  # int64
         tied = 0 * row
         total = tl.where(chunk == 0, 1, 0) + 0 * row
-        for start in range(0, tl.minimum(CHUNK, length - shift), blocks.rows):
-            slots = start + tl.arange(0, blocks.rows)
+        for start in range(0, tl.minimum(CHUNK, length - shift), ROWS):
+            slots = start + tl.arange(0, ROWS)
             inside = (slots > 0) & (slots < CHUNK) & (shift + slots < length)
             ids = walk.ids + ids_begin + shift + slots
             items = tl.load(ids, mask=inside, other=-1).to(tl.int64)

@@ -40,11 +40,14 @@ def dot_rows(sides, query_row, ids, is_item, blocks: tl.constexpr):
 
     The steps are unrolled, so that the loads of all of them are in flight before the first sum.
     """
+    ROWS: tl.constexpr = blocks.rows
+    DIM: tl.constexpr = blocks.num_dims
+    BLOCK_DIM: tl.constexpr = blocks.dim
     query = sides.query + query_row * sides.query_stride
-    sums = tl.zeros([blocks.rows, blocks.dim], tl.float32)
-    for start in tl.static_range(0, blocks.num_dims, blocks.dim):
-        columns = start + tl.arange(0, blocks.dim)
-        inside = columns < blocks.num_dims
+    sums = tl.zeros([ROWS, BLOCK_DIM], tl.float32)
+    for start in tl.static_range(0, DIM, BLOCK_DIM):
+        columns = start + tl.arange(0, BLOCK_DIM)
+        inside = columns < DIM
         factors = tl.load(query + columns, mask=inside, other=0.0).to(tl.float32)
         rows = tl.load(
             sides.table + ids[:, None] * sides.table_stride + columns[None, :],

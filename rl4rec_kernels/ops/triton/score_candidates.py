@@ -12,6 +12,7 @@ from rl4rec_kernels.ops.triton.rows import blocks_for, dot_rows, find_chunk, wal
 @triton.jit
 def _score_candidates(scores, sides, walk, bad, blocks: tl.constexpr):
     CHUNK: tl.constexpr = blocks.chunk
+    ROWS: tl.constexpr = blocks.rows
     row, ids_begin, length, chunk = find_chunk(walk, sides.num_queries, bad)
     if row < sides.num_queries:
         if walk.offsets is not None:
@@ -19,8 +20,8 @@ def _score_candidates(scores, sides, walk, bad, blocks: tl.constexpr):
         else:
             out = scores + row * walk.columns
         begin = chunk * CHUNK
-        for start in range(begin, tl.minimum(begin + CHUNK, length), blocks.rows):
-            slots = start + tl.arange(0, blocks.rows)
+        for start in range(begin, tl.minimum(begin + CHUNK, length), ROWS):
+            slots = start + tl.arange(0, ROWS)
             inside = slots < length
             items = tl.load(walk.ids + ids_begin + slots, mask=inside, other=-1).to(tl.int64)
             is_item = (items >= 0) & (items < sides.num_items)

@@ -124,10 +124,11 @@ def _from_float8(bits):
 def tile_scores(sides, query_rows, table_rows, tile: tl.constexpr):
     """Scores float32 [block, block] of some rows of both sides; the rows must be in range."""
     DIM: tl.constexpr = tile.dim
+    BLOCK: tl.constexpr = tile.block
     BLOCK_DIM: tl.constexpr = tile.block_dim
     DTYPE: tl.constexpr = tile.dtype
     SUMS: tl.constexpr = tl.int32 if DTYPE == tl.int8 else tl.float32
-    sums = tl.zeros((tile.block, tile.block), SUMS)
+    sums = tl.zeros((BLOCK, BLOCK), SUMS)
     columns = tl.arange(0, BLOCK_DIM)
     queries = sides.query + query_rows.to(tl.int64)[:, None] * sides.query_stride + columns[None, :]
     items = sides.table + table_rows.to(tl.int64)[None, :] * sides.table_stride + columns[:, None]

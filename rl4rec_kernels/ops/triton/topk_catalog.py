@@ -83,9 +83,10 @@ def _sample_groups(
 
 @triton.jit
 def _score_all(out, sides, tile: tl.constexpr):
+    BLOCK: tl.constexpr = tile.block
     num_queries, num_items = sides.num_queries, sides.num_items
-    items = tl.program_id(0) * tile.block + tl.arange(0, tile.block)
-    rows = tl.program_id(1) * tile.block + tl.arange(0, tile.block)
+    items = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    rows = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     query_rows, table_rows = tl.minimum(rows, num_queries - 1), tl.minimum(items, num_items - 1)
     scores = tile_scores(sides, query_rows, table_rows, tile)
     exists = (rows[:, None] < num_queries) & (items[None, :] < num_items)
