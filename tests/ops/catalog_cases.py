@@ -4,6 +4,7 @@ import itertools
 from typing import Any, NamedTuple
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 import rl4rec_kernels as rk
@@ -162,3 +163,18 @@ CASES = {
     "dense": dense(RAGGED),
     "int32": make_catalog_case((5, 61, 12), (F32, BF16), ids_dtype=torch.int32, exclusions=True),
 }
+
+
+def draw_histories(data: Any, max_length: int, max_queries: int) -> tuple[Any, ...]:
+    """Draw query, table, targets, lists of excluded ids with padding, and a mask of the table."""
+    num_items = data.draw(st.integers(1, 60))
+    item = st.integers(0, num_items - 1)
+    history = st.lists(item | st.just(-1), max_size=max_length)
+    rows = data.draw(st.lists(history, min_size=1, max_size=max_queries))
+    targets = torch.tensor([data.draw(item) for _ in rows])
+    valid = torch.tensor(data.draw(st.lists(st.booleans(), min_size=num_items, max_size=num_items)))
+    valid[targets] = True
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randint(-2, 3, (len(rows), 5), generator=generator).float()
+    table = torch.randint(-2, 3, (num_items, 5), generator=generator).float()
+    return query, table, targets, rows, valid

@@ -19,6 +19,7 @@ from tests.ops.catalog_cases import (
     assert_counts,
     assert_same,
     catalog_label,
+    draw_histories,
     every_score,
     make_catalog_case,
     near_ties,
@@ -103,15 +104,7 @@ def test_exclusions(level):
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_any_histories(data):
-    num_items = data.draw(st.integers(1, 60))
-    item = st.integers(0, num_items - 1)
-    rows = data.draw(st.lists(st.lists(item | st.just(-1), max_size=80), min_size=1, max_size=40))
-    targets = torch.tensor([data.draw(item) for _ in rows])
-    valid = torch.tensor(data.draw(st.lists(st.booleans(), min_size=num_items, max_size=num_items)))
-    valid[targets] = True
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randint(-2, 3, (len(rows), 5), generator=generator).float()
-    table = torch.randint(-2, 3, (num_items, 5), generator=generator).float()
+    query, table, targets, rows, valid = draw_histories(data, 80, 40)
     exclude = rk.RaggedIds.from_lists(rows)
     values, offsets = (torch.as_tensor(part) for part in exclude)
     want = reference.rank_catalog(query, table, targets, values, offsets, valid)

@@ -19,6 +19,7 @@ from tests.ops.catalog_cases import (
     assert_counts,
     assert_same,
     catalog_label,
+    draw_histories,
     make_catalog_case,
     reference_best,
     tables,
@@ -104,20 +105,12 @@ def test_non_finite_scores(dtypes):
 @settings(deadline=None, max_examples=15)
 @given(st.data())
 def test_any_histories(data):
-    num_items = data.draw(st.integers(1, 60))
-    item = st.integers(0, num_items - 1)
-    rows = data.draw(st.lists(st.lists(item | st.just(-1), max_size=40), min_size=1, max_size=9))
-    targets = torch.tensor([data.draw(item) for _ in rows])
-    valid = torch.tensor(data.draw(st.lists(st.booleans(), min_size=num_items, max_size=num_items)))
-    valid[targets] = True
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randint(-2, 3, (len(rows), 5), generator=generator).float()
-    table = torch.randint(-2, 3, (num_items, 5), generator=generator).float()
+    query, table, targets, rows, valid = draw_histories(data, 40, 9)
     exclude = rk.RaggedIds(*map(torch.as_tensor, rk.RaggedIds.from_lists(rows)))
     want = reference.rank_catalog(query, table, targets, *exclude, valid)
     assert_counts(TRITON.rank_catalog(query, table, targets, exclude, valid=valid), want)
-    found = TRITON.topk_catalog(query, table, num_items, exclude, valid=valid)
-    scores, ids = reference.topk_catalog(query, table, num_items, *exclude, valid)
+    found = TRITON.topk_catalog(query, table, len(table), exclude, valid=valid)
+    scores, ids = reference.topk_catalog(query, table, len(table), *exclude, valid)
     assert_same(found, (scores.float(), ids))
 
 
