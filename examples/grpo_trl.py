@@ -31,6 +31,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.adapters.trl import TRLReward
+from rl4rec_kernels.data.item_fields import as_text
 from rl4rec_kernels.index.cache import cache_dir, cached_index
 
 logger = logging.getLogger("grpo_trl")
@@ -113,7 +114,7 @@ class Task:
             if user not in held_out:
                 history = train.history(row)
                 for end in range(1, len(history)):
-                    title = self.items[history[end]].get("title", "")
+                    title = as_text(self.items[history[end]].get("title"))
                     texts.append(f"{self.prompts(history[max(0, end - SHOWN) : end])} {title}")
         return texts
 

@@ -24,6 +24,7 @@ from rl4rec_kernels.cli.common import (
     typer,
 )
 from rl4rec_kernels.data import load_item_metadata
+from rl4rec_kernels.data.item_fields import as_text
 from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.data.splits import choose_rows
 from rl4rec_kernels.ids import RaggedIds
@@ -212,7 +213,12 @@ def run(dataset_dir: Path, num_users: int | None, seed: int, encoder: Encoder) -
         neg_items=[sample["neg_items"] for sample in samples],
     )
     examples = [
-        Example(s["user_id"], text, item_metadata[s["target"]].get("title", "untitled"), reward)
+        Example(
+            s["user_id"],
+            text,
+            as_text(item_metadata[s["target"]].get("title")) or "untitled",
+            reward,
+        )
         for s, text, reward in zip(samples, texts, rewards, strict=False)
     ]
     return Result(len(rows), contests, examples)

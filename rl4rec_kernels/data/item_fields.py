@@ -1,9 +1,11 @@
 """One set of names for the fields of items, whatever the file calls them."""
 
-import math
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any
+
+import numpy as np
 
 ALIASES = {
     "title": ("movie_title", "name"),
@@ -21,7 +23,15 @@ def canonical_name(name: str) -> str:
 def as_text(value: Any) -> str:
     """Return a field's value as one line of text, ``""`` if it is empty.
 
-    The parts of lists, nested ones too, are joined by commas, without repeats.
+    None, NaN and pandas' NA and NaT are empty. The parts of lists, arrays and Series, nested ones
+    too, are joined by commas, without repeats; those of sets are sorted, and those of mappings are
+    written as ``name: value``. A whole float is written as ``1999``, since pandas makes floats of
+    whole numbers with gaps. Bytes must be UTF-8.
+
+    Raises
+    ------
+    ValueError
+        If bytes are not UTF-8.
     """
     return ", ".join(dict.fromkeys(_parts(value)))
 
@@ -46,10 +56,41 @@ def normalize_item(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parts(value: Any) -> Iterator[str]:
-    if isinstance(value, list | tuple):
-        for part in value:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = None if value is np.ma.masked else value[()]
+    if not isinstance(value, str | np.generic | np.ndarray):  # their tolist() loses types
+        for convert in ("tolist", "to_pylist", "as_py"):  # pandas and torch; pyarrow
+            if hasattr(value, convert):
+                value = getattr(value, convert)()
+    if isinstance(value, bytes | bytearray | memoryview):
+        value = _decoded(bytes(value))
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            if text := as_text(part):
+                yield f"{as_text(name)}: {text}"
+    elif isinstance(value, Collection) and not isinstance(value, str):
+        # The order of a set of texts is another one in each process.
+        for part in sorted(value, key=as_text) if isinstance(value, Set) else value:
             yield from _parts(part)
-    elif value is not None and not (isinstance(value, float) and math.isnan(value)):
+    elif not _is_missing(value):
+        if isinstance(value, float | np.floating) and value.is_integer():
+            value = int(value)
         text = " ".join(str(value).split())
         if text:
             yield text
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN, NaT or NA, of Python, NumPy or pandas."""
+    pandas_na = getattr(sys.modules.get("pandas"), "NA", None)  # has no truth value
+    # NaN and NaT differ from themselves.
+    return value is None or value is pandas_na or bool(value != value)
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{value[:40]!r} is not UTF-8 text ({error}); decode it with errors='replace'"
+        ) from None

@@ -165,8 +165,8 @@ class _Fields(dict[str, str]):
 
 def recent_titles(item_metadata: Mapping[int, Mapping[str, Any]], history: Sequence[int]) -> str:
     """A text to use instead of a language model's: the user's latest titles, the newest first."""
-    titles = [item_metadata[item].get("title") for item in reversed(history[-_RECENT_TITLES:])]
-    return "; ".join(title for title in titles if title)
+    latest = reversed(history[-_RECENT_TITLES:])
+    return "; ".join(filter(None, (as_text(item_metadata[item].get("title")) for item in latest)))
 
 
 def check_metadata(item_metadata: Any) -> None:

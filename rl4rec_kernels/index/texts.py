@@ -6,13 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rl4rec_kernels.data.item_fields import as_text
+
 DEFAULT_FIELDS = ("title", "brand", "category")
 
 
 def item_texts(
     item_metadata: Mapping[int, Mapping[str, Any]], fields: Sequence[str] = DEFAULT_FIELDS
 ) -> dict[int, str]:
-    """Return the text of every item: its fields, joined.
+    """Return the text of every item: its fields as `as_text` writes them, joined.
 
     Raises TypeError if `fields` is a single string; ValueError if there are no items, no item has
     a text, or a text is not valid Unicode.
@@ -23,10 +25,7 @@ def item_texts(
         )
     if not item_metadata:
         raise ValueError("item_metadata is empty; pass load_item_metadata(name)")
-    texts = {
-        int(item): ". ".join(str(metadata[name]) for name in fields if metadata.get(name))
-        for item, metadata in item_metadata.items()
-    }
+    texts = {int(item): _item_text(item, item_metadata[item], fields) for item in item_metadata}
     if not any(texts.values()):
         known = sorted({name for metadata in item_metadata.values() for name in metadata})
         raise ValueError(
@@ -35,6 +34,13 @@ def item_texts(
     for item, text in texts.items():
         _check_unicode(f"the text of item {item}", text)
     return texts
+
+
+def _item_text(item: Any, metadata: Mapping[str, Any], fields: Sequence[str]) -> str:
+    try:
+        return ". ".join(filter(None, (as_text(metadata.get(name)) for name in fields)))
+    except ValueError as error:
+        raise ValueError(f"item {item}: {error}") from None
 
 
 def texts_fingerprint(texts: Mapping[int, str]) -> str:
