@@ -27,6 +27,8 @@ class Trainer(NamedTuple):
     tested_with: str = "a harness of its calls"
 
 
+_OWN_CODE = "its own code where it is installed, and a harness"
+
 TRAINERS = {
     "trl": Trainer(
         "TRL 1.16",
@@ -44,6 +46,16 @@ TRAINERS = {
     ),
     "slime": Trainer("slime 0.3.1", "`--custom-rm-path rl4rec_kernels.adapters.slime.custom_rm`"),
     "areal": Trainer("AReaL 2.0", '`reward_fn="rl4rec_kernels.adapters.areal.reward_fn"`'),
+    "ms_swift": Trainer(
+        "ms-swift 4.6",
+        '`--external_plugins` and a file with `orms["rl4rec"] = RecORM`',
+        _OWN_CODE,
+    ),
+    "easyr1": Trainer(
+        "EasyR1 0.3.3",
+        "`worker.reward.reward_function` with the path of `rl4rec_kernels/adapters/easyr1.py`",
+        _OWN_CODE,
+    ),
 }
 """The adapters by module. Importing this package imports all of them."""
 
