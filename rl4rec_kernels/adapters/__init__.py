@@ -56,6 +56,16 @@ TRAINERS = {
         "`worker.reward.reward_function` with the path of `rl4rec_kernels/adapters/easyr1.py`",
         _OWN_CODE,
     ),
+    "skyrl": Trainer(
+        "SkyRL 0.4",
+        "`environment.env_class=rl4rec`, registered as `rl4rec_kernels.adapters.skyrl:RecEnv`",
+        _OWN_CODE,
+    ),
+    "rllm": Trainer(
+        "rLLM 0.3",
+        "`evaluator=RecEvaluator()`, or `--evaluator rl4rec_kernels.adapters.rllm:RecEvaluator`",
+        _OWN_CODE,
+    ),
 }
 """The adapters by module. Importing this package imports all of them."""
 

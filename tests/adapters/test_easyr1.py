@@ -1,7 +1,7 @@
 """EasyR1, commit b44b311: its own code where it can be imported, and a harness of the same steps.
 
 git clone https://github.com/hiyouga/EasyR1 DIR
-    pip install --no-deps --target DIR codetiming pyvers tensordict
+pip install --no-deps --target DIR codetiming pyvers tensordict
 PYTHONPATH=DIR python -m pytest tests/adapters/test_easyr1.py
 """
 
