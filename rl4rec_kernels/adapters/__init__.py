@@ -45,7 +45,10 @@ TRAINERS = {
         "NeMo-RL 0.6", "the actor class `rl4rec_kernels.adapters.nemo_rl.RecEnvironmentActor`"
     ),
     "slime": Trainer("slime 0.3.1", "`--custom-rm-path rl4rec_kernels.adapters.slime.custom_rm`"),
-    "areal": Trainer("AReaL 2.0", '`reward_fn="rl4rec_kernels.adapters.areal.reward_fn"`'),
+    "areal": Trainer(
+        "AReaL 1.0.4",
+        '`workflow="rl4rec_kernels.adapters.areal.RecWorkflow"`, or `reward_fn="….reward_fn"`',
+    ),
     "ms_swift": Trainer(
         "ms-swift 4.6",
         '`--external_plugins` and a file with `orms["rl4rec"] = RecORM`',

@@ -1,33 +1,40 @@
-"""AReaL's reward function.
+"""AReaL's workflow, or its reward function.
+
+    trainer.train(workflow="rl4rec_kernels.adapters.areal.RecWorkflow", workflow_kwargs={…})
+
+`RecWorkflow` is `RLVRWorkflow` without its ``reward_fn``: it awaits the reward in AReaL's own
+process, so that calls of many episodes are batched, and none waits for a place in a process pool.
+Or, with ``RLVRWorkflow`` itself, in a process pool:
 
     RLVRWorkflow(reward_fn="rl4rec_kernels.adapters.areal.reward_fn", …)
 
-with the options of the reward in ``RL4REC_REWARD``, or in a ``functools.partial`` of `reward_fn`.
+The options of the reward are in ``RL4REC_REWARD``, or in ``reward_options`` (of the
+``workflow_kwargs``, or of a ``functools.partial`` of `reward_fn`).
 
 Columns: ``messages``, ``history``, ``target``, ``user_id``, ``neg_items``.
 
-Follows `AsyncRewardWrapper` of AReaL 2.0 (areal/api/reward_api.py) and `RLVRWorkflow`
-(areal/workflow/rlvr.py): the function runs in a process pool and gets the dataset's columns as
-keywords and the completion with its special tokens. After 15 s and some retries AReaL would set the
-reward to 0 without an error. So a call gives up earlier, with an error that is not a
-`TimeoutError`: AReaL raises it in the end.
+Follows AReaL 1.0.4: `RLVRWorkflow` (areal/workflow/rlvr.py), and `AsyncRewardWrapper`
+(areal/api/reward_api.py), which calls the function with the dataset's columns as keywords and the
+completion with its special tokens. 15 s after a call is queued for its pool, and some retries, it
+would set the reward to 0. If an episode ends in an `Exception`, AReaL logs it and goes on without
+the sample. Failures are raised as `RewardLost`, which AReaL does not catch: the run stops.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TooLate
+from functools import cache
+from importlib import import_module
 from typing import Any
 
-from rl4rec_kernels.adapters._scoring import reward_for, score
+from rl4rec_kernels._utils.deadline import within
+from rl4rec_kernels.adapters._scoring import RewardLost, reward_for, score, score_async
 from rl4rec_kernels.data.export import register_layout
 
-_COLUMNS = {name: name for name in ("history", "target", "user_id", "neg_items")}
+_LABEL = ("target", "history", "neg_items")
+_COLUMNS = {name: name for name in (*_LABEL, "user_id")}
 register_layout("areal", {**_COLUMNS, "messages": "prompt"}, conversational=(True,))
 
 DEADLINE = 12.0
-"""Seconds after which a call gives up: AReaL's 15, minus some for the process to start."""
-
-_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="rl4rec-reward")
+"""Seconds after which `reward_fn` gives up: AReaL's 15, minus some for the process to start."""
 
 
 def reward_fn(
@@ -59,18 +66,61 @@ def reward_fn(
 
     Raises
     ------
-    RuntimeError
-        If there is no answer after `DEADLINE` seconds.
-    ValueError, TypeError, IndexError, LookupError
-        As in `RecReward`.
+    RewardLost
+        On any failure, with its message, and if there is no answer after `DEADLINE` seconds.
     """
     label = {"target": target, "history": history, "neg_items": neg_items}
-    call = _threads.submit(score, reward_for(reward_options), [completions], [label])
+
+    def compute() -> float:
+        return score(reward_for(reward_options), [completions], [label])[0]["score"]
+
     try:
-        return call.result(DEADLINE)[0]["score"]
-    except TooLate:
-        call.cancel()
-        raise RuntimeError(
+        return within(DEADLINE, compute)
+    except TimeoutError:
+        raise RewardLost(
             f"no reward after {DEADLINE:.0f} s, which AReaL would turn into 0; check that the "
-            "retrieval service is alive and not overloaded"
+            "retrieval service is alive and not overloaded, or use RecWorkflow, which waits longer"
         ) from None
+    except Exception as error:
+        raise RewardLost(f"{type(error).__name__}: {error}") from error
+
+
+@cache
+def _workflow() -> Any:
+    """Make `RecWorkflow` when AReaL asks for it, so that importing the module needs no AReaL."""
+
+    class RecWorkflow(import_module("areal.workflow.rlvr").RLVRWorkflow):  # type: ignore[misc]
+        """`RLVRWorkflow`, whose rewards are awaited from the retrieval service.
+
+        Parameters
+        ----------
+        reward_options : mapping, optional
+            Options of `RecReward`. Default: those in ``RL4REC_REWARD``.
+        **options
+            Those of `RLVRWorkflow` but ``reward_fn``.
+        """
+
+        def __init__(
+            self, *, reward_options: Mapping[str, Any] | None = None, **options: Any
+        ) -> None:
+            self._reward = reward_for(reward_options)
+            super().__init__(reward_fn=reward_fn, **options)
+
+        async def _compute_rewards(
+            self, resp: Any, prompt_str: str, task_data: Mapping[str, Any]
+        ) -> float:
+            completion = self.tokenizer.decode(resp.output_tokens)
+            label = {name: task_data.get(name) for name in _LABEL}
+            try:
+                return (await score_async(self._reward, [completion], [label]))[0]["score"]
+            except Exception as error:
+                raise RewardLost(f"{type(error).__name__}: {error}") from error
+
+    RecWorkflow.__qualname__ = "RecWorkflow"
+    return RecWorkflow
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RecWorkflow":
+        return _workflow()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,10 +5,10 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.forking import fork_safe_pool
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.adapters.openrlhf import response
 from rl4rec_kernels.data.labels import read_label
@@ -45,7 +45,7 @@ class RewardEndpoint:
     def __init__(self, reward: Mapping[str, Any], token: str | None = None) -> None:
         self._reward = RecReward(**reward)
         self._token = None if token is None else token.encode()
-        self._threads = ThreadPoolExecutor(_THREADS)
+        self._threads = fork_safe_pool(_THREADS)
 
     async def __call__(self, request: Any) -> Any:
         """Answer a Starlette request."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.forking import fork_safe_lock
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.index.openvino import OpenVINOForward
 from rl4rec_kernels.index.texts import check_texts
@@ -109,13 +109,13 @@ class Encoder:
         self.normalize = normalize
         self.query_prefix = query_prefix
         self.item_prefix = item_prefix
-        self._lock = threading.Lock()  # a tokenizer cannot be used by two threads at once
+        self._lock = fork_safe_lock()  # a tokenizer cannot be used by two threads at once
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state, _lock=fork_safe_lock())
 
     @property
     def dim(self) -> int:

@@ -5,9 +5,10 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from rl4rec_kernels._utils.forking import fork_safe_pool, renew_in_child
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,12 +64,17 @@ class Batcher(Generic[Item, Result]):
     ) -> None:
         self._work, self._is_short = work, is_short
         self._max_size, self._wait_s = max_batch_size, batch_wait_timeout_s
+        self._thread = fork_safe_pool(1, name)
+        self.batches = self.items = 0
+        renew_in_child(self, Batcher._start)
+        self._start()
+
+    def _start(self) -> None:
+        """Start without items; a forked child leaves those of its parent to the parent."""
         self._entries: deque[_Entry[Item, Result]] = deque()
         self._size = 0
         self._full = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None  # kept: the loop holds tasks weakly
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self.batches = self.items = 0
 
     def submit(self, item: Item, size: int = 1) -> "asyncio.Future[Result]":
         """Queue an item; the future gets its result or its error.
@@ -161,6 +167,10 @@ class AdmissionQueue:
 
     def __init__(self, capacity: int, queue_timeout_s: float) -> None:
         self.capacity, self.queue_timeout_s = capacity, queue_timeout_s
+        renew_in_child(self, AdmissionQueue._start)
+        self._start()
+
+    def _start(self) -> None:
         self.used = 0
         self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
 

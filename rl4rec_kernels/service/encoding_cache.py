@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.forking import renew_in_child
 from rl4rec_kernels.service.batcher import Batcher
 from rl4rec_kernels.service.threads import use_threads
 
@@ -61,6 +62,7 @@ class EncodingCache:
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
         self._cache_bytes = cache_bytes
         self.lookups = self.hits = self.used_bytes = 0
+        renew_in_child(self, lambda cache: cache._pending.clear())
 
     async def get(self, texts: Sequence[str]) -> Tensor:
         """Return the encodings, float32 [len(texts), D].

@@ -1,10 +1,12 @@
 """What all adapters share: imports, columns, documentation and options."""
 
+import asyncio
 import json
 import os
 import pickle
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,10 @@ import pytest
 from rl4rec_kernels import adapters
 from rl4rec_kernels.adapters import TRAINERS
 from rl4rec_kernels.adapters._scoring import reward_for
+from rl4rec_kernels.adapters.slime import custom_rm
 from rl4rec_kernels.adapters.trl import AsyncTRLReward
 from rl4rec_kernels.data import export
-from tests.adapters.conftest import OPTIONS
-from tests.adapters.test_areal import call
+from tests.adapters.conftest import LABELS, OPTIONS
 from tests.errors import raises
 
 FOLDER = Path(adapters.__file__).parent
@@ -31,6 +33,12 @@ import torch
 reward = pickle.loads(bytes.fromhex(sys.argv[1]))
 print(json.dumps([sorted(heavy), torch.cuda.is_initialized(), reward.__name__]))
 """
+
+
+def call() -> float:
+    """A call of an adapter that takes its options from ``RL4REC_REWARD``."""
+    sample = types.SimpleNamespace(response="soap", label=LABELS[0])
+    return asyncio.run(custom_rm(types.SimpleNamespace(), sample))
 
 
 def run_child(code: str, *arguments: str):
