@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from rl4rec_kernels.data.labels import read_label
+from rl4rec_kernels._utils.values import as_list
+from rl4rec_kernels.data.labels import is_missing_id, item_id, item_ids, read_label
 from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.rewards.completions import completion_text, strip_special_tokens
 from rl4rec_kernels.rewards.reward import RecReward, Scored
@@ -86,8 +87,41 @@ async def score_async(
 def _arguments(texts: Sequence[Any], labels: Sequence[Any]) -> tuple[Any, ...]:
     """The arguments of `RecReward.score`."""
     plain = [strip_special_tokens(completion_text(text, i)) for i, text in enumerate(texts)]
-    read = [read_label(label) for label in labels]
+    read = [read_label(label, f"labels[{i}]") for i, label in enumerate(labels)]
     return (plain, *([label[i] for label in read] for i in range(3)))
+
+
+def read_columns(
+    completions: Any, target: Any, history: Any, neg_items: Any
+) -> tuple[list[int], tuple[Any, ...]]:
+    """The rows of a batch that have a target, and their arguments for `RecReward.score`.
+
+    Columns are lists, arrays, Series or columns of pyarrow and datasets; history and negatives may
+    be None.
+    """
+    texts = _column("completions", completions, None)
+    targets = _column("target", target, len(texts))
+    rows = [row for row, item in enumerate(targets) if not is_missing_id(item)]
+
+    def pick(name: str, column: Any) -> list[list[int]] | None:
+        if column is None:
+            return None
+        lists = _column(name, column, len(texts))
+        return [item_ids(f"{name}[{row}]", lists[row]) for row in rows]
+
+    chosen = [item_id(f"target[{row}]", targets[row]) for row in rows]
+    negatives = pick("neg_items", neg_items)
+    return rows, ([texts[row] for row in rows], chosen, pick("history", history), negatives)
+
+
+def _column(name: str, column: Any, num_rows: int | None) -> list[Any]:
+    """The rows of a column: a list, an array, a Series, …"""
+    rows = as_list(column)
+    if rows is None:
+        raise TypeError(f"{name} must be a list of a value for each sample, got {column!r:.60}")
+    if num_rows is not None and len(rows) != num_rows:
+        raise ValueError(f"{name} has {len(rows)} rows for {num_rows} completions")
+    return rows
 
 
 def _values(reward: RecReward, scored: Scored) -> list[dict[str, float]]:

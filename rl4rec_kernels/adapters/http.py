@@ -205,7 +205,7 @@ def _is_loopback(host: str) -> bool:
 
 def _list(request: Mapping[str, Any], name: str) -> list[Any]:
     value = request.get(name)
-    if isinstance(value, str | int | dict):
+    if isinstance(value, str | int | float | dict):
         value = [value]
     if not isinstance(value, list) or not value:
         raise TypeError(f"{name} must be a list of at least one, got {value!r:.40}")
@@ -215,11 +215,9 @@ def _list(request: Mapping[str, Any], name: str) -> list[Any]:
 def _row(text: Any, prompt: Any, label: Any, text_name: str, label_name: str) -> dict[str, Any]:
     if not isinstance(text, str):
         raise TypeError(f"{text_name} must be a string, got {type(text).__name__}")
-    name = label_name
+    read = read_label(label, label_name)
     try:
-        read = read_label(label)
-        name = text_name
         text = response(text, prompt) if isinstance(prompt, str) else text
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{text_name}: {error}") from None
     return {"text": strip_special_tokens(text), **read._asdict()}

@@ -19,7 +19,7 @@ reward functions return it.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rl4rec_kernels.adapters._scoring import reward_for, score_async
+from rl4rec_kernels.adapters._scoring import read_columns, reward_for, score_async
 from rl4rec_kernels.data.export import register_layout
 
 _LABEL = ("target", "history", "neg_items")
@@ -50,7 +50,7 @@ class RecORM:
         self.reward = reward_for(self.options)
 
     async def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """Return the rewards of a batch; None for rows of other data, whose target is None.
+        """Return the rewards of a batch; None for rows of other data, whose target is missing.
 
         Parameters
         ----------
@@ -69,10 +69,9 @@ class RecORM:
                 "the data has no column target; write the data with "
                 "export_dataset(dataset, 'ms_swift', …)"
             )
-        used = [name for name in _LABEL if columns.get(name) is not None]
-        rows = [row for row, item in enumerate(columns["target"]) if item is not None]
-        labels = [{name: columns[name][row] for name in used} for row in rows]
-        texts = [completions[row] for row in rows]
+        rows, (texts, *ids) = read_columns(completions, *(columns.get(name) for name in _LABEL))
+        used = [(name, column) for name, column in zip(_LABEL, ids, strict=True) if column]
+        labels = [{name: column[i] for name, column in used} for i in range(len(rows))]
         values = await score_async(self.reward, texts, labels) if rows else []
         scores = {row: value["score"] for row, value in zip(rows, values, strict=True)}
         return [scores.get(row) for row in range(len(completions))]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from rl4rec_kernels.adapters._scoring import ranks_and_hits
+from rl4rec_kernels.adapters._scoring import ranks_and_hits, read_columns
 from rl4rec_kernels.data.export import SAMPLE_COLUMNS, register_layout
 from rl4rec_kernels.rewards.completions import completion_text, extract_query
 from rl4rec_kernels.rewards.reward import RecReward, Scored
@@ -51,7 +51,7 @@ class TRLReward:
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
-        """Return the rewards of a batch; None for rows whose target is None.
+        """Return the rewards of a batch; None for rows whose target is missing.
 
         Parameters
         ----------
@@ -152,13 +152,4 @@ def _arguments(
             "the dataset has no column target; train on dataset.to_hf(), with "
             "remove_unused_columns=False"
         )
-    for name, column in (("target", target), ("history", history), ("neg_items", neg_items)):
-        if column is not None and len(column) != len(completions):
-            raise ValueError(f"{name} has {len(column)} rows for {len(completions)} completions")
-    rows = [row for row, item in enumerate(target) if item is not None]
-
-    def pick(column: Any) -> list[Any] | None:
-        return None if column is None else [() if column[r] is None else column[r] for r in rows]
-
-    texts = [completions[row] for row in rows]
-    return rows, (texts, [int(target[row]) for row in rows], pick(history), pick(neg_items))
+    return read_columns(completions, target, history, neg_items)

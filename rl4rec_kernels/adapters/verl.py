@@ -18,6 +18,7 @@ from typing import Any
 
 from rl4rec_kernels.adapters._scoring import reward_for, score, score_async
 from rl4rec_kernels.data.export import Constant, register_layout
+from rl4rec_kernels.data.labels import read_label
 from rl4rec_kernels.rewards.reward import RecReward
 
 _EXTRA = {name: name for name in ("history", "neg_items", "user_id", "split", "index")}
@@ -88,7 +89,8 @@ def _read(
                 "extra_info has no history; write the data with export_dataset(dataset, 'verl', …)"
             )
         # verl may have turned the number into a text
-        item = int(ground_truth) if str(ground_truth).isdecimal() else ground_truth
+        is_text = isinstance(ground_truth, str)
+        item = read_label(ground_truth, "ground_truth").target if is_text else ground_truth
         label = {**extra_info, "target": item}
     options = {name: value for name, value in options.items() if name not in _IGNORED}
     return reward_for({"dataset_name": data_source, **options}), label

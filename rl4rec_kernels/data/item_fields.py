@@ -1,11 +1,12 @@
 """One set of names for the fields of items, whatever the file calls them."""
 
 import re
-import sys
 from collections.abc import Collection, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
+
+from rl4rec_kernels._utils.values import is_missing, plain
 
 ALIASES = {
     "title": ("movie_title", "name"),
@@ -58,10 +59,8 @@ def normalize_item(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _parts(value: Any) -> Iterator[str]:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = None if value is np.ma.masked else value[()]
-    if not isinstance(value, str | np.generic | np.ndarray):  # their tolist() loses types
-        for convert in ("tolist", "to_pylist", "as_py"):  # pandas and torch; pyarrow
-            if hasattr(value, convert):
-                value = getattr(value, convert)()
+    if not isinstance(value, str | np.generic | np.ndarray):  # would lose their types
+        value = plain(value)
     if isinstance(value, bytes | bytearray | memoryview):
         value = _decoded(bytes(value))
     if isinstance(value, Mapping):
@@ -72,19 +71,12 @@ def _parts(value: Any) -> Iterator[str]:
         # The order of a set of texts is another one in each process.
         for part in sorted(value, key=as_text) if isinstance(value, Set) else value:
             yield from _parts(part)
-    elif not _is_missing(value):
+    elif not is_missing(value):
         if isinstance(value, float | np.floating) and value.is_integer():
             value = int(value)
         text = " ".join(str(value).split())
         if text:
             yield text
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether a value is None, NaN, NaT or NA, of Python, NumPy or pandas."""
-    pandas_na = getattr(sys.modules.get("pandas"), "NA", None)  # has no truth value
-    # NaN and NaT differ from themselves.
-    return value is None or value is pandas_na or bool(value != value)
 
 
 def _decoded(value: bytes) -> str:

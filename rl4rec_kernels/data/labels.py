@@ -1,9 +1,15 @@
-"""A sample's label as one JSON text, for trainers that have a single label column."""
+"""The label of a sample, and the one strict reader of item ids, which all adapters share."""
 
 import json
 from collections.abc import Mapping, Sequence
-from numbers import Integral
+from decimal import Decimal
+from reprlib import repr as short
 from typing import Any, NamedTuple
+
+import numpy as np
+
+from rl4rec_kernels._utils.values import as_list, is_missing, plain
+from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets
 
 _REMEDY = "write it with export_dataset, or as write_label(target, history, neg_items)"
 
@@ -27,50 +33,132 @@ class Label(NamedTuple):
 
 
 def write_label(target: int, history: Sequence[int] = (), neg_items: Sequence[int] = ()) -> str:
-    """Return the label of a sample as JSON text."""
-    label = Label(int(target), [int(item) for item in history], [int(item) for item in neg_items])
-    return json.dumps(label._asdict(), separators=(",", ":"))
+    """Return the label of a sample as JSON text.
+
+    Raises
+    ------
+    TypeError
+        If an id is not a whole number; see `item_id`.
+    """
+    ids = item_id("target", target), item_ids("history", history), item_ids("neg_items", neg_items)
+    return json.dumps(Label(*ids)._asdict(), separators=(",", ":"))
 
 
-def read_label(label: Any) -> Label:
+def read_label(label: Any, name: str = "label") -> Label:
     """Read a label: the text of `write_label`, a mapping with the same keys, or the target alone.
+
+    Ids are read by `item_id` and `item_ids`. `name` is what errors call the label.
 
     Raises
     ------
     TypeError, ValueError
         If it is something else; the message shows it.
     """
+    label = label if isinstance(label, Mapping) else plain(label)
     if isinstance(label, str):
         try:
             label = json.loads(label)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"label {label[:60]!r} is not JSON ({error}); {_REMEDY}") from None
-    if _is_id(label):
+            raise ValueError(f"{name} {label[:60]!r} is not JSON ({error}); {_REMEDY}") from None
+    if isinstance(label, int | float) and not isinstance(label, bool):
         label = {"target": label}
     if not isinstance(label, Mapping):
-        raise TypeError(f"label must be JSON text or a mapping, got {label!r}; {_REMEDY}")
+        raise TypeError(f"{name} must be JSON text or a mapping, got {short(label)}; {_REMEDY}")
     target = label.get("target")
-    if target is None:
-        given = ", ".join(map(str, label)) or "nothing"
-        raise ValueError(f"label has no target, only {given}; {_REMEDY}")
-    if not _is_id(target):
-        raise TypeError(f"label: target must be an item id, got {target!r}")
-    return Label(int(target), _ids("history", label), _ids("neg_items", label))
+    if is_missing_id(target):
+        given = ", ".join(f"{key}={short(label[key])}" for key in label) or "nothing"
+        raise ValueError(f"{name} has no target, only {given}; {_REMEDY}")
+    return Label(
+        item_id(f"{name}: target", target),
+        item_ids(f"{name}: history", label.get("history")),
+        item_ids(f"{name}: neg_items", label.get("neg_items")),
+    )
 
 
-def _is_id(item: Any) -> bool:
-    return isinstance(item, Integral) and not isinstance(item, bool)
+def item_id(name: str, value: Any) -> int:
+    """Read the id of an item.
+
+    Whole numbers of any library, also as a float (3.0, which tables with gaps contain), and arrays
+    of one. Bools, texts and other floats are refused.
+
+    Raises
+    ------
+    TypeError
+        If it is not one; the message shows it.
+    """
+    item = _item_id(value)
+    if item is None:
+        raise TypeError(f"{name} must be an item id (a whole number), got {short(value)}")
+    return item
 
 
-def _ids(name: str, label: Mapping[str, Any]) -> list[int]:
-    """The ids under a name, which may be missing, None, a list, a tuple or an array."""
-    ids = label.get(name)
-    if ids is None:
-        return []
-    if isinstance(ids, str | bytes | Mapping) or not hasattr(ids, "__iter__"):
-        raise TypeError(f"label: {name} must be a list of item ids, got {ids!r}")
-    ids = list(ids)
-    for item in ids:
-        if not _is_id(item):
-            raise TypeError(f"label: {name} must contain only item ids, got {item!r}")
-    return [int(item) for item in ids]
+def item_ids(name: str, values: Any) -> list[int]:
+    """Read the ids of several items: a list, an array or a column, without missing values.
+
+    None and NaN, alone or between ids, are left out: a table is padded with them.
+
+    Raises
+    ------
+    TypeError
+        If a value is not an id (see `item_id`); the message shows it.
+    """
+    rows = as_list(values)
+    if rows is None:
+        if is_missing_id(values):
+            return []
+        raise TypeError(f"{name} must be a list of item ids, got {short(values)}")
+    ids = []
+    for i, value in enumerate(rows):
+        item = _item_id(value)
+        if item is not None:
+            ids.append(item)
+        elif not is_missing_id(value):
+            raise TypeError(f"{name} must contain only item ids, got {short(value)} at {i}")
+    return ids
+
+
+def is_missing_id(value: Any) -> bool:
+    """Whether a target or a list of ids is None, NaN or NA."""
+    value = plain(value)
+    return not isinstance(value, list) and is_missing(value)
+
+
+def read_targets(targets: Any, num_rows: int) -> np.ndarray:
+    """Read one id for each row, int64 [num_rows]; see `item_id`."""
+    try:
+        return check_targets(targets, num_rows)  # fast
+    except TypeError:
+        rows = as_list(targets)
+        if rows is None:
+            raise
+    ids = [item_id(f"targets[{i}]", target) for i, target in enumerate(rows)]
+    return check_targets(ids, num_rows)
+
+
+def read_rows(name: str, rows: Any, num_rows: int) -> RaggedIds:
+    """Read a list of ids for each row, without padding (-1 or missing); see `item_ids`."""
+    try:
+        return as_ragged(name, rows, num_rows)  # fast
+    except TypeError:
+        lists = None if isinstance(rows, RaggedIds) else as_list(rows)
+        if lists is None:
+            raise
+    ids = [item_ids(f"{name}[{i}]", row) for i, row in enumerate(lists)]
+    return as_ragged(name, ids, num_rows)
+
+
+def _item_id(value: Any) -> int | None:
+    """Return the id, or None if it is not one."""
+    if type(value) is int:
+        return value
+    value = plain(value)
+    if isinstance(value, list) and len(value) == 1:
+        value = plain(value[0])
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if not isinstance(value, float | Decimal) or is_missing(value):
+        return None
+    # Larger floats are not exact: they may have been another number.
+    return int(value) if -(2**53) < value < 2**53 and value == int(value) else None

@@ -6,6 +6,7 @@ from typing import Any
 
 from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels.data.item_fields import as_text
+from rl4rec_kernels.data.labels import item_id
 
 DEFAULT_TEMPLATE = """\
 A user's latest interactions, the oldest first:
@@ -130,7 +131,9 @@ class PromptGenerator:
         shown = list(history)
         if self.max_history is not None:
             shown = shown[-self.max_history :]
-        lines = [self._line(position, int(item)) for position, item in enumerate(shown, 1)]
+        lines = [
+            self._line(position, item_id("history", item)) for position, item in enumerate(shown, 1)
+        ]
         # Titles are inserted, not formatted: their braces and percent signs are text.
         prompt = self.template.format(history="\n".join(lines), count=len(lines))
         messages = [{"role": "user", "content": prompt}]

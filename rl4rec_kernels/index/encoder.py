@@ -172,12 +172,12 @@ class Encoder:
         return self._encode(texts, self.item_prefix, show_progress)
 
     def _encode(self, texts: Sequence[str], prefix: str, show_progress: bool | None) -> Tensor:
-        check_texts(texts)
+        rows = check_texts(texts)
         if show_progress is None:
-            show_progress = len(texts) > _LONG_WORK
+            show_progress = len(rows) > _LONG_WORK
         with self._lock, torch.inference_mode():
             vectors = self.model.encode(
-                list(texts),
+                rows,
                 prompt=prefix or None,
                 batch_size=self.batch_size,
                 show_progress_bar=show_progress,

@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.item_fields import as_text
+from rl4rec_kernels.data.labels import item_id
 
 DEFAULT_FIELDS = ("title", "brand", "category")
 
@@ -25,7 +27,10 @@ def item_texts(
         )
     if not item_metadata:
         raise ValueError("item_metadata is empty; pass load_item_metadata(name)")
-    texts = {int(item): _item_text(item, item_metadata[item], fields) for item in item_metadata}
+    texts = {
+        _item_key(item): _item_text(item, metadata, fields)
+        for item, metadata in item_metadata.items()
+    }
     if not any(texts.values()):
         known = sorted({name for metadata in item_metadata.values() for name in metadata})
         raise ValueError(
@@ -34,6 +39,10 @@ def item_texts(
     for item, text in texts.items():
         _check_unicode(f"the text of item {item}", text)
     return texts
+
+
+def _item_key(item: Any) -> int:
+    return int(item) if isinstance(item, str) else item_id("every key of item_metadata", item)
 
 
 def _item_text(item: Any, metadata: Mapping[str, Any], fields: Sequence[str]) -> str:
@@ -48,22 +57,27 @@ def texts_fingerprint(texts: Mapping[int, str]) -> str:
     return hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()
 
 
-def check_texts(texts: Any) -> None:
-    """Raise TypeError or ValueError unless `texts` is a sequence of at least one valid string."""
-    if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+def check_texts(texts: Any) -> list[str]:
+    """Return the texts of a list, an array or a column of at least one valid string.
+
+    Raises TypeError or ValueError if it is something else.
+    """
+    rows = as_list(texts)
+    if rows is None:
         raise TypeError(
             f"texts must be a list of strings, got {type(texts).__name__}; put a single text in a "
             "list"
         )
-    if not texts:
+    if not rows:
         raise ValueError("texts is empty: pass at least one text")
     with contextlib.suppress(TypeError, UnicodeEncodeError):
-        "".join(texts).encode()  # much faster than one by one
-        return
-    for i, text in enumerate(texts):
+        "".join(rows).encode()  # much faster than one by one
+        return rows
+    for i, text in enumerate(rows):
         if not isinstance(text, str):
             raise TypeError(f"texts[{i}] must be a string, got {type(text).__name__}")
         _check_unicode(f"texts[{i}]", text)
+    return rows
 
 
 def _check_unicode(name: str, text: str) -> None:

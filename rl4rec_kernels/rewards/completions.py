@@ -1,8 +1,12 @@
 """The text of a trainer's completion that is encoded."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from rl4rec_kernels._utils.values import as_list
+
+_TEXT_PARTS = ("text", "output_text", "input_text")  # of chat messages and of OpenAI's responses
 
 _TAG = re.compile(r"<(/?)query>", re.IGNORECASE)
 # Special tokens of common models: <|im_end|>, </s>, <eos>, <end_of_turn>, [PAD] and others.
@@ -31,18 +35,21 @@ def extract_query(text: str) -> str:
 def completion_text(completion: Any, row: int) -> str:
     """Return a completion that is a string, or the text of its last message by the assistant.
 
-    A message's content can be a string, a list of parts (``{"type": "text", "text": …}``; other
-    types are ignored), or None (a tool call), which is an empty text.
+    A message's content can be a string, None (a tool call), which is an empty text, or a list of
+    parts. Parts are strings, or mappings of type ``text``, ``output_text`` or ``input_text`` whose
+    ``text`` is a string. Parts of other types, such as an image or reasoning, are left out, but
+    not all parts may be such.
 
     Raises
     ------
     TypeError, ValueError
-        If it is neither a string nor a list of messages; the error names the row.
+        If it is neither a string nor a list of messages, or has no text; the error names the row.
     """
     if isinstance(completion, str):
         return completion
-    if isinstance(completion, Sequence) and all(isinstance(m, Mapping) for m in completion):
-        for message in reversed(completion):
+    messages = as_list(completion)  # parquet makes arrays of messages
+    if messages is not None and all(isinstance(m, Mapping) for m in messages):
+        for message in reversed(messages):
             if message.get("role") == "assistant":
                 return _content_text(message.get("content"), row)
         raise ValueError(f"generated_texts[{row}] has no message by the assistant")
@@ -56,15 +63,31 @@ def _content_text(content: Any, row: int) -> str:
     """The text of a message's content."""
     if content is None or isinstance(content, str):
         return content or ""
-    if isinstance(content, Sequence) and all(isinstance(part, Mapping) for part in content):
-        texts = [part.get("text") for part in content if part.get("type") == "text"]
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"generated_texts[{row}]: a part of type text must contain a string")
-        return "".join(texts)
-    raise TypeError(
-        f"generated_texts[{row}]: content must be a string or a list of parts, got "
-        f"{type(content).__name__}"
-    )
+    parts = as_list(content)
+    if parts is None:
+        raise TypeError(
+            f"generated_texts[{row}]: content must be a string or a list of parts, got "
+            f"{type(content).__name__}"
+        )
+    texts, others = [], []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if kind is not None and kind not in _TEXT_PARTS:
+            others.append(str(kind))
+        elif isinstance(text, str):
+            texts.append(text)
+        else:
+            raise TypeError(
+                f"generated_texts[{row}]: a part of type {kind or 'text'} must contain a string, "
+                f"got {part!r:.60}"
+            )
+    if others and not texts:
+        raise ValueError(
+            f"generated_texts[{row}] has no text, only parts of type {', '.join(others)}; "
+            f"the types of texts are {', '.join(_TEXT_PARTS)}"
+        )
+    return "".join(texts)
 
 
 def strip_special_tokens(text: str) -> str:

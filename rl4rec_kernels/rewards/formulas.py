@@ -42,12 +42,19 @@ def reward_parts(reward_type: str, k: int, softmax_weight: float) -> dict[str, f
 def check_item_counts(item_counts: Any) -> np.ndarray:
     """Return the interactions per item as an array, or raise ValueError."""
     counts = np.asarray(item_counts)
-    if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts.size and counts.min() < 0):
-        raise ValueError(
-            "item_counts must be a whole number of at least 0 for each item id, got "
-            f"{counts.dtype} {counts.shape}; pass dataset.item_counts"
-        )
-    return counts
+    if counts.ndim != 1 or counts.dtype.kind not in "iuf":
+        bad = f"{counts.dtype} {counts.shape}"
+    else:
+        with np.errstate(invalid="ignore"):  # NaN and infinity are not whole numbers
+            whole = counts.astype(np.int64)
+        wrong = np.flatnonzero((whole != counts) | (whole < 0))
+        if not wrong.size:
+            return whole
+        bad = f"{counts.dtype} with {counts[wrong[0]]} for item {wrong[0]}"
+    raise ValueError(
+        "item_counts must be a whole number of at least 0 for each item id, got "
+        f"{bad}; pass dataset.item_counts"
+    )
 
 
 def counts_of_scores(scores: Tensor, columns: Tensor) -> RankCounts:

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from rl4rec_kernels.ids import RaggedIds, as_ragged, rows_of, select
+from rl4rec_kernels.data.labels import read_rows
+from rl4rec_kernels.ids import RaggedIds, rows_of, select
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def clean_negatives(
     """
     given = None
     if neg_items is not None and required is not False:
-        given = as_ragged("neg_items", neg_items, len(targets))
+        given = read_rows("neg_items", neg_items, len(targets))
     if given is None or not given.values.size:  # a dataset without negatives has empty lists
         if required:
             raise ValueError(

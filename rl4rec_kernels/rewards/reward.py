@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from rl4rec_kernels._utils.checks import number, whole_number
-from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets, target_popularity
+from rl4rec_kernels._utils.values import as_list
+from rl4rec_kernels.data.labels import read_rows, read_targets
+from rl4rec_kernels.ids import RaggedIds, target_popularity
 from rl4rec_kernels.metrics import RankCounts, parse_metrics, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.rewards.completions import completion_text, extract_query
@@ -177,8 +179,8 @@ class RecReward:
         Parameters
         ----------
         generated_texts : sequence of str
-            B completions. Each may also be a list of chat messages, whose last one by the assistant
-            is used.
+            B completions: a list, an array or a Series. Each may also be a list of chat messages,
+            whose last one by the assistant is used; see `completion_text`.
         targets : B item ids
             The true next items.
         histories : B lists of item ids
@@ -270,12 +272,13 @@ class RecReward:
         group_size: int | None = None,
     ) -> _Request:
         """Check the arguments of a call before anything is encoded."""
-        if isinstance(texts, str | bytes) or not isinstance(texts, Sequence):
+        rows = as_list(texts)
+        if rows is None:
             raise TypeError(
                 f"generated_texts must be a list of completions, got {type(texts).__name__}; put a "
                 "single one in a list"
             )
-        queries = [extract_query(completion_text(text, i)) for i, text in enumerate(texts)]
+        queries = [extract_query(completion_text(text, i)) for i, text in enumerate(rows)]
         if not queries:
             raise ValueError("generated_texts is empty: pass at least one text")
         if group_size is not None and len(queries) % group_size:
@@ -283,8 +286,8 @@ class RecReward:
                 f"generated_texts must be groups of group_size={group_size} texts, got "
                 f"{len(queries)} texts"
             )
-        items = check_targets(targets, len(queries))
-        seen = None if histories is None else as_ragged("histories", histories, len(queries))
+        items = read_targets(targets, len(queries))
+        seen = None if histories is None else read_rows("histories", histories, len(queries))
         weights = np.ones(len(items))
         if self.novelty:
             weights = (1.0 + target_popularity(items, self.item_counts)) ** -self.novelty

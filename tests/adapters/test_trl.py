@@ -5,6 +5,7 @@ import inspect
 import logging
 import pickle
 
+import numpy as np
 import pytest
 
 from rl4rec_kernels import RecReward
@@ -161,6 +162,18 @@ def test_rows_of_other_tasks_get_none(reward, expected):
     assert all(column == [None] * 4 for column in table.values())
 
 
+def test_columns_may_be_of_other_libraries(reward, expected):
+    """Tables of pandas: floats where there are gaps, and an index that is not the row."""
+    frame = pandas.DataFrame({"text": TEXTS, **COLUMNS}, index=[9, 3, 0, 1])
+    columns = {name: frame[name] for name in COLUMNS}
+    assert TRLReward(reward)(PROMPTS, frame["text"], **columns) == expected
+    frame.iloc[0, 1:] = float("nan")
+    columns = {name: frame[name] for name in COLUMNS}
+    assert TRLReward(reward)(PROMPTS, np.array(TEXTS), **columns) == [None, *expected[1:]]
+    rows = datasets.Dataset.from_dict(COLUMNS)
+    assert TRLReward(reward)(PROMPTS, TEXTS, **{name: rows[name] for name in COLUMNS}) == expected
+
+
 def test_invalid_arguments_are_named(reward, caplog):
     with raises(TypeError, "reward", "RecReward", "'ndcg'"):
         TRLReward("ndcg")
@@ -169,5 +182,11 @@ def test_invalid_arguments_are_named(reward, caplog):
         function(PROMPTS, TEXTS)
     with raises(ValueError, "history", 1, 4):
         function(PROMPTS, TEXTS, target=TARGETS, history=[[1]])
+    for targets in (3, "3333"):
+        with raises(TypeError, "target"):
+            function(PROMPTS, TEXTS, target=targets)
+    for name, column in (("target", [3, 3.9, 17, 17]), ("history", [[1], [3.9], [], []])):
+        with raises(TypeError, f"{name}[1]", "3.9"):
+            function(PROMPTS, TEXTS, **{**COLUMNS, name: column})
     with caplog.at_level(logging.WARNING), raises(IndexError, "targets", 99):
         function(PROMPTS, TEXTS, target=[99] * 4, history=HISTORIES)

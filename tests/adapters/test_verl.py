@@ -84,6 +84,12 @@ def test_options_labels_and_the_whole_catalog(reward, expected):
         "toys", TEXTS[0], "3", {"history": [1, 2]}, reward_router_address="verl's own", **OPTIONS
     )
     assert alone["score"] == pytest.approx(whole[0])
+    for target in (3.0, "3.0", np.array([3]), np.str_("3")):
+        again = verl.compute_score_sync("toys", TEXTS[0], target, {"history": [1, 2]}, **OPTIONS)
+        assert again == alone
+    for target in (3.9, "3.9", True, "soap", None):
+        with raises((TypeError, ValueError), target):
+            verl.compute_score_sync("toys", TEXTS[0], target, {"history": [1]}, **OPTIONS)
 
 
 def test_exported_files_are_understood(tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ def test_special_tokens_are_removed():
 
 def test_chat_completions(service):
     reward = make(service, reward_type="rank")
+    assert reward(np.array(TEXTS), TARGETS, HISTORIES) == reward(TEXTS, TARGETS, HISTORIES)
     chats = [[{"role": "user", "content": "?"}, {"role": "assistant", "content": t}] for t in TEXTS]
     assert reward(chats, TARGETS, HISTORIES) == reward(TEXTS, TARGETS, HISTORIES)
     parts = [
@@ -27,13 +29,19 @@ def test_chat_completions(service):
         {"type": "text", "text": "hair"},
     ]
     earlier = {"role": "assistant", "content": "let me look"}
-    for content, text in ((parts, "dry hair"), (None, ""), ([], "")):
+    said = [{"type": "output_text", "text": "dry "}, "hair", {"type": "reasoning", "text": "?"}]
+    contents = ((parts, "dry hair"), (np.array(said, object), "dry hair"), (None, ""), ([], ""))
+    for content, text in contents:
         chat = [earlier, {"role": "assistant", "content": content}]
         assert reward([chat], [3], [[]]) == reward([text], [3], [[]])
     with raises(TypeError, "generated_texts[0]", "content", "int"):
         reward([[{"role": "assistant", "content": 7}]], [3], [[]])
     with raises(TypeError, "generated_texts[0]", "text", "string"):
         reward([[{"role": "assistant", "content": [{"type": "text"}]}]], [3], [[]])
+    with raises(TypeError, "generated_texts[0]", "string", 7):
+        reward([[{"role": "assistant", "content": ["dry", 7]}]], [3], [[]])
+    with raises(ValueError, "generated_texts[0]", "no text", "image, reasoning"):
+        reward([[{"role": "assistant", "content": [parts[1], said[2]]}]], [3], [[]])
     with raises(ValueError, "generated_texts[0]", "assistant"):
         reward([[{"role": "user", "content": "?"}]], [3], [[]])
     with raises(TypeError, "generated_texts[0]", "string or a list of chat messages", "int"):

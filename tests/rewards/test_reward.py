@@ -64,6 +64,9 @@ def test_metric_names_and_all_kinds_of_ids(service):
     for form in (padded, padded.numpy(), RaggedIds.from_lists(NEGATIVES)):
         assert auc(TEXTS, torch.tensor(TARGETS), HISTORIES, form) == want
     assert auc(TEXTS, [np.int64(t) for t in TARGETS], None, NEGATIVES) == want
+    gaps = [[*row, math.nan] for row in NEGATIVES]
+    assert auc(np.array(TEXTS), np.array(TARGETS, float), [None] * 3, gaps) == want
+    assert auc(np.array(TEXTS, object), TARGETS, HISTORIES, NEGATIVES) == want
     fixed = make(service, reward_type="ndcg@2", k=10)(TEXTS, TARGETS, HISTORIES, NEGATIVES)
     assert fixed == make(service, reward_type="ndcg", k=2)(TEXTS, TARGETS, HISTORIES, NEGATIVES)
 
@@ -137,6 +140,9 @@ def test_found_by_name_in_every_process(service):
         ({"item_counts": [[1]]}, ("item_counts", "whole number", "int64 (1, 1)")),
         ({"item_counts": [1, -1]}, ("item_counts", "whole number", "at least 0")),
         ({"item_counts": [0.5]}, ("item_counts", "whole number", "float64")),
+        ({"item_counts": [3, 0.5]}, ("item_counts", 0.5, "item 1")),
+        ({"item_counts": [3, math.nan]}, ("item_counts", "nan", "item 1")),
+        ({"item_counts": [True]}, ("item_counts", "bool")),
     ],
 )
 def test_bad_options_are_named(options, named):
@@ -155,7 +161,11 @@ def test_k_is_a_whole_number():
         ({"generated_texts": []}, ValueError, ("generated_texts", "empty")),
         ({"generated_texts": "abc"}, TypeError, ("generated_texts", "list", "str")),
         ({"generated_texts": None}, TypeError, ("generated_texts", "list", "NoneType")),
+        ({"generated_texts": {"a", "b"}}, TypeError, ("generated_texts", "list", "set")),
         ({"targets": [1]}, ValueError, ("targets", 3, "(1,)")),
+        ({"targets": [1, 3.9, 2]}, TypeError, ("targets[1]", 3.9)),
+        ({"targets": [1, 2, math.nan]}, TypeError, ("targets[2]", "nan")),
+        ({"histories": [[1], [0.5], []]}, TypeError, ("histories[1]", 0.5)),
         ({"targets": [1, 2, 99]}, IndexError, ("targets", 99)),
         ({"histories": [[1]]}, ValueError, ("histories", 3, 1)),
         ({"neg_items": [[1], [2], [0]]}, IndexError, ("neg_items", "0 ", "item")),
