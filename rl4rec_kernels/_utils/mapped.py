@@ -6,7 +6,9 @@ without a message. So operators first check that the file is still as long as wh
 """
 
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,14 +26,33 @@ class _File(NamedTuple):
 
 
 _files: dict[int, _File] = {}  # by the address of the storage, which all views of a table share
+_lock = threading.Lock()  # of changes, or two threads would close one descriptor
 
 
-def watch(table: Tensor, path: str | os.PathLike[str]) -> None:
-    """Let `check_mapped` check a table that has just been mapped from the file `path`."""
-    _forget_unmapped()
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    """Open a file, and give its descriptor and a path at which only this file is found.
+
+    Libraries open a path several times, and in between another process may replace the file.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    file = _File(descriptor, os.fspath(path), os.fstat(descriptor).st_size)
-    _files[table.untyped_storage().data_ptr()] = file
+    try:
+        same = f"/proc/self/fd/{descriptor}"
+        yield descriptor, same if os.path.exists(same) else os.fspath(path)
+    finally:
+        os.close(descriptor)
+
+
+def watch(table: Tensor, descriptor: int, path: str | os.PathLike[str]) -> None:
+    """Let `check_mapped` check a table that has just been mapped from an open file."""
+    file = _File(os.dup(descriptor), os.fspath(path), os.fstat(descriptor).st_size)
+    with _lock:
+        _forget_unmapped()
+        # An older table of the same file may have been at this address.
+        old = _files.pop(address := table.untyped_storage().data_ptr(), None)
+        _files[address] = file
+    if old is not None:
+        os.close(old.descriptor)
 
 
 def check_mapped(table: Tensor) -> None:

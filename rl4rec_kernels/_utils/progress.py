@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 def progress(items: Sequence[T], description: str, *, show: bool) -> Iterable[T]:
     """Iterate over `items`, with a bar on standard error if `show`."""
-    with contextlib.suppress(ModuleNotFoundError):
+    with contextlib.suppress(ImportError):
         if show:
             from tqdm import tqdm
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.data import PromptGenerator, RecommendationDataset
 from rl4rec_kernels.index import Encoder, ItemIndex
 from rl4rec_kernels.index.cache import cached_index
@@ -30,7 +31,7 @@ def existing_directory(data: Path) -> Path:
             f"--data {data} is not a directory; pass one that contains sequential_data.txt and "
             "item_metadata.json"
         )
-    return data.resolve()
+    return absolute(data)
 
 
 def load_split(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels._utils.paths import file_name
 from rl4rec_kernels._utils.writing import save_figure
 from rl4rec_kernels.cli.common import (
     EncoderName,
@@ -118,7 +119,7 @@ def demo(
             values = [f"{value:.4f}" for value in contest.means(ranker).values()]
             table.add_row(contest.competitors, ranker, *values, end_section=ranker == "random")
     console.print(table)
-    figure = out / f"{dataset_dir.name}_ranks.png"
+    figure = out / file_name(f"{dataset_dir.name}_ranks", ".png")
     draw_ranks(result.contests, figure)
     console.print(f"histogram of the ranks: {figure}")
 
@@ -134,11 +135,16 @@ def fetch_ml100k() -> Path:
         If pip cannot download the wheel.
     """
     given = os.environ.get(ML100K_VARIABLE)
-    target = (Path(given) if given else cache_dir()) / "ml-100k"
-    if (target / "ml-100k.inter").is_file():
-        return target
+    try:
+        target = (Path(given) if given else cache_dir()) / "ml-100k"
+        if (target / "ml-100k.inter").is_file():
+            return target
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        target = Path(tempfile.mkdtemp()) / "ml-100k"
+        target.mkdir()
+        logger.warning("MovieLens-100k is fetched into %s and not cached (%s)", target, error)
     logger.info("fetching MovieLens-100k from the wheel %s", RECBOLE)
-    target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         run = subprocess.run(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from rl4rec_kernels import evaluation
+from rl4rec_kernels._utils.paths import file_name
 from rl4rec_kernels.cli.common import (
     DataDir,
     EncoderName,
@@ -108,7 +109,7 @@ def evaluate(
         gamma=gamma,
         num_bootstrap=num_bootstrap,
     )
-    numbers, figure = (out / f"{name}_{split}.{kind}" for kind in ("json", "png"))
+    numbers, figure = (out / file_name(f"{name}_{split}", end) for end in (".json", ".png"))
     result.save(numbers)
     result.plot(figure, f"{name}, {split}")
     console = Console()

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.adapters.http import start_http, stop_http
 from rl4rec_kernels.cli.common import DataDir, EncoderName, typer
 from rl4rec_kernels.service.client import (
@@ -84,7 +85,7 @@ def serve(
         {"model": encoder, "backend": backend},
         name=name,
         namespace=namespace,
-        data_dir=None if data_dir is None else str(data_dir.resolve()),
+        data_dir=data_dir,
         replicas=replicas,
         shards=shards,
         num_gpus=num_gpus,
@@ -185,5 +186,5 @@ def read_datasets(arguments: list[str]) -> dict[str, str | None]:
             )
         if is_file and not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist; build it with `rl4rec index build`")
-        sources[name] = str(Path(path).resolve()) if is_file else None
+        sources[name] = str(absolute(path)) if is_file else None
     return sources

@@ -1,5 +1,6 @@
 """Where a dataset's files are, and how they are read."""
 
+import errno
 import gzip
 import os
 import zlib
@@ -49,7 +50,16 @@ def dataset_dir(name: str, data_dir: str | os.PathLike[str] | None = None) -> Pa
 
 def first_file(directory: Path, names: Iterable[str]) -> Path | None:
     """Return the first of `names` that is a file in `directory`."""
-    return next((directory / name for name in names if (directory / name).is_file()), None)
+    return next((directory / name for name in names if _is_file(directory / name)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # a data set's name may just fit without an ending
+            raise
+        return False
 
 
 def with_gz(*names: str) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rl4rec_kernels._utils.paths import file_name
 from rl4rec_kernels.index.encoder import Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
 
@@ -13,21 +14,41 @@ logger = logging.getLogger("rl4rec_kernels.index")
 
 
 def cache_dir() -> Path:
-    """Return the directory: ``$RL4REC_CACHE`` or ``~/.cache/rl4rec``."""
-    return Path(os.environ.get("RL4REC_CACHE") or Path.home() / ".cache" / "rl4rec")
+    """Return the directory: ``$RL4REC_CACHE`` or ``~/.cache/rl4rec``.
+
+    Raises OSError if the variable is not set and the user has no home directory.
+    """
+    given = os.environ.get("RL4REC_CACHE")
+    try:
+        return Path(given) if given else Path.home() / ".cache" / "rl4rec"
+    except RuntimeError as error:
+        raise OSError(f"{error}; set RL4REC_CACHE to a directory for cached files") from error
 
 
 def cached_index(
     name: str, item_metadata: Mapping[int, Mapping[str, Any]], encoder: Encoder
 ) -> ItemIndex:
-    """Open the cached index of a data set, or encode its items and cache them."""
-    path = cache_dir() / "index" / f"{name}.safetensors"
-    if path.is_file():
-        try:
-            return ItemIndex.open(path, encoder=encoder, item_metadata=item_metadata)
-        except ValueError as error:
-            logger.info("%s: encoding the items again", error)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Open the cached index of a data set, or encode its items and cache them.
+
+    If the cache cannot be written, a warning says so.
+    """
+    try:
+        path = cache_dir() / "index" / file_name(name, ".safetensors")
+        return ItemIndex.open(path, encoder=encoder, item_metadata=item_metadata)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        logger.info("%s: encoding the items again", error)
     index = ItemIndex.build(item_metadata, encoder)
-    index.save(path)
+    try:
+        path = cache_dir() / "index" / file_name(name, ".safetensors")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        index.save(path)
+    except OSError as error:
+        logger.warning(
+            "the index of %s is not cached (%s); set RL4REC_CACHE to a directory that can be "
+            "written",
+            name,
+            error,
+        )
     return index

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.imports import require
-from rl4rec_kernels._utils.mapped import watch
+from rl4rec_kernels._utils.mapped import opened, watch
 
 FORMAT = "rl4rec_kernels.ItemIndex/1"
 TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -54,17 +54,18 @@ def read_index(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
     """
     safetensors = require("safetensors", "encoder")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            origin = file.metadata() or {}
-            if origin.pop("format", None) != FORMAT or set(file.keys()) != {"table", "valid"}:
-                raise ValueError(
-                    f"{path} is not an item index; load its tensor and call "
-                    "ItemIndex.from_embeddings"
-                )
-            table, valid = file.get_tensor("table"), file.get_tensor("valid")
+        with opened(path) as (descriptor, same):
+            with safetensors.safe_open(same, framework="pt") as file:
+                origin = file.metadata() or {}
+                if origin.pop("format", None) != FORMAT or set(file.keys()) != {"table", "valid"}:
+                    raise ValueError(
+                        f"{path} is not an item index; load its tensor and call "
+                        "ItemIndex.from_embeddings"
+                    )
+                table, valid = file.get_tensor("table"), file.get_tensor("valid")
+            watch(table, descriptor, path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); build it again") from error
-    watch(table, path)
     good = table.dim() == 2 and 0 not in table.shape and table.dtype in TABLE_DTYPES
     good = good and (valid.dtype, valid.shape) == (torch.bool, table.shape[:1])
     # A bool whose byte is neither 0 nor 1 is undefined behaviour in C++.
@@ -101,14 +102,15 @@ def read_embeddings(path: Path) -> tuple[Tensor, Any]:
     """
     if path.suffix == ".npy":
         try:
-            embeddings = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+            with opened(path) as (descriptor, same):
+                embeddings = torch.from_numpy(np.load(same, mmap_mode="c", allow_pickle=False))
+                watch(embeddings, descriptor, path)
         except PermissionError:
             raise
         except Exception as error:  # the type depends on the damage
             raise ValueError(
                 f"{path} is not a plain array ({error}); save one with np.save(path, embeddings)"
             ) from error
-        watch(embeddings, path)
         return embeddings, None
     if path.suffix not in (".pt", ".pth"):
         raise ValueError(

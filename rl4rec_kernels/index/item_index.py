@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels._utils.imports import require
-from rl4rec_kernels._utils.mapped import check_finite, row_blocks
+from rl4rec_kernels._utils.mapped import check_finite, check_mapped, row_blocks
 from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.ids import check_valid_items
 from rl4rec_kernels.index.encoder import Encoder, check_encoder
@@ -151,6 +151,7 @@ class ItemIndex:
             raise ValueError(
                 f"embeddings must be [M, D] with M, D >= 1, got {tuple(embeddings.shape)}"
             )
+        check_mapped(embeddings)
         embeddings = embeddings.detach().contiguous()  # otherwise every call would copy it
         if ids is not None:
             embeddings, valid = _scatter(embeddings, np.asarray(ids), valid)
@@ -347,7 +348,8 @@ def _scatter(embeddings: Tensor, ids: np.ndarray, valid: Any) -> tuple[Tensor, T
         )
     rows = torch.from_numpy(ids.astype(np.int64))
     table = embeddings.new_zeros(num_rows, embeddings.shape[1])
-    table[rows] = embeddings
+    for start, block in row_blocks(embeddings):
+        table[rows[start : start + len(block)]] = block
     is_item = torch.zeros(num_rows, dtype=torch.bool)
     is_item[rows] = True
     return table, is_item

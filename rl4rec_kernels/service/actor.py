@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,7 +176,7 @@ def load_datasets(
     for name, source in datasets.items():
         if source is None:  # a name alone
             source = cached_index(name, load_item_metadata(name, data_dir=data_dir), encoder)
-        elif isinstance(source, str | Path):
+        elif isinstance(source, str | os.PathLike):
             source = ItemIndex.open(source)
         elif isinstance(source, Mapping):
             source = ItemIndex.build(source, encoder)

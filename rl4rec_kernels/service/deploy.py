@@ -3,11 +3,11 @@
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.index.encoder import PACKAGED_MODEL, Encoder
 from rl4rec_kernels.service.actor import RetrievalService
 from rl4rec_kernels.service.client import RetrievalClient, connected_ray
@@ -63,6 +63,12 @@ def start_service(
     shards = whole_number("shards", shards, 0)
     connected_ray()
     data_dir = data_dir or os.environ.get("RL4REC_DATA")  # the actor's machine may have another
+    data_dir = None if data_dir is None else str(absolute(data_dir))
+    if isinstance(datasets, Mapping):  # an actor may run in another directory
+        datasets = {
+            key: str(absolute(source)) if isinstance(source, str | os.PathLike) else source
+            for key, source in datasets.items()
+        }
     detached = {
         "lifetime": "detached",
         "get_if_exists": True,
@@ -141,9 +147,9 @@ def stop_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -
 def _index_paths(datasets: Any) -> dict[str, str]:
     """The index files that shards open."""
     paths = datasets if isinstance(datasets, Mapping) else {}
-    if not paths or not all(isinstance(path, str | Path) for path in paths.values()):
+    if not paths or not all(isinstance(path, str) for path in paths.values()):
         raise ValueError(
             "with shards, datasets must be a dict of index files by name, which each shard opens, "
             f"got {datasets!r}; save the index and pass its path"
         )
-    return {name: str(Path(path).resolve()) for name, path in paths.items()}
+    return dict(paths)

