@@ -10,6 +10,7 @@ from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _backends, _gradients, reference
 from rl4rec_kernels.ops._arguments import check_embeddings, split_ids, widen_query
+from rl4rec_kernels.ops._transforms import Score, is_transformed
 from rl4rec_kernels.ops.metrics import metric_arguments, metrics_from_counts
 
 
@@ -37,7 +38,8 @@ def score_candidates(
     -------
     Tensor
         float32 scores of shape [B, C], or [nnz] for ragged candidates; padding scores -inf.
-        Differentiable in `query` and `table`; gradients are summed in float32 in a fixed order.
+        Differentiable in `query` and `table`, once, in reverse and in forward mode, also by
+        ``torch.func``; gradients are summed in float32 in a fixed order.
 
     Raises
     ------
@@ -49,6 +51,8 @@ def score_candidates(
     query, ids, backend = _check(query, table, candidates, backend)
     if backend == "reference":
         return reference.score_candidates(query, table, *ids).float()
+    if is_transformed():
+        return Score.apply(backend, query, table, *ids)
     return _backends.operators(backend).score_candidates(query, table, *ids)
 
 

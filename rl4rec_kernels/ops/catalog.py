@@ -27,6 +27,7 @@ from rl4rec_kernels.ops._blocks import (
     is_streamed,
     rank_slices,
 )
+from rl4rec_kernels.ops._transforms import refuse_derivatives
 from rl4rec_kernels.ops.metrics import metric_arguments, metrics_from_counts
 from rl4rec_kernels.ops.quantize import QuantizedTable
 
@@ -185,7 +186,8 @@ def topk_catalog(
     Returns
     -------
     scores : Tensor, float32, shape [B, k]
-        Descending. If fewer than k items are left, -inf follows.
+        Descending. If fewer than k items are left, -inf follows. Not differentiable; those of
+        `score_candidates` are.
     ids : Tensor, int64, shape [B, k]
         Of equal scores the lower id comes first; -1 follows the last item. Items that score NaN or
         -inf are never found.
@@ -200,8 +202,16 @@ def topk_catalog(
     """
     query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
     k = check_k(k, catalog.values.shape[0])
+    refuse_derivatives(
+        "topk_catalog",
+        "detach its arguments, and score what it finds by score_candidates",
+        query,
+        catalog.values,
+    )
     if backend == "reference":
-        scores, best = reference.topk_catalog(query, _exact(catalog), k, *excluded, valid)
+        scores, best = reference.topk_catalog(
+            query.detach(), _exact(catalog).detach(), k, *excluded, valid
+        )
         return scores.float(), best
     if is_streamed(query, catalog):
         check_ids(catalog.values.shape[0], None, excluded)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import rl4rec_kernels as rk
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
 from rl4rec_kernels.ops import reference
+from tests.ambient import products
 from tests.errors import raises
 from tests.ops.cases import BF16, DTYPES, F16, F32, METRICS, TIES, huge_table
 from tests.ops.catalog_cases import (
@@ -52,6 +53,28 @@ def test_the_best_of_whole_numbers(spec):
 def best(case: CatalogCase, k: int, table=None, **options):
     table = case.table if table is None else table
     return TRITON.topk_catalog(case.query, table, k, case.exclusions, valid=case.valid, **options)
+
+
+@pytest.mark.parametrize(
+    ("setting", "precision"),
+    [
+        ("highest", "tf32x3"),
+        ("high", "tf32"),
+        ("medium", "tf32"),
+        ("cuda.matmul.allow_tf32=True", "tf32"),
+        ("cuda.matmul.fp32_precision=tf32", "tf32"),
+        ("cuda.matmul.fp32_precision=ieee", "tf32x3"),
+        ("fp32_precision=tf32", "tf32"),
+        ("mkldnn.matmul.fp32_precision=bf16", "tf32x3"),
+    ],
+)
+def test_the_precision_of_products_is_read_however_it_was_set(setting, precision):
+    from rl4rec_kernels.ops.triton.tile import operands
+
+    with products(setting):
+        before = torch.backends.cuda.matmul.fp32_precision
+        assert operands(torch.ones(2, 64), torch.ones(3, 64), None).tile.precision == precision
+        assert torch.backends.cuda.matmul.fp32_precision == before
 
 
 @pytest.mark.parametrize("ties", TIES)

@@ -11,8 +11,6 @@ from rl4rec_kernels.ops.triton.launch import Sides, launch
 from rl4rec_kernels.ops.triton.metrics import store_metrics
 from rl4rec_kernels.ops.triton.rows import blocks_for, dot_rows, find_chunk, walk
 
-_BAD = tl.constexpr(-(1 << 62))  # added to the total of a row with a bad id: it stays negative
-
 
 @triton.jit
 def _count_candidates(
@@ -55,7 +53,7 @@ def _count_candidates(
 
         if is_bad:
             tl.store(bad, 1)
-            total += _BAD
+            total -= length + 1  # chunks add up to `length` at most: the row's total is negative
         if walk.offsets is not None:
             chunks = tl.load(walk.first_chunk + row + 1) - tl.load(walk.first_chunk + row)
         else:

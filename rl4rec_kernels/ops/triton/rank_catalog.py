@@ -114,6 +114,7 @@ def rank_catalog(
     """
     if source is not None:  # exact, and fast enough on the tensor cores
         table, row_stats = source, None
+    valid = None if valid is None else valid.contiguous()
     num_queries, num_items = query.shape[0], table.shape[0]
     counts = torch.zeros((3, num_queries), dtype=torch.int64, device=query.device)
     if metrics is None:

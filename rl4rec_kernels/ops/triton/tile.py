@@ -47,7 +47,7 @@ def operands(query: Tensor, table: Tensor, row_stats: Tensor | None) -> Operands
     """Bring queries into the table's precision, rounded as the table is.
 
     Of two dtypes the wider one multiplies. float32 products are made of three TF32 ones, which
-    keeps all but the last two bits, unless torch.set_float32_matmul_precision asks for less.
+    keeps all but the last two bits, unless torch's precision of float32 products asks for less.
     """
     query_scale = table_scale = None
     if row_stats is not None:
@@ -65,7 +65,8 @@ def operands(query: Tensor, table: Tensor, row_stats: Tensor | None) -> Operands
             else:  # see _from_float8
                 table, table_scale = table.view(torch.uint8), 256 * table_scale
     dtype = _product_dtype(query.dtype, table.dtype)
-    exact = torch.get_float32_matmul_precision() == "highest"
+    # Also knows what set_float32_matmul_precision was given, whose own getter may raise.
+    exact = torch.backends.cuda.matmul.fp32_precision != "tf32"
     dim = query.shape[1]
     lean = dtype in (tl.float16, tl.bfloat16) and table_scale is None and is_hopper()
     block_dim = {tl.int8: 128, tl.float32: 16}.get(dtype, 64)

@@ -294,6 +294,7 @@ def topk_catalog(
     """As `ops.reference.topk_catalog`, in float32; `bad` is set if an id is out of range."""
     if source is not None:  # exact, and fast enough on the tensor cores
         table, row_stats = source, None
+    valid = None if valid is None else valid.contiguous()
     both = operands(query, table, row_stats)
     both.options["maxnreg"] = None  # these kernels need more registers than those that count
     num_queries, num_items = query.shape[0], table.shape[0]
