@@ -1,6 +1,9 @@
 """Fixtures shared by all tests."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,17 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# No test uses a Ray of this machine, and its subprocesses find none: there is none at this address,
+# and Ray's files are in a folder for this run, whose path is short because it contains sockets.
+os.environ["RAY_ADDRESS"] = "127.0.0.1:1"
+os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="rl4rec-", dir="/tmp")
+
 from rl4rec_kernels import Encoder
 from rl4rec_kernels.ops import cpu_levels, use_cpu_level
 from tests.cuda.emulated import Emulated
 
 pytest_plugins = ["tests.service.fixtures"]
+atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """A forked child computes what its parent does, though only the forking thread survives."""
 
 import asyncio
-import multiprocessing
 import threading
 import types
 from collections.abc import Callable
@@ -15,34 +14,11 @@ import rl4rec_kernels as rk
 from rl4rec_kernels._utils import forking
 from rl4rec_kernels.service.batching import BatchingService, Limits
 from rl4rec_kernels.service.items import LocalItems
+from tests.forked import in_child
 from tests.service.cases import METADATA, make_calls
 
 QUERY, TABLE = torch.randn(2, 64, 384), torch.randn(20_000, 384)
 IDS = torch.randint(1, 20_000, (64, 500))
-
-
-def in_child(work: Callable[[], Any]) -> Any:
-    """Return what `work` returns in a forked child, or raise its error; a child may not hang."""
-    context = multiprocessing.get_context("fork")
-    reader, writer = context.Pipe(duplex=False)
-
-    def run() -> None:
-        try:
-            writer.send((True, work()))
-        except BaseException as error:
-            writer.send((False, error))
-
-    child = context.Process(target=run)
-    child.start()
-    try:
-        assert reader.poll(60), "the child hangs"
-        worked, result = reader.recv()
-    finally:
-        child.kill()
-        child.join()
-    if not worked:
-        raise result
-    return result
 
 
 def plain(result: Any) -> Any:

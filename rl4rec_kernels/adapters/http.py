@@ -16,7 +16,8 @@ from rl4rec_kernels.rewards.completions import strip_special_tokens
 from rl4rec_kernels.rewards.reward import RecReward
 from rl4rec_kernels.rewards.rows import reward_rows
 from rl4rec_kernels.service.batcher import ServiceOverloadedError
-from rl4rec_kernels.service.client import ServiceUnavailableError, connected_ray
+from rl4rec_kernels.service.client import ServiceUnavailableError
+from rl4rec_kernels.service.connection import connected_ray
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
 
 ROUTE = "/reward"

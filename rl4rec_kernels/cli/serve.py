@@ -8,12 +8,8 @@ from typing import Annotated
 from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.adapters.http import start_http, stop_http
 from rl4rec_kernels.cli.common import DataDir, EncoderName, typer
-from rl4rec_kernels.service.client import (
-    NoClusterError,
-    RetrievalClient,
-    connected_ray,
-    find_actor,
-)
+from rl4rec_kernels.service.client import RetrievalClient
+from rl4rec_kernels.service.connection import NoClusterError, connected_ray, find_actor
 from rl4rec_kernels.service.deploy import start_service, stop_service
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
 

@@ -3,17 +3,21 @@
 import asyncio
 import itertools
 import math
-import os
 import random
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from rl4rec_kernels._utils.checks import number
-from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.service.base import RetrievalBackend
 from rl4rec_kernels.service.batcher import ServiceOverloadedError
 from rl4rec_kernels.service.calls import Call
+from rl4rec_kernels.service.connection import (
+    NoClusterError,
+    check_not_forked,
+    connected_ray,
+    find_actor,
+)
 from rl4rec_kernels.service.wire import pack_call, unpack_answer
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
@@ -23,10 +27,6 @@ _clients: dict[Any, "RetrievalClient"] = {}
 
 class ServiceUnavailableError(ConnectionError):
     """A retrieval service could not be started, or died and did not come back in time."""
-
-
-class NoClusterError(LookupError):
-    """Ray is not installed, or there is no Ray cluster, or no such actor in it."""
 
 
 class RetrievalClient(RetrievalBackend):
@@ -127,6 +127,7 @@ class _Attempts:
     """The attempts of one call: which replica is next, how long to wait, and when to give up."""
 
     def __init__(self, client: RetrievalClient, names: Sequence[str]) -> None:
+        check_not_forked()
         self._client, self._names = client, names
         self._next = next(client._turns) % len(names)
         self._end = time.monotonic() + client.timeout_s
@@ -202,48 +203,7 @@ def connect(name: str, namespace: str) -> RetrievalClient:
         If there is no such actor.
     """
     ray = connected_ray()
-    # A client's handles belong to one connection; a forked process needs its own.
-    key = (namespace, name, os.getpid(), ray.get_runtime_context().get_job_id())
-    if key not in _clients:
-        _clients[key] = RetrievalClient(name, namespace)
-    return _clients[key]
-
-
-def connected_ray(address: str = "auto") -> Any:
-    """Return the Ray module, connected to the running cluster.
-
-    Raises
-    ------
-    NoClusterError
-        If there is none, or Ray is not installed.
-    """
-    try:
-        ray = require("ray", "ray")
-    except ImportError as error:
-        raise NoClusterError(f"Ray cannot be used ({error})") from None
-    if not ray.is_initialized():
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            first_line = str(error).strip().partition("\n")[0]
-            raise NoClusterError(
-                f"no Ray cluster was found ({first_line}); start one with `rl4rec serve`"
-            ) from None
-    return ray
-
-
-def find_actor(name: str, namespace: str) -> Any:
-    """Return the handle of an actor.
-
-    Raises
-    ------
-    NoClusterError
-        If there is none.
-    """
-    try:
-        return require("ray", "ray").get_actor(name, namespace=namespace)
-    except ValueError:
-        raise NoClusterError(
-            f"the Ray cluster has no actor {name!r} in namespace {namespace!r}; start it with "
-            "`rl4rec serve`"
-        ) from None
+    key = (namespace, name, ray.get_runtime_context().get_job_id())  # handles are a connection's
+    client = _clients.get(key)
+    # Of several threads, all get the client of the first.
+    return client or _clients.setdefault(key, RetrievalClient(name, namespace))

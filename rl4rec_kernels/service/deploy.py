@@ -10,7 +10,8 @@ from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.index.encoder import PACKAGED_MODEL, Encoder
 from rl4rec_kernels.service.actor import RetrievalService
-from rl4rec_kernels.service.client import RetrievalClient, connected_ray
+from rl4rec_kernels.service.client import RetrievalClient
+from rl4rec_kernels.service.connection import connected_ray
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
 from rl4rec_kernels.service.shards import Shard
 

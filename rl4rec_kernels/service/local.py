@@ -10,7 +10,8 @@ from rl4rec_kernels.index.encoder import Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.service.base import RetrievalBackend
 from rl4rec_kernels.service.calls import Call
-from rl4rec_kernels.service.client import NoClusterError, connect
+from rl4rec_kernels.service.client import connect
+from rl4rec_kernels.service.connection import NoClusterError
 from rl4rec_kernels.service.items import Items, LocalItems, answer_calls, find_items
 
 DEFAULT_NAME = "RetrievalService"

@@ -1,7 +1,6 @@
 """``rl4rec serve``, ``status`` and ``stop`` with shards, replicas and HTTP, as a user runs them."""
 
 import json
-import os
 import subprocess
 import sys
 import urllib.error
@@ -22,15 +21,12 @@ URL = "http://127.0.0.1:18473/reward"
 
 @pytest.fixture(scope="module")
 def rl4rec(ray):
-    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-
     def run(*arguments: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "rl4rec_kernels", *arguments],
             capture_output=True,
             text=True,
             check=False,
-            env=environment,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

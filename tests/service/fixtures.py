@@ -26,14 +26,14 @@ def local(index_file, encoder) -> LocalRetrievalService:
 
 @pytest.fixture(scope="session")
 def ray() -> Iterator[Any]:
-    """A separate Ray, whatever RAY_ADDRESS says."""
+    """A Ray for this run of the tests; subprocesses find it too, by RAY_ADDRESS."""
     ray = pytest.importorskip("ray")
-    before = os.environ.pop("RAY_ADDRESS", None)
+    before = os.environ.pop("RAY_ADDRESS")
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     yield ray
     ray.shutdown()
-    if before is not None:
-        os.environ["RAY_ADDRESS"] = before
+    os.environ["RAY_ADDRESS"] = before
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ import asyncio
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -12,6 +14,7 @@ import pytest
 from rl4rec_kernels import RecReward, find_service
 from rl4rec_kernels.service import RetrievalClient, ServiceUnavailableError
 from tests.errors import raises
+from tests.forked import in_child
 from tests.service.cases import is_same, make_calls
 
 
@@ -109,3 +112,52 @@ def test_an_unknown_service_is_an_error_at_once(client):
     with raises(LookupError, "'none'", "'tests'", "rl4rec serve"):
         find_service("none", "tests")
     assert time.monotonic() - start < 10
+
+
+AT_ONCE = """
+import threading, rl4rec_kernels as rk
+start, found, errors = threading.Barrier(64), [], []
+
+def find():
+    start.wait()
+    try:
+        found.append(rk.find_service("OnRay", "tests"))
+        found[-1].rank(["soap"], "toys", [1])
+    except BaseException as error:
+        errors.append(error)
+
+threads = [threading.Thread(target=find) for _ in range(64)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(found), len(set(found)), errors)
+"""
+
+
+def test_64_threads_connect_at_once(client):
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "64 1 []\n", done.stdout + done.stderr
+
+
+def test_a_forked_child_of_a_connected_process(client, local):
+    """It has the parent's connection, which nobody answers there."""
+    asked = (["soap"], "toys", [1])
+
+    def rewards_of(name: str) -> list[float]:
+        return RecReward(name, "tests", "toys")(["soap"], [1], [[]])
+
+    for work in (
+        lambda: client.rank(*asked),
+        lambda: asyncio.run(client.rank_async(*asked)),
+        lambda: client.describe(),
+        lambda: find_service("OnRay", "tests"),
+        lambda: rewards_of("OnRay"),
+        lambda: in_child(lambda: client.rank(*asked)),
+    ):
+        with raises(LookupError, "forked", "Ray", "spawn"):
+            in_child(work)
+    local.register("beside Ray", "tests")
+    assert in_child(lambda: rewards_of("beside Ray")) == rewards_of("OnRay")

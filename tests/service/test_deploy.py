@@ -23,8 +23,7 @@ rk.start_service({"toys": index}, name="Narrow", namespace="tests",
 
 @pytest.fixture(scope="module")
 def narrow(ray, index_file):
-    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    subprocess.run([sys.executable, "-c", START, str(index_file)], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", START, str(index_file)], check=True)
     return RetrievalClient("Narrow", "tests")
 
 
