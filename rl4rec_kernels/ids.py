@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import shown
+
 
 class RaggedIds(NamedTuple):
     """Rows of ids in compressed sparse row (CSR) form.
@@ -67,7 +69,7 @@ def pack_ids(name: str, rows: Any, num_rows: int | None = None) -> RaggedIds:
     if not isinstance(rows, RaggedIds):
         is_list = isinstance(rows, Iterable) and getattr(rows, "ndim", 1) > 0
         if isinstance(rows, str | bytes) or not is_list:
-            raise TypeError(f"{name} must be a list of lists of item ids, got {rows!r}")
+            raise TypeError(f"{name} must be a list of lists of item ids, got {shown(rows)}")
         ids = _pack(name, list(rows))
         check_layout(name, ids, num_rows)
         return ids

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import shown
+
 MAX_CUTOFF = 1 << 20
 """The largest k of ``metric@k``: NDCG under ties is summed up to it."""
 
@@ -74,20 +76,23 @@ def parse_metric(name: str) -> Metric:
     # No regular expression, no Kind[...]: torch.compile of torch 2.10 can trace neither.
     family, at, k = name.partition("@") if isinstance(name, str) else ("", "", "")
     if family in ("ndcg", "hit", "mrr") and at and k.removeprefix("-").isdecimal():
-        cutoff = int(k)
+        cutoff = int(k) if len(k) < 20 else 0
         if not 1 <= cutoff <= MAX_CUTOFF:
-            raise ValueError(f"metric {name!r}: k must be between 1 and {MAX_CUTOFF}")
+            raise ValueError(f"metric {shown(name)}: k must be between 1 and {MAX_CUTOFF}")
         return Metric(_KINDS[family], cutoff)
     if family in ("mrr", "auc", "logrank", "rank") and not at:
         return Metric(_KINDS[family], _NO_CUTOFF)
-    raise ValueError(f"unknown metric {name!r}; known are {_KNOWN}, with k a whole number >= 1")
+    raise ValueError(
+        f"unknown metric {shown(name)}; known are {_KNOWN}, with k a whole number >= 1"
+    )
 
 
 def parse_metrics(names: Sequence[str]) -> list[Metric]:
     """Read a list of metric names; a single string, a common mistake, is a TypeError."""
     if isinstance(names, str):
         raise TypeError(
-            f"metrics must be a sequence of names, got the string {names!r}; write ({names!r},)"
+            f"metrics must be a sequence of names, got the string {shown(names)}; write "
+            f"({shown(names)},)"
         )
     return [parse_metric(name) for name in names]
 
@@ -100,8 +105,8 @@ def parse_ties(ties: str) -> Ties:
     ValueError
         If it is not one of optimistic, pessimistic, average, expected.
     """
-    if ties not in _TIES:
-        raise ValueError(f"unknown tie rule {ties!r}; known are {', '.join(_TIES)}")
+    if not isinstance(ties, str) or ties not in _TIES:
+        raise ValueError(f"unknown tie rule, ties={shown(ties)}; known are {', '.join(_TIES)}")
     return _TIES[ties]
 
 

@@ -1,8 +1,30 @@
-"""Checks of numbers passed as arguments."""
+"""Checks of numbers passed as arguments, and how messages show values."""
 
 import math
+import reprlib
 from numbers import Integral, Real
 from typing import Any
+
+_CHARS = 500  # of a value in a message
+
+
+class _Short(reprlib.Repr):
+    """Python's ``repr``, shortened; also of values for which that raises an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = _CHARS
+
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # Python's limit on digits
+            return f"a whole number of {x.bit_length()} bits"
+
+
+def shown(value: Any) -> str:
+    """Return the ``repr`` of any value for a message: short, and without an error."""
+    return _Short().repr(value)
 
 
 def whole_number(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
@@ -11,11 +33,11 @@ def whole_number(name: str, value: Any, minimum: int, maximum: int | None = None
     ``True`` and ``5.0`` are not whole numbers.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
+        raise TypeError(f"{name} must be a whole number, got {shown(value)}")
     result = int(value)
     if result < minimum or (maximum is not None and result > maximum):
         allowed = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise ValueError(f"{name} must be {allowed}, got {result}")
+        raise ValueError(f"{name} must be {allowed}, got {shown(result)}")
     return result
 
 
@@ -25,12 +47,15 @@ def number(name: str, value: Any, minimum: float, maximum: float, *, strict: boo
     `strict` excludes both ends of the range.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    result = float(value)
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
+    try:
+        result = float(value)
+    except OverflowError:  # of a whole number or a fraction
+        result = math.inf if value > 0 else -math.inf  # type: ignore[operator]
     inside = minimum < result < maximum if strict else minimum <= result <= maximum
     if not inside or not math.isfinite(result):
         least = f"more than {minimum:g}" if strict else f"at least {minimum:g}"
         most = f"less than {maximum:g}" if strict else f"at most {maximum:g}"
         most = "finite" if math.isinf(maximum) else most
-        raise ValueError(f"{name} must be {least} and {most}, got {value!r}")
+        raise ValueError(f"{name} must be {least} and {most}, got {shown(value)}")
     return result

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.labels import is_missing_id, item_id, item_ids, read_label
 from rl4rec_kernels.ops import metrics_from_counts
@@ -54,9 +55,9 @@ def _cached(text: str) -> RecReward:
     try:
         options = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{VARIABLE} is not JSON ({error}): {text[:80]!r}") from None
+        raise ValueError(f"{VARIABLE} is not JSON ({error}): {shown(text[:80])}") from None
     if not isinstance(options, dict):
-        raise TypeError(f"{VARIABLE} must be a JSON object of options, got {text[:80]!r}")
+        raise TypeError(f"{VARIABLE} must be a JSON object of options, got {shown(text[:80])}")
     try:
         reward = RecReward(**options)
     except TypeError as error:
@@ -118,7 +119,7 @@ def _column(name: str, column: Any, num_rows: int | None) -> list[Any]:
     """The rows of a column: a list, an array, a Series, …"""
     rows = as_list(column)
     if rows is None:
-        raise TypeError(f"{name} must be a list of a value for each sample, got {column!r:.60}")
+        raise TypeError(f"{name} must be a list of a value for each sample, got {shown(column)}")
     if num_rows is not None and len(rows) != num_rows:
         raise ValueError(f"{name} has {len(rows)} rows for {num_rows} completions")
     return rows

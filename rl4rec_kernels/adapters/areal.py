@@ -25,6 +25,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.deadline import within
 from rl4rec_kernels.adapters._scoring import RewardLost, reward_for, score, score_async
 from rl4rec_kernels.data.export import register_layout
@@ -123,4 +124,4 @@ def _workflow() -> Any:
 def __getattr__(name: str) -> Any:
     if name == "RecWorkflow":
         return _workflow()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module {shown(__name__)} has no attribute {shown(name)}")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import shown, whole_number
 from rl4rec_kernels._utils.forking import fork_safe_pool
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.adapters.openrlhf import response
@@ -158,7 +158,9 @@ def start_http(
     if token is not None and (not isinstance(token, str) or not token):
         raise ValueError("token is empty; pass a secret, or None")
     if token is None and not _is_loopback(host):
-        raise ValueError(f"host {host!r} is open to other machines: set a token, or use 127.0.0.1")
+        raise ValueError(
+            f"host {shown(host)} is open to other machines: set a token, or use 127.0.0.1"
+        )
     arguments = {
         "retrieval_service_name": name,
         "namespace": namespace,
@@ -209,7 +211,7 @@ def _list(request: Mapping[str, Any], name: str) -> list[Any]:
     if isinstance(value, str | int | float | dict):
         value = [value]
     if not isinstance(value, list) or not value:
-        raise TypeError(f"{name} must be a list of at least one, got {value!r:.40}")
+        raise TypeError(f"{name} must be a list of at least one, got {shown(value)}")
     return value
 
 

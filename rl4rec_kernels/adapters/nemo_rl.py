@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.adapters._scoring import reward_for, score
 from rl4rec_kernels.data.export import register_layout
@@ -104,4 +105,4 @@ def __getattr__(name: str) -> Any:
         return ray.remote(max_restarts=-1, max_task_retries=-1, max_concurrency=1000)(
             RecEnvironment
         )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module {shown(__name__)} has no attribute {shown(name)}")

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.adapters._scoring import RewardLost, reward_for, score
 from rl4rec_kernels.data.export import register_layout
 
@@ -89,7 +90,7 @@ def response(query: str, prompt: str) -> str:
     start = query.find(tail) if tail else -1
     if start < 0:
         raise ValueError(
-            f"the query does not contain the end of its prompt, {tail!r}; it starts with "
-            f"{query[:60]!r}. Allow longer prompts (--data.max_len)"
+            f"the query does not contain the end of its prompt, {shown(tail)}; it starts with "
+            f"{shown(query[:60])}. Allow longer prompts (--data.max_len)"
         )
     return query[start + len(tail) :]

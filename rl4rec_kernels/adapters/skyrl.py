@@ -20,6 +20,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.adapters._scoring import reward_for, score
 from rl4rec_kernels.data.export import Constant, register_layout
 
@@ -98,4 +99,4 @@ def __getattr__(name: str) -> Any:
     """Make the class when SkyRL asks for it, so that importing the module needs no SkyRL."""
     if name == "RecEnv":
         return _env_class()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module {shown(__name__)} has no attribute {shown(name)}")

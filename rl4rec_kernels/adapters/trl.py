@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.adapters._scoring import ranks_and_hits, read_columns
 from rl4rec_kernels.data.export import SAMPLE_COLUMNS, register_layout
 from rl4rec_kernels.rewards.completions import completion_text, extract_query
@@ -44,7 +45,7 @@ class TRLReward:
 
     def __init__(self, reward: RecReward) -> None:
         if not isinstance(reward, RecReward):
-            raise TypeError(f"reward must be a RecReward, got {reward!r}")
+            raise TypeError(f"reward must be a RecReward, got {shown(reward)}")
         self.reward = reward
         self.__name__ = reward.__name__  # the name in TRL's logs
 

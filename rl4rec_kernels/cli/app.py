@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.cli.common import (
     DataDir,
@@ -199,7 +200,7 @@ def read_requests(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
             ids = request.get(name)
             is_list = isinstance(ids, list) and all(type(item) is int for item in ids)
             if ids is not None and not is_list:
-                raise ValueError(f"line {number}: {name!r} must be a list of item ids")
+                raise ValueError(f"line {number}: {shown(name)} must be a list of item ids")
         yield number, request
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from rl4rec_kernels import evaluation
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.paths import file_name
 from rl4rec_kernels.cli.common import (
     DataDir,
@@ -85,7 +86,7 @@ def evaluate(
         cutoffs = [int(k) for k in ks.split(",")]
     except ValueError:
         raise ValueError(
-            f"--ks must be whole numbers separated by commas, such as 1,10,100, got {ks!r}"
+            f"--ks must be whole numbers separated by commas, such as 1,10,100, got {shown(ks)}"
         ) from None
     outputs = None
     if texts is not None:
@@ -151,7 +152,9 @@ def evaluate_dataset(
     """
     for grouping in group_by:
         if grouping not in GROUPINGS:
-            raise ValueError(f"unknown grouping {grouping!r}; known are: {', '.join(GROUPINGS)}")
+            raise ValueError(
+                f"unknown grouping {shown(grouping)}; known are: {', '.join(GROUPINGS)}"
+            )
     item_metadata = load_item_metadata(name, data_dir=data_dir)
     dataset = load_split(name, item_metadata, split, num_negs, seed, data_dir)
     with_text = np.arange(len(dataset)) if texts is None else _rows_of_users(dataset, texts)
@@ -214,7 +217,7 @@ def _rows_of_users(dataset: RecommendationDataset, texts: Mapping[int, str]) -> 
     unknown = users[~np.isin(users, dataset.user_ids)]
     if unknown.size:
         raise ValueError(
-            f"user {unknown[0]} has a text but is not in the split {dataset.split!r}; check that "
-            "both are of the same data set"
+            f"user {unknown[0]} has a text but is not in the split {shown(dataset.split)}; check "
+            "that both are of the same data set"
         )
     return np.flatnonzero(np.isin(dataset.user_ids, users))

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.adapters.http import start_http, stop_http
 from rl4rec_kernels.cli.common import DataDir, EncoderName, typer
@@ -177,7 +178,7 @@ def read_datasets(arguments: list[str]) -> dict[str, str | None]:
         name, is_file, path = argument.partition("=")
         if not name or name in sources or (is_file and not path):
             raise ValueError(
-                f"data set {argument!r} is invalid or repeated; write NAME or "
+                f"data set {shown(argument)} is invalid or repeated; write NAME or "
                 "NAME=INDEX.safetensors"
             )
         if is_file and not Path(path).is_file():

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.data.files import (
     first_file,
     is_whole_number,
@@ -58,7 +59,7 @@ def read_atomic(path: Path, required: Iterable[str]) -> AtomicTable:
     if len(types) < len(heads) or not all(name and kind in TYPES for name, _, kind in heads):
         raise ValueError(
             f"{path}, line {number}: the header must be different name:type pairs separated by "
-            f"tabs, type one of {', '.join(TYPES)}; got {header[:80]!r}"
+            f"tabs, type one of {', '.join(TYPES)}; got {shown(header[:80])}"
         )
     missing = [name for name in required if name not in types]
     if missing:
@@ -130,8 +131,8 @@ def read_atomic_metadata(directory: Path, name: str) -> dict[int, dict[str, Any]
     for row, token in enumerate(item.columns["item_id"]):
         if item_of[token] in metadata:
             raise ValueError(
-                f"{item.path}, line {item.lines[row]}: item {token!r} already has a line; remove "
-                "one of them"
+                f"{item.path}, line {item.lines[row]}: item {shown(token)} already has a line; "
+                "remove one of them"
             )
         fields = {n: c[row].split() if n in lists else c[row] for n, c in columns.items()}
         metadata[item_of[token]] = {"token": token, **fields}
@@ -158,7 +159,7 @@ def _times(table: AtomicTable) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(times))
     if bad.size:
         raise ValueError(
-            f"{table.path}, line {table.lines[bad[0]]}: timestamp {cells[bad[0]]!r} is not a "
+            f"{table.path}, line {table.lines[bad[0]]}: timestamp {shown(cells[bad[0]])} is not a "
             "number; write seconds, or leave out the whole column"
         )
     return times

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from rl4rec_kernels._utils.checks import number, whole_number
+from rl4rec_kernels._utils.checks import number, shown, whole_number
 from rl4rec_kernels.data.export import to_hf
 from rl4rec_kernels.data.interactions import Interactions, load_interactions
 from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
@@ -110,7 +110,7 @@ class RecommendationDataset(Dataset[Sample]):
         if not callable(prompt_generator):
             raise TypeError(
                 "prompt_generator must be callable, such as PromptGenerator(item_metadata), "
-                f"got {prompt_generator!r}"
+                f"got {shown(prompt_generator)}"
             )
         num_negs = whole_number("num_negs", num_negs, 0)
         seed = whole_number("seed", seed, 0)

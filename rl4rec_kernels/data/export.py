@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.data.labels import write_label
@@ -99,7 +100,7 @@ def export_dataset(
         If ``datasets`` is not installed.
     """
     if trainer not in _LAYOUTS:
-        raise ValueError(f"trainer must be one of {', '.join(_LAYOUTS)}, got {trainer!r}")
+        raise ValueError(f"trainer must be one of {', '.join(_LAYOUTS)}, got {shown(trainer)}")
     columns, choices, endings = _LAYOUTS[trainer]
     if conversational is None:
         conversational = choices[0]
@@ -110,7 +111,7 @@ def export_dataset(
         )
     if path is not None and Path(path).suffix not in endings:
         raise ValueError(
-            f"path must end in {' or '.join(endings)} for {trainer}, got {os.fspath(path)!r}"
+            f"path must end in {' or '.join(endings)} for {trainer}, got {shown(os.fspath(path))}"
         )
     exported = to_hf(dataset, conversational, columns)
     if path is not None:

@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from rl4rec_kernels._utils.checks import shown
+
 DATA_DIR_VARIABLE = "RL4REC_DATA"
 
 
@@ -29,10 +31,10 @@ def dataset_dir(name: str, data_dir: str | os.PathLike[str] | None = None) -> Pa
         If there is no such directory; the message lists the datasets found.
     """
     if not isinstance(name, str):
-        raise TypeError(f"the dataset's name must be a string, got {name!r}")
+        raise TypeError(f"the dataset's name must be a string, got {shown(name)}")
     if not name or name in (".", "..") or Path(name).name != name:
         raise ValueError(
-            f"the dataset's name must be the plain name of a directory, got {name!r}; "
+            f"the dataset's name must be the plain name of a directory, got {shown(name)}; "
             "pass the directory that contains it as data_dir"
         )
     root = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "data")
@@ -43,8 +45,8 @@ def dataset_dir(name: str, data_dir: str | os.PathLike[str] | None = None) -> Pa
         names = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir()))
         found = f"found {names or 'no datasets'}"
     raise FileNotFoundError(
-        f"no dataset {name!r}: {root / name} is not a directory ({found}); pass data_dir=, or set "
-        f"{DATA_DIR_VARIABLE}, to the directory that contains {name}/"
+        f"no dataset {shown(name)}: {root / name} is not a directory ({found}); pass data_dir=, or "
+        f"set {DATA_DIR_VARIABLE}, to the directory that contains {name}/"
     )
 
 

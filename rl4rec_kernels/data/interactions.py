@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.data.atomic import atomic_file, read_atomic_interactions
 from rl4rec_kernels.data.files import (
     dataset_dir,
@@ -107,6 +108,7 @@ def _parse_ids(fields: list[str], where: str) -> list[int]:
     if bad is None:
         return list(map(int, fields))
     raise ValueError(
-        f"{where}: {bad[:40]!r} is not an id; ids are whole numbers from 0 to 10^18, separated by "
-        "spaces. Number the users and items, or use RecBole's atomic files, which may contain names"
+        f"{where}: {shown(bad[:40])} is not an id; ids are whole numbers from 0 to 10^18, "
+        "separated by spaces. Number the users and items, or use RecBole's atomic files, which may "
+        "contain names"
     )

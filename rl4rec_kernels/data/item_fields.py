@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.values import is_missing, plain
 
 ALIASES = {
@@ -84,5 +85,5 @@ def _decoded(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{value[:40]!r} is not UTF-8 text ({error}); decode it with errors='replace'"
+            f"{shown(value[:40])} is not UTF-8 text ({error}); decode it with errors='replace'"
         ) from None

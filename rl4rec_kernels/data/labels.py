@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.values import as_list, is_missing, plain
 from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets
 
@@ -59,7 +60,9 @@ def read_label(label: Any, name: str = "label") -> Label:
         try:
             label = json.loads(label)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name} {label[:60]!r} is not JSON ({error}); {_REMEDY}") from None
+            raise ValueError(
+                f"{name} {shown(label[:60])} is not JSON ({error}); {_REMEDY}"
+            ) from None
     if isinstance(label, int | float) and not isinstance(label, bool):
         label = {"target": label}
     if not isinstance(label, Mapping):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.data.atomic import atomic_file, read_atomic_metadata
 from rl4rec_kernels.data.files import (
     dataset_dir,
@@ -119,7 +120,7 @@ def read_json_metadata(path: Path) -> dict[int, dict[str, Any]]:
             raise ValueError(f"{path} is not JSON ({error}); {_FORMS}") from error
         content = _json_lines(path, text)  # another value after the first: one object per line
     if isinstance(content, dict) and not any(field in content for field in _ID_FIELDS):
-        return _by_id(path, ((f"item {key!r}", key, value) for key, value in content.items()))
+        return _by_id(path, ((f"item {shown(key)}", key, value) for key, value in content.items()))
     if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list):
@@ -136,7 +137,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise _DuplicateKey(f"{twice!r} occurs twice in one object; remove one of them")
+        raise _DuplicateKey(f"{shown(twice)} occurs twice in one object; remove one of them")
     return result
 
 
@@ -164,12 +165,12 @@ def _by_id(path: Path, entries: Iterable[tuple[str, Any, Any]]) -> dict[int, dic
     for entry, key, fields in entries:
         if not isinstance(fields, dict):
             raise ValueError(
-                f"{path}: {entry} is {str(fields)[:40]!r}, not an object of fields; {_FORMS}"
+                f"{path}: {entry} is {shown(str(fields)[:40])}, not an object of fields; {_FORMS}"
             )
         if isinstance(key, bool) or not is_whole_number(str(key)):
             raise ValueError(
                 f"{path}: the id of {entry} must be a whole number, as in the interactions, "
-                f"got {key!r}; {_FORMS}"
+                f"got {shown(key)}; {_FORMS}"
             )
         if int(key) in items:
             raise ValueError(f"{path}: {entry} has id {int(key)}, which another item already has")

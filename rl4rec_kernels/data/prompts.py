@@ -4,7 +4,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import shown, whole_number
 from rl4rec_kernels.data.item_fields import as_text
 from rl4rec_kernels.data.labels import item_id
 
@@ -79,12 +79,14 @@ class PromptGenerator:
             _template_fields("item_template", item_template, dict.fromkeys(names, ""))
         for name, text in (("missing", missing), ("system_prompt", system_prompt or "")):
             if not isinstance(text, str):
-                raise TypeError(f"{name} must be a string, got {text!r}")
+                raise TypeError(f"{name} must be a string, got {shown(text)}")
         if isinstance(fields, str):
-            raise TypeError(f"fields must be a list of names, got the string {fields!r}")
+            raise TypeError(f"fields must be a list of names, got the string {shown(fields)}")
         unknown = [name for name in fields or () if name not in known]
         if unknown:
-            raise ValueError(f"fields has {unknown[0]!r}, but the items have {', '.join(known)}")
+            raise ValueError(
+                f"fields has {shown(unknown[0])}, but the items have {', '.join(known)}"
+            )
         if tokenizer is not None and not getattr(tokenizer, "chat_template", None):
             raise ValueError(
                 "tokenizer has no chat_template; pass the tokenizer of an instruction-tuned model, "
@@ -184,7 +186,7 @@ def check_metadata(item_metadata: Any) -> None:
     for item, fields in item_metadata.items():
         whole_number("every key of item_metadata (an item id, 0 is padding)", item, 1)
         if not isinstance(fields, Mapping):
-            raise TypeError(f"item_metadata[{item}] must be a dict of fields, got {fields!r}")
+            raise TypeError(f"item_metadata[{item}] must be a dict of fields, got {shown(fields)}")
 
 
 def _template_fields(name: str, template: Any, examples: dict[str, Any]) -> set[str]:

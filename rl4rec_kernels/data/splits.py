@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.ids import RaggedIds, rows_of, select, to_offsets
 
 SPLITS = ("train", "valid", "test")
@@ -69,7 +70,7 @@ class DatasetReport:
 def split_index(split: str) -> int:
     """Return the position of a split in `SPLITS`, or raise ValueError."""
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {shown(split)}")
     return SPLITS.index(split)
 
 
@@ -134,9 +135,9 @@ def leave_one_out(
     if not kept.any():
         longest = np.diff(sequences.offsets).max(initial=0)
         raise ValueError(
-            f"no user has enough items for split {split!r}: it needs {back + 1} items per user, "
-            f"but the longest of {kept.size} sequences has {longest}, of which the metadata has at "
-            f"most {lengths.max(initial=0)}"
+            f"no user has enough items for split {shown(split)}: it needs {back + 1} items per "
+            f"user, but the longest of {kept.size} sequences has {longest}, of which the metadata "
+            f"has at most {lengths.max(initial=0)}"
         )
     values = remaining.values[np.repeat(kept, lengths)]
     seen = RaggedIds(values, to_offsets(lengths[kept]))

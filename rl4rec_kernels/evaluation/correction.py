@@ -22,7 +22,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import number, whole_number
+from rl4rec_kernels._utils.checks import number, shown, whole_number
 from rl4rec_kernels._utils.progress import progress
 from rl4rec_kernels.metrics import (
     Metric,
@@ -310,7 +310,7 @@ def check_gamma(gamma: Any) -> float:
 def check_method(method: Any) -> None:
     """Check the name of an estimator."""
     if method not in METHODS:
-        raise ValueError(f"unknown correction {method!r}; known are: {', '.join(METHODS)}")
+        raise ValueError(f"unknown correction {shown(method)}; known are: {', '.join(METHODS)}")
 
 
 def _check_sizes(num_negs: Any, num_items: Any) -> tuple[int, int]:

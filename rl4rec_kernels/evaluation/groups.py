@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.ids import as_ragged
 
 NUM_BINS = 5
@@ -44,8 +45,8 @@ def group_rows(
         values = np.asarray(labels)
         if values.shape != (num_users,):
             raise ValueError(
-                f"groups[{name!r}] must have one label or number per user, {num_users}, got shape "
-                f"{values.shape}"
+                f"groups[{shown(name)}] must have one label or number per user, {num_users}, got "
+                f"shape {values.shape}"
             )
         if values.dtype.kind in "iuf":
             rows[name] = _ranges(name, values, num_bins)
@@ -53,7 +54,9 @@ def group_rows(
             texts = np.array([str(label) for label in values.tolist()])
             rows[name] = {str(t): np.flatnonzero(texts == t) for t in np.unique(texts)}
         else:
-            raise TypeError(f"groups[{name!r}] must hold labels or numbers, got {values.dtype}")
+            raise TypeError(
+                f"groups[{shown(name)}] must hold labels or numbers, got {values.dtype}"
+            )
     return rows
 
 
@@ -64,7 +67,7 @@ def _ranges(name: str, values: np.ndarray, num_bins: int) -> dict[str, np.ndarra
     """
     if not np.isfinite(values).all():
         row = np.flatnonzero(~np.isfinite(values))[0]
-        raise ValueError(f"groups[{name!r}] must be finite, but row {row} has {values[row]}")
+        raise ValueError(f"groups[{shown(name)}] must be finite, but row {row} has {values[row]}")
     distinct = np.unique(values)
     if len(distinct) <= num_bins:
         bins = np.searchsorted(distinct, values)

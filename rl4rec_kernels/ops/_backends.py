@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.imports import require
 
 BACKENDS = ("auto", "cpu", "cuda", "triton", "reference")
@@ -45,7 +46,7 @@ def _load() -> None:
     level = os.environ.get(LEVEL_VARIABLE)
     if level and level not in cpu_levels():
         raise ImportError(
-            f"{LEVEL_VARIABLE}={level!r} is not a level of this machine; "
+            f"{LEVEL_VARIABLE}={shown(level)} is not a level of this machine; "
             f"it has {', '.join(cpu_levels())}"
         )
     if level:
@@ -78,7 +79,7 @@ def use_cpu_level(level: str) -> Iterator[None]:
         If the machine does not have the level.
     """
     if level not in cpu_levels():
-        raise ValueError(f"level must be one of {cpu_levels()} on this machine, got {level!r}")
+        raise ValueError(f"level must be one of {cpu_levels()} on this machine, got {shown(level)}")
     before = cpu_level()
     torch.ops.rl4rec.cpu_level(level)
     try:
@@ -105,7 +106,7 @@ def resolve_backend(backend: str, query: Tensor, *, cuda: bool = True) -> str:
         If the backend is unknown or cannot run on the device.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {shown(backend)}")
     device = query.device.type
     if backend == "auto":
         if device in ("cpu", "meta"):
@@ -123,7 +124,7 @@ def resolve_backend(backend: str, query: Tensor, *, cuda: bool = True) -> str:
         )
     if backend in ("cuda", "triton") and device != "cuda" and not runs_on_cpu(backend):
         raise ValueError(
-            f"backend={backend!r} needs tensors on a GPU, got {query.device}; "
+            f"backend={shown(backend)} needs tensors on a GPU, got {query.device}; "
             "move them with .to('cuda')"
         )
     if backend == "cuda" and not has_cuda_library():

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.values import as_list
 
 _TEXT_PARTS = ("text", "output_text", "input_text")  # of chat messages and of OpenAI's responses
@@ -80,7 +81,7 @@ def _content_text(content: Any, row: int) -> str:
         else:
             raise TypeError(
                 f"generated_texts[{row}]: a part of type {kind or 'text'} must contain a string, "
-                f"got {part!r:.60}"
+                f"got {shown(part)}"
             )
     if others and not texts:
         raise ValueError(

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.ids import RaggedIds, check_inside, rows_of
 from rl4rec_kernels.metrics import RankCounts, parse_metric
 
@@ -27,13 +28,13 @@ def reward_parts(reward_type: str, k: int, softmax_weight: float) -> dict[str, f
         SOFTMAX: {SOFTMAX: 1.0},
         "ndcg_softmax": {f"ndcg@{k}": 1 - softmax_weight, SOFTMAX: softmax_weight},
     }
-    parts = types.get(reward_type, {reward_type: 1.0})
     try:
+        parts = types.get(reward_type) or {reward_type: 1.0}
         for name in parts.keys() - {SOFTMAX}:
             parse_metric(name)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # a name must be hashable
         raise ValueError(
-            f"reward_type must be a metric or one of {', '.join(types)}, got {reward_type!r}: "
+            f"reward_type must be a metric or one of {', '.join(types)}, got {shown(reward_type)}: "
             f"{error}"
         ) from None
     return parts

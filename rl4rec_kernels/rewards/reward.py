@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from rl4rec_kernels._utils.checks import number, whole_number
+from rl4rec_kernels._utils.checks import number, shown, whole_number
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.labels import read_rows, read_targets
 from rl4rec_kernels.ids import RaggedIds, target_popularity
@@ -141,10 +141,10 @@ class RecReward:
         parse_ties(ties)
         if use_negatives_only not in (None, True, False):
             raise ValueError(
-                f"use_negatives_only must be None, True or False, got {use_negatives_only!r}"
+                f"use_negatives_only must be None, True or False, got {shown(use_negatives_only)}"
             )
         if normalize not in (True, False):
-            raise ValueError(f"normalize must be True or False, got {normalize!r}")
+            raise ValueError(f"normalize must be True or False, got {shown(normalize)}")
         if group_size is not None:
             if not normalize:
                 raise ValueError(f"group_size={group_size} needs normalize=True")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import shown, whole_number
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.data.metadata import load_item_metadata
 from rl4rec_kernels.index.cache import cached_index
@@ -168,7 +168,7 @@ def load_datasets(
     if not isinstance(datasets, Mapping | Sequence) or not datasets:
         raise ValueError(
             "datasets must be a data set's name, a list of names, or a dict of index files, "
-            f"indexes or metadata by name, got {datasets!r}"
+            f"indexes or metadata by name, got {shown(datasets)}"
         )
     if not isinstance(datasets, Mapping):
         datasets = dict.fromkeys(datasets)
@@ -182,8 +182,8 @@ def load_datasets(
             source = ItemIndex.build(source, encoder)
         elif not isinstance(source, ItemIndex):
             raise TypeError(
-                f"datasets[{name!r}] must be the path of an index file, an ItemIndex or items' "
-                f"metadata, got {type(source).__name__}"
+                f"datasets[{shown(name)}] must be the path of an index file, an ItemIndex or "
+                f"items' metadata, got {type(source).__name__}"
             )
         indexes[name] = source
     return indexes

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rl4rec_kernels._utils.checks import number
+from rl4rec_kernels._utils.checks import number, shown
 from rl4rec_kernels.service.base import RetrievalBackend
 from rl4rec_kernels.service.batcher import ServiceOverloadedError
 from rl4rec_kernels.service.calls import Call
@@ -158,7 +158,7 @@ class _Attempts:
             Otherwise, what the caller gets: an error of the call itself without Ray's wrapping.
         """
         client, errors = self._client, self._client._ray.exceptions
-        who = f"retrieval service {client.name!r} in namespace {client.namespace!r}"
+        who = f"retrieval service {shown(client.name)} in namespace {shown(client.namespace)}"
         now = time.monotonic()
         if getattr(error, "actor_init_failed", False):
             why = str(error)

@@ -8,6 +8,7 @@ from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.deadline import within
 from rl4rec_kernels._utils.forking import renew_in_child
 from rl4rec_kernels._utils.imports import require
@@ -75,7 +76,7 @@ def connected_ray(address: str = "auto") -> Any:
             except (ConnectionError, RuntimeError, ValueError) as error:
                 first_line = str(error).strip().partition("\n")[0]
                 raise NoClusterError(
-                    f"no Ray cluster was found at {address!r} ({first_line}); start one with "
+                    f"no Ray cluster was found at {shown(address)} ({first_line}); start one with "
                     "`rl4rec serve`"
                 ) from None
     return ray
@@ -93,8 +94,8 @@ def find_actor(name: str, namespace: str) -> Any:
         return require("ray", "ray").get_actor(name, namespace=namespace)
     except ValueError:
         raise NoClusterError(
-            f"the Ray cluster has no actor {name!r} in namespace {namespace!r}; start it with "
-            "`rl4rec serve`"
+            f"the Ray cluster has no actor {shown(name)} in namespace {shown(namespace)}; start it "
+            "with `rl4rec serve`"
         ) from None
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import shown, whole_number
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.index.encoder import PACKAGED_MODEL, Encoder
@@ -110,8 +110,8 @@ def start_service(
         }
         if running != wanted:
             raise ValueError(
-                f"service {name!r} in namespace {namespace!r} already runs with {running} instead "
-                f"of {wanted}; stop it first, or choose another name"
+                f"service {shown(name)} in namespace {shown(namespace)} already runs with "
+                f"{running} instead of {wanted}; stop it first, or choose another name"
             )
     return client
 
@@ -138,7 +138,7 @@ def stop_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -
     ]
     if not found:
         raise LookupError(
-            f"no retrieval service {name!r} in namespace {namespace!r} of the cluster"
+            f"no retrieval service {shown(name)} in namespace {shown(namespace)} of the cluster"
         )
     for actor in sorted(found):
         ray.kill(ray.get_actor(actor, namespace=namespace), no_restart=True)
@@ -151,6 +151,6 @@ def _index_paths(datasets: Any) -> dict[str, str]:
     if not paths or not all(isinstance(path, str) for path in paths.values()):
         raise ValueError(
             "with shards, datasets must be a dict of index files by name, which each shard opens, "
-            f"got {datasets!r}; save the index and pass its path"
+            f"got {shown(datasets)}; save the index and pass its path"
         )
     return dict(paths)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.ids import RaggedIds, check_inside, merge
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.metrics import RankCounts
@@ -132,7 +133,7 @@ def find_items(datasets: Mapping[str, Items], name: str) -> Items:
     """
     if not isinstance(name, str) or name not in datasets:
         known = ", ".join(map(repr, datasets))
-        raise ValueError(f"unknown data set {name!r}; this service has {known}")
+        raise ValueError(f"unknown data set {shown(name)}; this service has {known}")
     return datasets[name]
 
 

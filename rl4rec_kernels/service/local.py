@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.index.encoder import Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
@@ -48,16 +49,16 @@ class LocalRetrievalService(RetrievalBackend):
     def __init__(self, datasets: Mapping[str, ItemIndex], encoder: Encoder) -> None:
         if not isinstance(datasets, Mapping) or not datasets:
             raise ValueError(
-                f"datasets must be a dict of at least one ItemIndex by name, got {datasets!r}"
+                f"datasets must be a dict of at least one ItemIndex by name, got {shown(datasets)}"
             )
         for name, index in datasets.items():
             if not isinstance(index, ItemIndex):
-                raise TypeError(f"datasets[{name!r}] must be an ItemIndex, got {index!r}")
+                raise TypeError(f"datasets[{shown(name)}] must be an ItemIndex, got {shown(index)}")
             try:
                 index.check_encoder(encoder)
             except ValueError as error:
-                raise ValueError(f"datasets[{name!r}]: {error}") from None
-            check_finite(f"datasets[{name!r}]", index.table)  # a file may be damaged
+                raise ValueError(f"datasets[{shown(name)}]: {error}") from None
+            check_finite(f"datasets[{shown(name)}]", index.table)  # a file may be damaged
         self.items: dict[str, Items] = {
             name: LocalItems(index, encoder.device) for name, index in datasets.items()
         }
@@ -116,7 +117,7 @@ def find_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -
         return connect(name, namespace)
     except NoClusterError as error:
         raise LookupError(
-            f"no retrieval service {name!r} in namespace {namespace!r} of this process, and "
-            f"{error}, or make one by LocalRetrievalService({{name: index}}, encoder).register("
-            f"{name!r}, {namespace!r}), or pass service="
+            f"no retrieval service {shown(name)} in namespace {shown(namespace)} of this process, "
+            f"and {error}, or make one by LocalRetrievalService({{name: index}}, encoder).register("
+            f"{shown(name)}, {shown(namespace)}), or pass service="
         ) from None

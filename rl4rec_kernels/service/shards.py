@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.ids import RaggedIds, rows_of
@@ -51,7 +52,7 @@ class Shard:
         for name, path in paths.items():
             index = ItemIndex.open(path)
             table, valid = index.slice(part, parts)
-            check_finite(f"datasets[{name!r}], part {part}", table)
+            check_finite(f"datasets[{shown(name)}], part {part}", table)
             self._catalogs[name] = Catalog(table, valid, None, None)
             self._starts[name] = index.num_rows * part // parts
 

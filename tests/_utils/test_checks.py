@@ -1,11 +1,13 @@
 """Checks of numbers."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from rl4rec_kernels._utils.checks import number, whole_number
+from rl4rec_kernels import RecReward
+from rl4rec_kernels._utils.checks import number, shown, whole_number
 from tests.errors import raises
 
 
@@ -35,3 +37,53 @@ def test_numbers_in_range_are_returned():
 def test_other_numbers_are_named(check, error, named):
     with raises(error, *named):
         check()
+
+
+class Broken:
+    """An object whose ``repr`` raises an error."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("broken")
+
+
+def nested(depth: int) -> list:
+    value: list = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+HOSTILE = [nested(100_000), {"a": nested(2000)}, Broken(), [Broken()], "x" * 10**6, [1] * 10**6]
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
+def test_any_value_can_be_shown(value):
+    assert len(shown(value)) < 1000
+    with raises(TypeError, "n must be"):
+        whole_number("n", value, 0)
+    with raises(TypeError, "x must be"):
+        number("x", value, 0, 1)
+    with raises(TypeError, "k must be"):
+        RecReward(k=value)
+    for name in ("ties", "reward_type", "use_negatives_only", "normalize"):
+        with raises((TypeError, ValueError), name):
+            RecReward(**{name: value})
+
+
+def test_short_values_are_shown_as_python_does():
+    for value in (5, 1.5, "ndcg", None, ["a", 1], {"a": 1}, (1,), b"x", "a" * 400):
+        assert shown(value) == repr(value)
+
+
+LARGE = [10**400, 10**5000, -(10**5000), Fraction(10**400)]
+
+
+@pytest.mark.parametrize("value", LARGE, ids=range(len(LARGE)))
+def test_numbers_too_large_for_python_are_named(value):
+    with raises(ValueError, "x must be"):
+        number("x", value, 0, 1)
+    with raises(ValueError, "x must be", "finite"):
+        number("x", value, 0, math.inf)
+    if isinstance(value, int):
+        with raises(ValueError, "n must be"):
+            whole_number("n", value, 0, 5)
