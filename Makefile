@@ -16,7 +16,7 @@ CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' 
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
 .PHONY: help install demo grpo test check format bench bench-service build-gpu test-gpu \
-        run-test-gpu bench-gpu sanitize sanitize-address sanitize-thread docs peers test-peers \
+        run-test-gpu bench-gpu sanitize sanitize-address sanitize-thread docs peers test-peers test-trainers \
         bench-run bench-compare clean
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make docs     builds the documentation into site/"
 	@echo "make bench    benchmarks against other libraries; make bench-service the service on Ray"
 	@echo "make bench-compare  benchmarks again and fails if a ratio is more than 15 % lower"
+	@echo "make test-trainers  runs the adapters in the trainers' own code"
 	@echo "make test-peers     compares results with those of other libraries"
 	@echo "make test-gpu, make bench-gpu  on a machine with a GPU, with the torch of PYTHON"
 	@echo "make clean    removes all of it"
@@ -122,6 +123,19 @@ $(VENV)/peers: $(VENV)/installed
 	touch $@
 
 peers: $(VENV)/peers
+
+# The trainers whose adapters are tested in their own code, without what they need to train. Their wheels
+# may contain a `tests` that would hide ours.
+TRAINERS := $(CACHE)/trainers
+
+$(TRAINERS)/installed: tests/trainers/requirements.txt $(VENV)/installed
+	rm -rf $(TRAINERS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(TRAINERS) -r $<
+	rm -rf $(TRAINERS)/tests $(TRAINERS)/scripts $(TRAINERS)/examples
+	touch $@
+
+test-trainers: $(TRAINERS)/installed
+	$(RUN) RL4REC_TRAINERS=$(CURDIR)/$(TRAINERS) $(BIN)/python -m pytest tests/trainers
 
 test-peers: $(VENV)/peers $(ML100K)
 	$(RUN) $(BIN)/python -m pytest tests/peers

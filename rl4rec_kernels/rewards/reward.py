@@ -28,6 +28,7 @@ from rl4rec_kernels.rewards.formulas import (
 )
 from rl4rec_kernels.rewards.negatives import NegativesReport, clean_negatives
 from rl4rec_kernels.service.base import RetrievalBackend
+from rl4rec_kernels.service.client import DEFAULT_TIMEOUT_S
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE, find_service
 
 logger = logging.getLogger("rl4rec_kernels.rewards")
@@ -94,6 +95,8 @@ class RecReward:
         Exponent a >= 0 of the weight (1 + n)^-a of a target with n interactions; 0 is off.
     item_counts : int, shape [num_items], optional
         Interactions per item, required for `novelty`: the training data's `item_counts`.
+    timeout_s : float
+        Seconds that a call of a service on Ray may take, with waiting for one that died.
 
     Raises
     ------
@@ -136,6 +139,7 @@ class RecReward:
         softmax_weight: float = 0.05,
         novelty: float = 0.0,
         item_counts: Any = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         k = whole_number("k", k, 1)
         parse_ties(ties)
@@ -157,6 +161,7 @@ class RecReward:
         if self.novelty and item_counts is None:
             raise ValueError(f"novelty={novelty} needs item_counts: pass the training data's")
         self.item_counts = None if item_counts is None else check_item_counts(item_counts)
+        self.timeout_s = number("timeout_s", timeout_s, 0, np.inf, strict=True)
         self.retrieval_service_name = retrieval_service_name
         self.namespace = namespace
         self.dataset_name = dataset_name
@@ -200,6 +205,8 @@ class RecReward:
             If an argument is invalid; the message names it.
         LookupError
             If there is no such service.
+        TimeoutError
+            If it does not answer within `timeout_s`.
         """
         return self.score(generated_texts, targets, histories, neg_items).rewards
 
@@ -299,7 +306,9 @@ class RecReward:
         return _Request(queries, items, seen, negatives, removed, weights)
 
     def _find(self) -> RetrievalBackend:
-        return self._service or find_service(self.retrieval_service_name, self.namespace)
+        return self._service or find_service(
+            self.retrieval_service_name, self.namespace, self.timeout_s
+        )
 
     def _question(self, request: _Request) -> tuple[str, tuple[Any, ...]]:
         """What to ask the service: a method and its arguments."""

@@ -20,6 +20,7 @@ from rl4rec_kernels.service.connection import (
 )
 from rl4rec_kernels.service.wire import pack_call, unpack_answer
 
+DEFAULT_TIMEOUT_S = 600.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 _clients: dict[Any, "RetrievalClient"] = {}
@@ -55,7 +56,12 @@ class RetrievalClient(RetrievalBackend):
     """
 
     def __init__(
-        self, name: str, namespace: str, *, timeout_s: float = 600.0, reconnect_s: float = 120.0
+        self,
+        name: str,
+        namespace: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        reconnect_s: float = 120.0,
     ) -> None:
         self.timeout_s = number("timeout_s", timeout_s, 0, math.inf, strict=True)
         self.reconnect_s = number("reconnect_s", reconnect_s, 0, math.inf, strict=True)
@@ -194,7 +200,7 @@ class _Attempts:
         return min(pause, self.left())
 
 
-def connect(name: str, namespace: str) -> RetrievalClient:
+def connect(name: str, namespace: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> RetrievalClient:
     """Return this process's client for an actor.
 
     Raises
@@ -203,7 +209,8 @@ def connect(name: str, namespace: str) -> RetrievalClient:
         If there is no such actor.
     """
     ray = connected_ray()
-    key = (namespace, name, ray.get_runtime_context().get_job_id())  # handles are a connection's
+    # Handles are a connection's.
+    key = (namespace, name, timeout_s, ray.get_runtime_context().get_job_id())
     client = _clients.get(key)
     # Of several threads, all get the client of the first.
-    return client or _clients.setdefault(key, RetrievalClient(name, namespace))
+    return client or _clients.setdefault(key, RetrievalClient(name, namespace, timeout_s=timeout_s))

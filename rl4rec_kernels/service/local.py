@@ -11,7 +11,7 @@ from rl4rec_kernels.index.encoder import Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.service.base import RetrievalBackend
 from rl4rec_kernels.service.calls import Call
-from rl4rec_kernels.service.client import connect
+from rl4rec_kernels.service.client import DEFAULT_TIMEOUT_S, connect
 from rl4rec_kernels.service.connection import NoClusterError
 from rl4rec_kernels.service.items import Items, LocalItems, answer_calls, find_items
 
@@ -90,7 +90,11 @@ def encode_finite(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     return query
 
 
-def find_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> RetrievalBackend:
+def find_service(
+    name: str = DEFAULT_NAME,
+    namespace: str = DEFAULT_NAMESPACE,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> RetrievalBackend:
     """Return the service with this name in this process, or else on the Ray cluster.
 
     If Ray is not initialized in this process, connects to the cluster at ``RAY_ADDRESS``, or else
@@ -100,6 +104,8 @@ def find_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -
     ----------
     name, namespace : str
         As in `LocalRetrievalService.register`, or the name and namespace of the Ray actor.
+    timeout_s : float
+        Seconds that a call of a service on Ray may take.
 
     Returns
     -------
@@ -114,7 +120,7 @@ def find_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -
     if (namespace, name) in _registry:
         return _registry[namespace, name]
     try:
-        return connect(name, namespace)
+        return connect(name, namespace, timeout_s)
     except NoClusterError as error:
         raise LookupError(
             f"no retrieval service {shown(name)} in namespace {shown(namespace)} of this process, "

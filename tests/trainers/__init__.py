@@ -1,0 +1,1 @@
+"""The adapters inside the trainers' own code, which `make test-trainers` installs."""
