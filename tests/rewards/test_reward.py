@@ -135,6 +135,7 @@ def test_found_by_name_in_every_process(service):
         ({"temperature": 0}, ("temperature", "more than 0", "finite", 0)),
         ({"temperature": math.nan}, ("temperature", "more than 0", "finite", "nan")),
         ({"softmax_weight": 1.5}, ("softmax_weight", "at least 0", "at most 1", 1.5)),
+        ({"timeout_s": 0}, ("timeout_s", "more than 0", 0)),
         ({"novelty": -1, "item_counts": [1]}, ("novelty", "at least 0", -1)),
         ({"novelty": 0.5}, ("novelty=0.5", "item_counts")),
         ({"item_counts": [[1]]}, ("item_counts", "whole number", "int64 (1, 1)")),
