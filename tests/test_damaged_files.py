@@ -154,7 +154,7 @@ def test_names_cannot_leave_the_directory(tmp_path, name):
 @pytest.fixture(scope="module")
 def index_file(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("index") / "index.safetensors"
-    index = ItemIndex.from_embeddings(torch.randn(9, 5))
+    index = ItemIndex.from_embeddings(torch.randn(8, 5), ids=range(1, 9))
     index.origin = {"encoder": "e", "metadata": "m", "fields": '["title"]'}
     index.save(path)
     return path.read_bytes()
@@ -214,7 +214,7 @@ def test_a_mask_with_other_bytes_than_0_and_1_is_damaged(tmp_path, index_file):
 @pytest.fixture(scope="module")
 def imports(tmp_path_factory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("imports")
-    np.save(folder / "a.npy", np.ones((9, 5), np.float32))
+    np.save(folder / "a.npy", np.eye(9, 5, -1, np.float32))
     table = {"table": torch.ones(9, 5), "ids": torch.arange(9)}
     torch.save(table, folder / "a.pt")
     torch.save(table, folder / "b.pt", _use_new_zipfile_serialization=False)

@@ -88,7 +88,9 @@ def test_one_thread_where_openmp_cannot_end_its_threads(monkeypatch):
 
 @pytest.fixture(scope="module")
 def services(encoder):
-    index = rk.ItemIndex.from_embeddings(torch.randn(1 + len(METADATA), 384))
+    index = rk.ItemIndex.from_embeddings(
+        torch.randn(len(METADATA), 384), ids=range(1, 1 + len(METADATA))
+    )
     local = rk.LocalRetrievalService({"toys": index}, encoder).register("forked", "tests")
     limits = Limits(max_inflight_texts=64)
     batching = BatchingService({"toys": LocalItems(index)}, encoder.encode_queries, limits)

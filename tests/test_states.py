@@ -182,7 +182,8 @@ class IndexFileMachine(RuleBasedStateMachine):
     @rule(rows=st.integers(2, 3000))
     def save(self, rows: int) -> None:
         self.version += 1
-        rk.ItemIndex.from_embeddings(torch.full((rows, 4), float(self.version))).save(self.path)
+        table = torch.full((rows, 4), float(self.version))
+        rk.ItemIndex.from_embeddings(table, valid=torch.arange(rows) > 0).save(self.path)
         self.file = [self.version, 0]
 
     @precondition(lambda self: self.file is not None)

@@ -122,16 +122,17 @@ class ItemIndex:
         embeddings : Tensor, shape [M, D]
             float32, float16 or bfloat16. Without `ids`, a contiguous tensor is not copied.
         ids : int, shape [M], optional
-            The item of each row. Default: row i is item i.
+            The item of each row, for example ``range(1, M + 1)`` if the first row is item 1.
+            Default: row i is item i.
         valid : bool, shape [M], optional
-            Which rows are items. Default: all but row 0, which is padding, and rows of zeros,
-            which no encoder makes; with `ids`, all.
+            Which rows are items. Default: all but rows of zeros, which no encoder makes; with
+            `ids`, all. Without both, row 0 must be zeros, which makes it padding.
 
         Raises
         ------
         TypeError, ValueError
-            If a dtype or shape is wrong, an id is repeated or negative, or an embedding is not
-            finite; the message names the row.
+            If a dtype or shape is wrong, an id is repeated or negative, an embedding is not finite
+            (the message names the row), or row 0 is not padding but `ids` and `valid` are missing.
         """
         if not isinstance(embeddings, Tensor):
             raise TypeError(
@@ -157,7 +158,12 @@ class ItemIndex:
             embeddings, valid = _scatter(embeddings, np.asarray(ids), valid)
         elif valid is None:
             valid = torch.cat([block.ne(0).any(1) for _, block in row_blocks(embeddings)])
-            valid[0] = False
+            if valid[0]:
+                raise ValueError(
+                    "embeddings: row 0 is not zeros, so it is not padding; if it is an item, "
+                    f"pass ids=range(1, {len(valid) + 1}), or pass valid= to say which rows are "
+                    "items"
+                )
         valid = torch.as_tensor(valid)
         if valid.dtype != torch.bool or valid.shape != embeddings.shape[:1]:
             raise ValueError(
@@ -166,8 +172,7 @@ class ItemIndex:
             )
         if not valid.any():
             raise ValueError(
-                "embeddings: no row is an item (row 0 is padding, and rows of zeros are not "
-                "items); pass ids= or valid="
+                "embeddings: no row is an item (rows of zeros are not items); pass ids= or valid="
             )
         check_finite("embeddings", embeddings)
         return cls(embeddings, valid, {})

@@ -76,7 +76,9 @@ def test_a_file_is_checked_before_every_slice(path, monkeypatch):
 
 
 def test_imported_arrays_are_checked_too(tmp_path):
-    np.save(tmp_path / "a.npy", np.ones((ROWS, 16), np.float32))
+    table = np.ones((ROWS, 16), np.float32)
+    table[0] = 0
+    np.save(tmp_path / "a.npy", table)
     index = ItemIndex.import_file(tmp_path / "a.npy")
     os.truncate(tmp_path / "a.npy", 4096)
     with raises(OSError, tmp_path / "a.npy", 4096):

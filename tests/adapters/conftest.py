@@ -25,6 +25,7 @@ LABELS = [write_label(*row) for row in zip(TARGETS, HISTORIES, NEGATIVES, strict
 
 def start_service(encoder: Encoder) -> None:
     table = torch.randn(50, 384, generator=torch.Generator().manual_seed(0))
+    table[0] = 0
     index = ItemIndex.from_embeddings(table)
     LocalRetrievalService({"toys": index}, encoder).register(NAME, NAMESPACE)
 

@@ -10,5 +10,6 @@ from rl4rec_kernels import ItemIndex, LocalRetrievalService
 def service(encoder) -> LocalRetrievalService:
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(50, 384, generator=generator)
+    table[0] = 0
     table[21] = table[3]  # two items with one embedding
     return LocalRetrievalService({"toys": ItemIndex.from_embeddings(table)}, encoder)

@@ -156,7 +156,7 @@ def test_invalid_histories_are_named(service):
 def test_an_index_must_belong_to_the_encoder(index, encoder):
     with raises(ValueError, "datasets['a']", "another encoder"):
         LocalRetrievalService({"a": index}, Encoder(encoder.model, normalize=False))
-    narrow = ItemIndex.from_embeddings(torch.ones(5, 10))
+    narrow = ItemIndex.from_embeddings(torch.ones(5, 10), ids=range(5))
     with raises(ValueError, "datasets['a']", 384, 10):
         LocalRetrievalService({"a": narrow}, encoder)
     with raises(ValueError, "datasets", "{}"):
