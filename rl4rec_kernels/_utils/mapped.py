@@ -6,7 +6,6 @@ without a message. So operators first check that the file is still as long as wh
 """
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from rl4rec_kernels._utils.forking import fork_safe_lock
 
 _MAPS = Path("/proc/self/maps")
 _BLOCK_BYTES = 4 << 20  # of rows checked at once, so that checking a mapped table takes no memory
@@ -26,7 +27,7 @@ class _File(NamedTuple):
 
 
 _files: dict[int, _File] = {}  # by the address of the storage, which all views of a table share
-_lock = threading.Lock()  # of changes, or two threads would close one descriptor
+_lock = fork_safe_lock()  # of changes, or two threads would close one descriptor
 
 
 @contextmanager

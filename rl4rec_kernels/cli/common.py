@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from rl4rec_kernels._utils.contents import HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.data import PromptGenerator, RecommendationDataset
+from rl4rec_kernels.data.files import lone_surrogate
 from rl4rec_kernels.index import Encoder, ItemIndex
 from rl4rec_kernels.index.cache import cached_index
 
@@ -81,5 +83,12 @@ def json_lines(lines: Iterable[str]) -> Iterator[tuple[int, str, Any]]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:  # also long numbers and deep brackets
-            raise ValueError(f"line {number} is not JSON: {error}") from error
+            kind = kind_of(line[:HEAD_BYTES].encode(errors="replace"))
+            why = f"it is the start of {kind}" if kind else error
+            raise ValueError(f"line {number} is not JSON: {why}") from error
+        if (at := lone_surrogate(line)) is not None:
+            raise ValueError(
+                f"line {number} contains {line[at : at + 6]}, half of a character; write the whole "
+                "character or remove it"
+            )
         yield number, line.strip(), value

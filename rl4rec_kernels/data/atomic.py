@@ -5,6 +5,7 @@ numerical order if all tokens are decimal numbers, otherwise by code point. Item
 ``.inter`` and ``.item`` together, so the ids of the interactions and of the metadata always agree.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from rl4rec_kernels.data.files import (
 )
 from rl4rec_kernels.data.item_fields import canonical_name
 from rl4rec_kernels.ids import RaggedIds, to_offsets
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 
@@ -76,13 +79,19 @@ def read_atomic(path: Path, required: Iterable[str]) -> AtomicTable:
     # One list of all cells, sliced by column: a list per row is several times slower.
     cells = "\t".join(line for _, line in lines[1:]).split("\t")
     columns = {
-        name: [cell.strip() for cell in cells[i :: len(heads)]] for i, name in enumerate(types)
+        name: [cell.strip(" ") for cell in cells[i :: len(heads)]] for i, name in enumerate(types)
     }
     table = AtomicTable(path, columns, types, [number for number, _ in lines[1:]])
     for name in required:
         if "" in columns[name]:
             number = table.lines[columns[name].index("")]
             raise ValueError(f"{path}, line {number}: {name} is empty; fill it or remove the line")
+        if _CONTROL.search("".join(columns[name])):
+            bad = next(i for i, cell in enumerate(columns[name]) if _CONTROL.search(cell))
+            raise ValueError(
+                f"{path}, line {table.lines[bad]}: {name} {columns[name][bad]!r} contains a "
+                "control character; remove it"
+            )
     return table
 
 

@@ -3,13 +3,23 @@
 import errno
 import gzip
 import os
+import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.contents import GZIP, HEAD_BYTES, kind_of
 
 DATA_DIR_VARIABLE = "RL4REC_DATA"
+
+_NUL, _CR = "\0", "\r"
+
+_ESCAPE = re.compile(  # of JSON, so that an escaped backslash is not taken for the start of one
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
 
 
 def dataset_dir(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -72,21 +82,70 @@ def with_gz(*names: str) -> list[str]:
 def read_text(path: Path) -> str:
     """Read a UTF-8 file, unpacking ``.gz``; line ends become ``\\n``.
 
-    Raises ValueError if the file is not UTF-8, or is a damaged gzip file.
+    Raises ValueError if the file is not UTF-8 text, is a damaged gzip file, or has a line that
+    programs would read in different ways; the message names the file and the line.
     """
-    try:
-        raw = path.read_bytes()
-        if path.suffix == ".gz":
+    raw = path.read_bytes()
+    packed = path.suffix == ".gz"
+    if packed:
+        kind = kind_of(raw[:HEAD_BYTES])
+        try:
             raw = gzip.decompress(raw)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            why = error if raw.startswith(GZIP) or kind is None else f"it is {kind}"
+            raise ValueError(
+                f"{path} is not a complete gzip file ({why}); fetch or pack it again"
+            ) from error
+    if kind := kind_of(raw[:HEAD_BYTES]):
+        raise ValueError(f"{path} is not text, it {'contains' if packed else 'is'} {kind}")
+    try:
         text = raw.decode("utf-8-sig")
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{path} is not a complete gzip file ({error}); fetch or pack it again"
-        ) from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); convert it with iconv") from error
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: not UTF-8 text ({error}); convert it with iconv"
+        ) from error
+    if _NUL in text:
+        raise ValueError(
+            f"{line_at(path, text, text.index(_NUL))} contains a NUL character: the file is "
+            "damaged or not UTF-8; fetch or convert it again"
+        )
+    if "\r" not in text:
+        return text
     text = text.replace("\r\n", "\n")
-    return text if "\n" in text else text.replace("\r", "\n")  # classic Mac OS
+    if "\n" not in text:
+        return text.replace("\r", "\n")  # classic Mac OS
+    text = re.sub(r"\r+(\n|\Z)", r"\1", text)
+    if _CR in text:
+        raise ValueError(
+            f"{line_at(path, text, text.index(_CR))} contains a carriage return (\\r), which ends "
+            "a line for some programs only; replace it with a line end or a space"
+        )
+    return text
+
+
+def lone_surrogate(text: str) -> int | None:
+    """Return the position in a JSON text of the first escape of half a character, if any."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return None
+    halves = (match.start() for match in _ESCAPE.finditer(text) if match["half"])
+    return next(halves, None)
+
+
+def check_json_characters(path: Path, text: str) -> None:
+    """Raise ValueError if a JSON text has half a character, which cannot be encoded."""
+    at = lone_surrogate(text)
+    if at is not None:
+        raise ValueError(
+            f"{line_at(path, text, at)} contains {text[at : at + 6]}, half of a character; write "
+            "the whole character or remove it"
+        )
+
+
+def line_at(path: Path, text: str, position: int) -> str:
+    """Return the file and the line of a position in its text, for a message."""
+    line = text.count("\n", 0, position) + 1
+    return f"{path}, line {line}:"
 
 
 def is_whole_number(text: str) -> bool:

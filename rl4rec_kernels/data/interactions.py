@@ -1,6 +1,7 @@
 """The interactions of a dataset: one sequence of items per user, in time order."""
 
 import os
+import re
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from rl4rec_kernels.data.files import (
     dataset_dir,
     first_file,
     is_whole_number,
+    line_at,
     numbered_lines,
     read_text,
     with_gz,
@@ -20,6 +22,7 @@ from rl4rec_kernels.data.files import (
 from rl4rec_kernels.ids import RaggedIds, to_offsets
 
 SEQUENCE_FILES = with_gz("sequential_data.txt")
+_ODD_SPACE = re.compile(r"[^\S \t\n]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,13 @@ def read_sequences(path: Path) -> Interactions:
     """
     users, items, lengths = array("q"), array("q"), array("q")
     line_of: dict[int, int] = {}
-    for number, line in numbered_lines(read_text(path)):
+    text = read_text(path)
+    if odd := _ODD_SPACE.search(text):  # which str.split takes for a separator
+        raise ValueError(
+            f"{line_at(path, text, odd.start())} {odd[0]!r} is not a separator; separate ids with "
+            "spaces and users with line ends"
+        )
+    for number, line in numbered_lines(text):
         where = f"{path}, line {number}"
         user, *sequence = _parse_ids(line.split(), where)
         if user in line_of:

@@ -10,6 +10,7 @@ from typing import Any
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.data.atomic import atomic_file, read_atomic_metadata
 from rl4rec_kernels.data.files import (
+    check_json_characters,
     dataset_dir,
     first_file,
     is_whole_number,
@@ -111,6 +112,7 @@ def read_json_metadata(path: Path) -> dict[int, dict[str, Any]]:
     object per line. Raises ValueError otherwise, or if an id occurs twice.
     """
     text = read_text(path)
+    check_json_characters(path, text)
     try:
         content = json.loads(text, object_pairs_hook=_unique)
     except _DuplicateKey as error:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.contents import HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.mapped import opened, watch
 
@@ -65,6 +66,9 @@ def read_index(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
                 table, valid = file.get_tensor("table"), file.get_tensor("valid")
             watch(table, descriptor, path)
     except safetensors.SafetensorError as error:
+        kind = _kind(path)
+        if kind and kind != "a safetensors file":
+            raise ValueError(f"{path} is not an item index, it is {kind}") from error
         raise ValueError(f"{path} is damaged ({error}); build it again") from error
     good = table.dim() == 2 and 0 not in table.shape and table.dtype in TABLE_DTYPES
     good = good and (valid.dtype, valid.shape) == (torch.bool, table.shape[:1])
@@ -75,6 +79,13 @@ def read_index(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
             f"{tuple(valid.shape)}); build it again"
         )
     return table, valid.clone(), origin
+
+
+def _kind(path: Path, *own: bytes) -> str | None:
+    """What a file is that does not begin with one of its `own` marks, if that can be told."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    return None if head.startswith(own) else kind_of(head)
 
 
 def metadata_fields(origin: Mapping[str, str], path: Path) -> list[str]:
@@ -108,8 +119,12 @@ def read_embeddings(path: Path) -> tuple[Tensor, Any]:
         except PermissionError:
             raise
         except Exception as error:  # the type depends on the damage
+            kind = _kind(path, b"\x93NUMPY")
+            why = f"it is {kind}" if kind else str(error)
+            if not kind and ("pickle" in why or "object" in why):  # not NumPy's advice to load it
+                why = "it is damaged, or contains objects, which are never loaded"
             raise ValueError(
-                f"{path} is not a plain array ({error}); save one with np.save(path, embeddings)"
+                f"{path} is not a plain array ({why}); save one with np.save(path, embeddings)"
             ) from error
         return embeddings, None
     if path.suffix not in (".pt", ".pth"):
@@ -121,9 +136,10 @@ def read_embeddings(path: Path) -> tuple[Tensor, Any]:
     except PermissionError:
         raise
     except Exception as error:  # as above
+        kind = _kind(path, b"PK", b"\x80")
         raise ValueError(
-            f"{path} is damaged, or contains more than tensors, which is never loaded; save one "
-            "with torch.save(embeddings, path)"
+            f"{path} is {kind or 'damaged, or contains more than tensors'}, which is never loaded; "
+            "save one with torch.save(embeddings, path)"
         ) from error
     if isinstance(loaded, Tensor):
         return loaded, None

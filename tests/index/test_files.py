@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from benchmarks.memory import peak_growth
 from rl4rec_kernels import Encoder, ItemIndex
+from tests.data.test_files import KINDS, pack
 from tests.errors import raises
 from tests.index.cases import METADATA
 
@@ -43,7 +44,7 @@ def test_another_encoder_or_other_metadata_are_refused(tmp_path, index, encoder)
 
 def test_the_origin_of_imported_embeddings_is_unknown(tmp_path, encoder):
     path = tmp_path / "index.safetensors"
-    ItemIndex.from_embeddings(torch.ones(5, 384)).save(path)
+    ItemIndex.from_embeddings(torch.ones(4, 384), ids=range(1, 5)).save(path)
     assert len(ItemIndex.open(path, encoder=encoder)) == 4
     with raises(ValueError, str(path), "without item_metadata"):
         ItemIndex.open(path, item_metadata=METADATA)
@@ -52,7 +53,7 @@ def test_the_origin_of_imported_embeddings_is_unknown(tmp_path, encoder):
 def test_the_table_is_mapped_into_memory(tmp_path):
     """Opening 300 MB must not take 300 MB of memory."""
     path = tmp_path / "index.safetensors"
-    ItemIndex.from_embeddings(torch.ones(200_000, 384)).save(path)
+    ItemIndex.from_embeddings(torch.ones(200_000, 384), ids=range(200_000)).save(path)
     setup = "import torch, safetensors.torch; from rl4rec_kernels import ItemIndex, rank_candidates"
     work = f"""
 index = ItemIndex.open({str(path)!r})
@@ -74,7 +75,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, index):
 
 def test_import_of_tensors_and_arrays(tmp_path):
     table = torch.randn(6, 8)
-    table[3] = 0
+    table[[0, 3]] = 0
     want = [
         False,
         True,
@@ -82,7 +83,7 @@ def test_import_of_tensors_and_arrays(tmp_path):
         False,
         True,
         True,
-    ]  # row 0 is padding, and a row of zeros is not an item
+    ]  # a row of zeros is not an item
     torch.save(table, tmp_path / "a.pt")
     np.save(tmp_path / "b.npy", np.asfortranarray(table.numpy()))
     torch.save({"item_embeddings": table.half(), "name": "x"}, tmp_path / "c.pt")
@@ -97,6 +98,41 @@ def test_import_of_tensors_and_arrays(tmp_path):
     assert index.valid.nonzero().flatten().tolist() == [2, 7]
     given = ItemIndex.from_embeddings(table, valid=torch.ones(6, dtype=torch.bool))
     assert len(given) == 6
+
+
+NUMBERED = torch.arange(1, 51).float()[:, None].expand(50, 8).contiguous()  # row i is item i + 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("form", ["tensor", "a.npy", "a.pt", "dict.pt"])
+def test_a_first_item_in_row_0_is_never_dropped(tmp_path, form, dtype):
+    """Without a word, every item would be taken for the one before it."""
+    table, path = NUMBERED.to(dtype), tmp_path / form
+    if form == "a.npy":
+        if dtype == torch.bfloat16:
+            pytest.skip("NumPy has no bfloat16")
+        np.save(path, table.numpy())
+    elif form != "tensor":
+        torch.save({"table": table} if form == "dict.pt" else table, path)
+
+    def load(**options):
+        if form == "tensor":
+            return ItemIndex.from_embeddings(table, **options)
+        return ItemIndex.import_file(path, **options)
+
+    with raises(ValueError, "embeddings", "row 0", "ids=range(1, 51)", "valid="):
+        load()
+    if form != "tensor":
+        with raises(ValueError, path):
+            load()
+    index = load(ids=range(1, 51))
+    assert (len(index), index.num_rows, bool(index.valid[0])) == (50, 51, False)
+    assert torch.equal(index.table[1:], table)
+    index = load(valid=torch.ones(50, dtype=torch.bool))
+    assert bool(index.valid[0])
+    assert torch.equal(index.table, table)
+    index = load(valid=torch.arange(50) > 0)  # row 0 is padding that is not zeros
+    assert (len(index), bool(index.valid[0])) == (49, False)
 
 
 class Evil:
@@ -155,3 +191,29 @@ def test_bad_files_are_named(tmp_path, index):
         ItemIndex.build(METADATA, "minilm")
     with raises(TypeError, "encoder", "Encoder", "'minilm'"):
         index.check_encoder("minilm")
+
+
+@pytest.mark.parametrize("kind", ["LFS", "HTML", "zip", "gzip", "Parquet", "pickle", "npy"])
+@pytest.mark.parametrize("ending", [".safetensors", ".npy", ".pt"])
+def test_a_file_of_another_kind_is_named(tmp_path, ending, kind):
+    """By what it is and the remedy, never with NumPy's advice to unpickle it."""
+    if (ending, kind) == (".npy", "npy"):
+        pytest.skip("this is the right kind")
+    path = tmp_path / f"table{ending}"
+    path.write_bytes(pack(kind))
+    named = KINDS[kind]
+    if ending == ".pt" and kind in ("zip", "pickle"):  # torch writes these
+        named = "never loaded"
+    load = ItemIndex.open if ending == ".safetensors" else ItemIndex.import_file
+    with raises(ValueError, path, named) as caught:
+        load(path)
+    assert "allow_pickle" not in str(caught.value)
+
+
+def test_arrays_of_objects_are_not_recommended_to_be_loaded(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[1], "x"], dtype=object), allow_pickle=True)
+    (tmp_path / "b.npy").write_bytes(b"\x93NUMPY\x02\x00\x00\x00\x01\x00" + b" " * 70_000)
+    for name in ("a.npy", "b.npy"):
+        with raises(ValueError, tmp_path / name, "never" if name == "a.npy" else "") as caught:
+            ItemIndex.import_file(tmp_path / name)
+        assert "allow_pickle" not in str(caught.value)
