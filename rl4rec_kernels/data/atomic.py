@@ -89,7 +89,7 @@ def read_atomic(path: Path, required: Iterable[str]) -> AtomicTable:
         if _CONTROL.search("".join(columns[name])):
             bad = next(i for i, cell in enumerate(columns[name]) if _CONTROL.search(cell))
             raise ValueError(
-                f"{path}, line {table.lines[bad]}: {name} {columns[name][bad]!r} contains a "
+                f"{path}, line {table.lines[bad]}: {name} {shown(columns[name][bad])} contains a "
                 "control character; remove it"
             )
     return table

@@ -84,8 +84,8 @@ def read_sequences(path: Path) -> Interactions:
     text = read_text(path)
     if odd := _ODD_SPACE.search(text):  # which str.split takes for a separator
         raise ValueError(
-            f"{line_at(path, text, odd.start())} {odd[0]!r} is not a separator; separate ids with "
-            "spaces and users with line ends"
+            f"{line_at(path, text, odd.start())} {shown(odd[0])} is not a separator; separate "
+            "ids with spaces and users with line ends"
         )
     for number, line in numbered_lines(text):
         where = f"{path}, line {number}"
