@@ -241,6 +241,11 @@ def check_valid_items(name: str, ids: np.ndarray, valid: np.ndarray) -> None:
         )
 
 
+def is_sparse(largest: int, count: int) -> bool:
+    """Whether a table with a row for each id up to the largest would be nearly empty."""
+    return largest >= 10 * count + 1000
+
+
 def valid_rows(valid: Any, num_rows: int) -> np.ndarray:
     """Which rows are items, bool [num_rows]: all if `valid` is None."""
     if valid is None:

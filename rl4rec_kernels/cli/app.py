@@ -26,7 +26,10 @@ from rl4rec_kernels.cli.doctor import main as check_installation
 from rl4rec_kernels.cli.evaluate import evaluate
 from rl4rec_kernels.cli.serve import serve, status, stop
 from rl4rec_kernels.data import RecommendationDataset, load_item_metadata
+from rl4rec_kernels.data.dataset import Sample
+from rl4rec_kernels.data.labels import item_id, item_ids
 from rl4rec_kernels.data.prompts import recent_titles
+from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.index import Encoder, ItemIndex
 from rl4rec_kernels.index.files import check_destination
 from rl4rec_kernels.negatives.mining import mine_hard_negatives
@@ -112,7 +115,10 @@ def sample(
     data_dir: DataDir = None,
     seed: Seed = 42,
 ) -> None:
-    """Print the samples of a split with their negatives, one JSON object per line."""
+    """Print the samples of a split with their negatives, one JSON object per line.
+
+    Users and items have the ids of the data set's file.
+    """
     if not hard and (index is not None or skip_top):
         raise ValueError("--index and --skip-top need --hard N: pass it, or drop them")
     item_metadata = load_item_metadata(name, data_dir=data_dir)
@@ -122,7 +128,19 @@ def sample(
         dataset = dataset.with_negatives(mined, num_random=num_negs)
     _json_is_utf8()
     for i in range(len(dataset)):
-        print(json.dumps(dataset[i], ensure_ascii=False))
+        print(json.dumps(_with_raw_ids(dataset, dataset[i]), ensure_ascii=False))
+
+
+def _with_raw_ids(dataset: RecommendationDataset, sample: Sample) -> dict[str, Any]:
+    """A sample with the ids of the data set's file."""
+    items = dataset.raw_items
+    return {
+        **sample,
+        "history": items.of(sample["history"]),
+        "target": items.of([sample["target"]])[0],
+        "user_id": dataset.raw_users.of([sample["user_id"]])[0],
+        "neg_items": items.of(sample["neg_items"]),
+    }
 
 
 def _mine(
@@ -162,13 +180,14 @@ def reward(
 
     An input line is {"text": …, "target": …, "history": […], "neg_items": […]}. If neg_items is
     missing or empty, the target is ranked in the whole catalog. An output line is {"reward": …},
-    in the order of the input.
+    in the order of the input. Items have the ids of the data set's file.
     """
-    service = LocalRetrievalService({"items": ItemIndex.open(index)}, Encoder(encoder))
+    items = ItemIndex.open(index)
+    service = LocalRetrievalService({"items": items}, Encoder(encoder))
     reward_fn = RecReward(service=service, dataset_name="items", reward_type=reward_type, k=k)
     _json_is_utf8()
     with input.open(encoding="utf-8-sig") if input else sys.stdin as lines:
-        requests = read_requests(lines)  # one by one: they may come from a pipe
+        requests = read_requests(lines, items.raw_items)  # one by one: they may come from a pipe
         while batch := dict(islice(requests, BATCH_SIZE)):
             for value in _rewards_of_lines(reward_fn, batch):
                 print(json.dumps({"reward": value}))
@@ -181,8 +200,10 @@ def _json_is_utf8() -> None:
             stream.reconfigure(encoding=encoding)
 
 
-def read_requests(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Parse and check JSON lines, and yield each with its line number.
+def read_requests(
+    lines: Iterable[str], raw_items: RawIds | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Parse and check JSON lines, and yield each with its line number, and with the index's ids.
 
     Raises
     ------
@@ -194,14 +215,35 @@ def read_requests(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
             raise ValueError(f"line {number} must be a JSON object, got {line[:40]}")
         if not isinstance(request.get("text"), str):
             raise ValueError(f"line {number}: 'text' must be a string")
-        if type(request.get("target")) is not int:
-            raise ValueError(f"line {number}: 'target' must be an item id")
-        for name in ("history", "neg_items"):
-            ids = request.get(name)
-            is_list = isinstance(ids, list) and all(type(item) is int for item in ids)
-            if ids is not None and not is_list:
-                raise ValueError(f"line {number}: {shown(name)} must be a list of item ids")
-        yield number, request
+        if raw_items is not None and raw_items.has_names:
+            request |= _index_ids(request, raw_items, f"line {number}")
+        try:
+            ids: dict[str, Any] = {
+                "target": item_id(f"line {number}: 'target'", request.get("target"))
+            }
+            for name in ("history", "neg_items"):
+                ids[name] = item_ids(f"line {number}: {name!r}", request.get(name))
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        yield number, request | ids
+
+
+def _index_ids(request: Mapping[str, Any], raw_items: RawIds, line: str) -> dict[str, Any]:
+    """The ids of a request as those of the index; those of the wrong type stay as they are."""
+
+    def find(name: str, raw: Any) -> Any:
+        item = raw_items.find(raw) if type(raw) in (int, str) else raw
+        if item is None:
+            raise ValueError(
+                f"{line}: {name!r}: {shown(raw)} is not the name of an item of the index"
+            )
+        return item
+
+    ids = {"target": find("target", request.get("target", ()))}
+    for name in ("history", "neg_items"):
+        raw = request.get(name)
+        ids[name] = [find(name, one) for one in raw] if isinstance(raw, list) else raw
+    return ids
 
 
 def _decoded(lines: Iterable[str]) -> Iterator[str]:

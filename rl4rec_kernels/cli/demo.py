@@ -70,7 +70,7 @@ class Contest:
 class Example:
     """A user of the demo: the text about them, their next item, and the reward."""
 
-    user_id: int
+    user_id: int | str
     text: str
     title: str
     reward: float
@@ -220,7 +220,7 @@ def run(dataset_dir: Path, num_users: int | None, seed: int, encoder: Encoder) -
     )
     examples = [
         Example(
-            s["user_id"],
+            test.raw_users.of([s["user_id"]])[0],
             text,
             as_text(item_metadata[s["target"]].get("title")) or "untitled",
             reward,

@@ -23,6 +23,7 @@ from rl4rec_kernels.cli.common import (
 from rl4rec_kernels.data import RecommendationDataset, load_item_metadata
 from rl4rec_kernels.data.files import read_text
 from rl4rec_kernels.data.prompts import recent_titles
+from rl4rec_kernels.data.raw_ids import is_number_token
 from rl4rec_kernels.data.splits import choose_rows
 from rl4rec_kernels.index import Encoder
 from rl4rec_kernels.rewards.completions import extract_query
@@ -43,7 +44,8 @@ def evaluate(
     texts: Annotated[
         Path | None,
         typer.Option(
-            help='Output of a model: JSON lines {"user_id": …, "text": …} '
+            help='Output of a model: JSON lines {"user_id": …, "text": …}, with the ids of the '
+            "data set's file "
             "(default: the latest titles of each user)."
         ),
     ] = None,
@@ -126,7 +128,7 @@ def evaluate_dataset(
     *,
     data_dir: Path | None = None,
     split: str = "test",
-    texts: Mapping[int, str] | None = None,
+    texts: Mapping[int | str, str] | None = None,
     index: Path | None = None,
     num_negs: int = 99,
     num_users: int | None = None,
@@ -136,9 +138,10 @@ def evaluate_dataset(
 ) -> evaluation.Evaluation:
     """Rank each user's target by a text about the user.
 
-    `texts` are a model's outputs by user id, from which queries are extracted as `RecReward` does;
-    other users are left out. By default, queries are the latest titles of each user. `options` are
-    passed to `evaluate`, and the other parameters are those of the command.
+    `texts` are a model's outputs by user id (that of the data set's file), from which queries are
+    extracted as `RecReward` does; other users are left out. By default, queries are the latest
+    titles of each user. `options` are passed to `evaluate`, and the other parameters are those of
+    the command.
 
     Negatives are items that the user never interacted with, while the whole catalog leaves out only
     the history: for train and valid, it includes the user's few later items.
@@ -157,13 +160,16 @@ def evaluate_dataset(
             )
     item_metadata = load_item_metadata(name, data_dir=data_dir)
     dataset = load_split(name, item_metadata, split, num_negs, seed, data_dir)
-    with_text = np.arange(len(dataset)) if texts is None else _rows_of_users(dataset, texts)
+    said = None if texts is None else texts_by_user(dataset, texts)
+    with_text = np.arange(len(dataset))
+    if said is not None:
+        with_text = with_text[np.isin(dataset.user_ids, list(said))]
     rows = with_text[choose_rows(len(with_text), num_users, seed)]
     histories = [dataset.history(int(row)) for row in rows]
-    if texts is None:
+    if said is None:
         queries = [recent_titles(item_metadata, history) for history in histories]
     else:
-        queries = [extract_query(texts[user]) for user in dataset.user_ids[rows].tolist()]
+        queries = [extract_query(said[user]) for user in dataset.user_ids[rows].tolist()]
         if len(rows) < len(dataset):
             logger.info("evaluating %d of the %d users of %s", len(rows), len(dataset), split)
     items = open_index(index, name, item_metadata, encoder)
@@ -186,38 +192,49 @@ def evaluate_dataset(
     )
 
 
-def read_texts(lines: Iterable[str]) -> dict[int, str]:
+def read_texts(lines: Iterable[str]) -> dict[int | str, str]:
     """Read texts by user id from JSON lines ``{"user_id": …, "text": …}``.
+
+    Ids are those of the data set's file, as `rl4rec sample` prints them: numbers, or names.
 
     Raises
     ------
     ValueError
         If a line is malformed or repeats a user, or there are no lines.
     """
-    texts: dict[int, str] = {}
+    texts: dict[int | str, str] = {}
     for number, line, entry in json_lines(lines):
-        user, text = (
-            (entry.get("user_id"), entry.get("text")) if isinstance(entry, dict) else (None, None)
-        )
-        if type(user) is not int or not isinstance(text, str):
+        fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+        user, text = fields.get("user_id"), fields.get("text")
+        is_name = isinstance(user, str) and not is_number_token(user)
+        if not (type(user) is int or is_name) or not isinstance(text, str):
             raise ValueError(
                 f'line {number} must be {{"user_id": number, "text": string}}, got {line[:60]}'
             )
         if user in texts:
             raise ValueError(f"line {number}: user {user} already has a text; keep one")
-        texts[user] = text
+        texts[user] = text  # type: ignore[index]
     if not texts:
         raise ValueError('there are no texts; a line is {"user_id": number, "text": string}')
     return texts
 
 
-def _rows_of_users(dataset: RecommendationDataset, texts: Mapping[int, str]) -> np.ndarray:
-    """The rows of the users with a text, in ascending order."""
-    users = np.fromiter(texts, dtype=np.int64, count=len(texts))
-    unknown = users[~np.isin(users, dataset.user_ids)]
-    if unknown.size:
-        raise ValueError(
-            f"user {unknown[0]} has a text but is not in the split {shown(dataset.split)}; check "
-            "that both are of the same data set"
-        )
-    return np.flatnonzero(np.isin(dataset.user_ids, users))
+def texts_by_user(dataset: RecommendationDataset, texts: Mapping[int | str, str]) -> dict[int, str]:
+    """Return the texts by the users' ids in the data set, not in its file.
+
+    Raises
+    ------
+    ValueError
+        If a user is not in the split.
+    """
+    known = set(dataset.user_ids.tolist())
+    found: dict[int, str] = {}
+    for raw, text in texts.items():
+        user = dataset.raw_users.find(raw)
+        if user is None or user not in known:
+            raise ValueError(
+                f"user {raw} has a text but is not in the split {shown(dataset.split)}; check that "
+                "both are of the same data set, and that users have the ids of its file"
+            )
+        found[user] = text
+    return found

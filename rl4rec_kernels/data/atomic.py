@@ -1,7 +1,9 @@
 """RecBole's atomic files: ``<name>.inter`` and ``<name>.item``, tab separated with typed headers.
 
-Tokens become ids from 1, without gaps, in an order that does not depend on the order of the lines:
-numerical order if all tokens are decimal numbers, otherwise by code point. Items are numbered over
+If the tokens of all users and items are whole numbers, and those of the items can be rows of a
+table (they are from 1 and not sparse), they are the ids. Otherwise tokens get ids from 1, without
+gaps, in an order that does not depend on the order of the lines: numerical order if all tokens are
+decimal numbers, otherwise by code point; `RawIds` turns them back. Items are numbered over
 ``.inter`` and ``.item`` together, so the ids of the interactions and of the metadata always agree.
 """
 
@@ -22,7 +24,8 @@ from rl4rec_kernels.data.files import (
     with_gz,
 )
 from rl4rec_kernels.data.item_fields import canonical_name
-from rl4rec_kernels.ids import RaggedIds, to_offsets
+from rl4rec_kernels.data.raw_ids import Tokens, is_number_token
+from rl4rec_kernels.ids import RaggedIds, is_sparse, to_offsets
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -108,23 +111,21 @@ def number_tokens(tokens: Iterable[str]) -> dict[str, int]:
 
 def read_atomic_interactions(
     directory: Path, name: str
-) -> tuple[np.ndarray, RaggedIds, list[str], list[str]]:
+) -> tuple[np.ndarray, RaggedIds, Tokens, Tokens]:
     """Read ``<name>.inter``: user ids, sequences, user tokens and item tokens.
 
     A user's interactions are sorted by ``timestamp`` if the file has that column; otherwise, and
     among equal timestamps, they keep their order in the file. Every row counts as an interaction,
     whatever its rating.
     """
-    inter, item_of = _read_tables(directory, name, "inter")
-    user_of = number_tokens(inter.columns["user_id"])
+    inter, user_of, item_of = _read_tables(directory, name, "inter")
     users = np.array([user_of[token] for token in inter.columns["user_id"]], dtype=np.int64)
     items = np.array([item_of[token] for token in inter.columns["item_id"]], dtype=np.int64)
     # lexsort is stable, and its last key is the primary one.
     order = np.lexsort((_times(inter), users) if "timestamp" in inter.columns else (users,))
-    counts = np.bincount(users, minlength=len(user_of) + 1)[1:]
+    user_ids, counts = np.unique(users, return_counts=True)
     sequences = RaggedIds(items[order], to_offsets(counts))
-    user_ids = np.arange(1, len(user_of) + 1, dtype=np.int64)
-    return user_ids, sequences, ["", *user_of], ["", *item_of]
+    return user_ids, sequences, _tokens(user_of), _tokens(item_of)
 
 
 def read_atomic_metadata(directory: Path, name: str) -> dict[int, dict[str, Any]]:
@@ -132,7 +133,7 @@ def read_atomic_metadata(directory: Path, name: str) -> dict[int, dict[str, Any]
 
     A ``token_seq`` of categories becomes a list; every other cell stays text.
     """
-    item, item_of = _read_tables(directory, name, "item")
+    item, _, item_of = _read_tables(directory, name, "item")
     metadata: dict[int, dict[str, Any]] = {}
     columns = {name: cells for name, cells in item.columns.items() if name != "item_id"}
     # A token_seq is separated by spaces, be it a title or a list of genres. Only split the latter.
@@ -148,15 +149,32 @@ def read_atomic_metadata(directory: Path, name: str) -> dict[int, dict[str, Any]
     return dict(sorted(metadata.items()))
 
 
-def _read_tables(directory: Path, name: str, suffix: str) -> tuple[AtomicTable, dict[str, int]]:
-    """Read the file of this suffix, and the ids of the items in both files."""
+def _read_tables(
+    directory: Path, name: str, suffix: str
+) -> tuple[AtomicTable, dict[str, int], dict[str, int]]:
+    """Read the file of this suffix, and the ids of the users and items in both files."""
     tables = {
         kind: read_atomic(path, required)
         for kind, required in (("inter", ("user_id", "item_id")), ("item", ("item_id",)))
         if (path := atomic_file(directory, name, kind))
     }
-    tokens = (token for table in tables.values() for token in table.columns["item_id"])
-    return tables[suffix], number_tokens(tokens)
+    users = set(tables["inter"].columns["user_id"]) if "inter" in tables else set()
+    items = {token for table in tables.values() for token in table.columns["item_id"]}
+    known = len(set(tables["item"].columns["item_id"])) if "item" in tables else len(items)
+    if all(map(is_number_token, users | items)):
+        user_of, item_of = (
+            {token: int(token) for token in sorted(t, key=int)} for t in (users, items)
+        )
+        if min(item_of.values()) > 0 and not is_sparse(max(item_of.values()), known):
+            return tables[suffix], user_of, item_of
+    return tables[suffix], number_tokens(users), number_tokens(items)
+
+
+def _tokens(ids: dict[str, int]) -> Tokens:
+    """The token of each id: a list, unless there are gaps."""
+    if list(ids.values()) == list(range(1, len(ids) + 1)):
+        return ["", *ids]
+    return {item: token for token, item in ids.items()}
 
 
 def _times(table: AtomicTable) -> np.ndarray:

@@ -16,6 +16,7 @@ from rl4rec_kernels._utils.checks import number, shown, whole_number
 from rl4rec_kernels.data.export import to_hf
 from rl4rec_kernels.data.interactions import Interactions, load_interactions
 from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
+from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.data.splits import leave_one_out, split_index, split_seed
 from rl4rec_kernels.ids import RaggedIds, as_int64, prepend
 from rl4rec_kernels.negatives.checks import sampling_weights, verify_negatives
@@ -76,6 +77,9 @@ class RecommendationDataset(Dataset[Sample]):
         The items before the target, and all items the user interacted with, in any split.
     negatives : int64, shape [U, num_negs]
         The ``neg_items`` of all samples; see `with_negatives`.
+    raw_users, raw_items : RawIds
+        Turn ids into those of the data set's own file, and back. They are the same unless the file
+        has names, or numbers that are too sparse for a table.
 
     Notes
     -----
@@ -145,6 +149,8 @@ class RecommendationDataset(Dataset[Sample]):
         self.neg_alpha = neg_alpha
         self.user_tokens = interactions.user_tokens
         self.item_tokens = interactions.item_tokens
+        self.raw_users = RawIds(interactions.user_tokens)
+        self.raw_items = RawIds(interactions.item_tokens)
         self.report = samples.report
         self.negatives = np.empty((len(self), 0), dtype=np.int64)
         if num_negs:

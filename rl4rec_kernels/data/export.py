@@ -11,6 +11,7 @@ from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.data.labels import write_label
+from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.ids import RaggedIds
 
 SAMPLE_COLUMNS = {name: name for name in ("prompt", "history", "target", "user_id", "neg_items")}
@@ -24,6 +25,7 @@ class Samples(Protocol):
     split: str
     prompt_generator: Any
     user_ids: np.ndarray
+    raw_users: RawIds
     targets: np.ndarray
     histories: RaggedIds
     negatives: np.ndarray
@@ -72,7 +74,10 @@ def export_dataset(
 ) -> Any:
     """Return a dataset in the columns that a trainer reads, and write it to a file.
 
-    The columns are those at the top of each module of `rl4rec_kernels.adapters`.
+    The columns are those at the top of each module of `rl4rec_kernels.adapters`. Users have the ids
+    of the data set's file, as texts if it has names. Items have the ids of this dataset, which are
+    those of the file unless it has names (see `RecommendationDataset.raw_items`), because the
+    service that computes rewards from them has these too.
 
     Parameters
     ----------
@@ -135,11 +140,15 @@ def to_hf(
     make_prompt = generator.messages if conversational else generator
     rows, histories = range(len(dataset)), dataset.histories.to_lists()
     targets, negatives = dataset.targets.tolist(), dataset.negatives.tolist()
+    users: list[Any] = dataset.raw_users.of(dataset.user_ids.tolist())
+    user_type = number
+    if not all(isinstance(user, int) for user in users):
+        users, user_type = list(map(str, users)), text
     fields: dict[str, tuple[Callable[[], list[Any]], Any]] = {
         "prompt": (lambda: [make_prompt(history) for history in histories], prompt),
         "history": (lambda: histories, ids),
         "target": (lambda: targets, number),
-        "user_id": (lambda: dataset.user_ids.tolist(), number),
+        "user_id": (lambda: users, user_type),
         "neg_items": (lambda: negatives, ids),
         "label": (lambda: list(map(write_label, targets, histories, negatives)), text),
         "data_name": (lambda: [dataset.data_name for _ in rows], text),

@@ -19,6 +19,7 @@ from rl4rec_kernels.data.files import (
     read_text,
     with_gz,
 )
+from rl4rec_kernels.data.raw_ids import Tokens
 from rl4rec_kernels.ids import RaggedIds, to_offsets
 
 SEQUENCE_FILES = with_gz("sequential_data.txt")
@@ -35,14 +36,15 @@ class Interactions:
         The users' ids, in the order of the file.
     sequences : RaggedIds, U rows
         The items of every user in time order, int64, ids from 1.
-    user_tokens, item_tokens : list of str, optional
-        The original token of every id, if the file has tokens instead of ids (index 0 is padding).
+    user_tokens, item_tokens : list of str, or dict of int to str, optional
+        The token of every id in RecBole's files: a list if ids are numbered (index 0 is padding), a
+        dict if they are the file's own numbers, with gaps.
     """
 
     user_ids: np.ndarray
     sequences: RaggedIds
-    user_tokens: list[str] | None = None
-    item_tokens: list[str] | None = None
+    user_tokens: Tokens | None = None
+    item_tokens: Tokens | None = None
 
 
 def load_interactions(name: str, data_dir: str | os.PathLike[str] | None = None) -> Interactions:

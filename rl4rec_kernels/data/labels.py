@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from reprlib import repr as short
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,10 +65,10 @@ def read_label(label: Any, name: str = "label") -> Label:
     if isinstance(label, int | float) and not isinstance(label, bool):
         label = {"target": label}
     if not isinstance(label, Mapping):
-        raise TypeError(f"{name} must be JSON text or a mapping, got {short(label)}; {_REMEDY}")
+        raise TypeError(f"{name} must be JSON text or a mapping, got {shown(label)}; {_REMEDY}")
     target = label.get("target")
     if is_missing_id(target):
-        given = ", ".join(f"{key}={short(label[key])}" for key in label) or "nothing"
+        given = ", ".join(f"{key}={shown(label[key])}" for key in label) or "nothing"
         raise ValueError(f"{name} has no target, only {given}; {_REMEDY}")
     return Label(
         item_id(f"{name}: target", target),
@@ -91,7 +90,7 @@ def item_id(name: str, value: Any) -> int:
     """
     item = _item_id(value)
     if item is None:
-        raise TypeError(f"{name} must be an item id (a whole number), got {short(value)}")
+        raise TypeError(f"{name} must be an item id (a whole number), got {shown(value)}")
     return item
 
 
@@ -109,14 +108,14 @@ def item_ids(name: str, values: Any) -> list[int]:
     if rows is None:
         if is_missing_id(values):
             return []
-        raise TypeError(f"{name} must be a list of item ids, got {short(values)}")
+        raise TypeError(f"{name} must be a list of item ids, got {shown(values)}")
     ids = []
     for i, value in enumerate(rows):
         item = _item_id(value)
         if item is not None:
             ids.append(item)
         elif not is_missing_id(value):
-            raise TypeError(f"{name} must contain only item ids, got {short(value)} at {i}")
+            raise TypeError(f"{name} must be a list of item ids, got {shown(value)} at {i}")
     return ids
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from rl4rec_kernels._utils.checks import whole_number
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.mapped import check_finite, check_mapped, row_blocks
 from rl4rec_kernels._utils.writing import replacing
-from rl4rec_kernels.ids import check_valid_items
+from rl4rec_kernels.data.item_fields import as_text
+from rl4rec_kernels.data.raw_ids import RawIds
+from rl4rec_kernels.ids import check_valid_items, is_sparse
 from rl4rec_kernels.index.encoder import Encoder, check_encoder
 from rl4rec_kernels.index.files import (
     FORMAT,
@@ -40,7 +43,8 @@ class ItemIndex:
     valid : Tensor, bool [N]
         Which rows are items. Others, such as row 0 of most data sets, are never ranked.
     origin : dict of str to str
-        What it was made from: ``encoder`` and ``metadata`` (fingerprints) and ``fields``. Empty for
+        What it was made from: ``encoder`` and ``metadata`` (fingerprints), ``fields``, and
+        ``tokens``, the names of items whose ids are not those of the data set's file. Empty for
         imported embeddings.
     """
 
@@ -109,6 +113,9 @@ class ItemIndex:
             "metadata": texts_fingerprint(texts),
             "fields": json.dumps(list(fields)),
         }
+        tokens = {item: as_text(fields.get("token")) for item, fields in item_metadata.items()}
+        if all(tokens.values()) and any(str(item) != token for item, token in tokens.items()):
+            index.origin["tokens"] = json.dumps([tokens[item] for item in sorted(tokens, key=int)])
         return index
 
     @classmethod
@@ -319,15 +326,33 @@ class ItemIndex:
         """
         check_valid_items(name, ids, self.valid.numpy())
 
+    @cached_property
+    def raw_items(self) -> RawIds:
+        """The ids of items as the data set's own file has them.
+
+        Raises
+        ------
+        ValueError
+            If the index is damaged.
+        """
+        if "tokens" not in self.origin:
+            return RawIds()
+        try:
+            tokens = [str(token) for token in json.loads(self.origin["tokens"])]
+            return RawIds(dict(zip(self.valid.nonzero()[:, 0].tolist(), tokens, strict=True)))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"the index's names of items are damaged: {error}") from None
+
     def info(self) -> dict[str, Any]:
         """Describe the index, for people and as JSON."""
+        origin = {name: text for name, text in self.origin.items() if name != "tokens"}
         return {
             "items": len(self),
             "rows": self.num_rows,
             "dim": self.dim,
             "dtype": str(self.table.dtype).removeprefix("torch."),
             "mebibytes": round(self.table.nbytes / 2**20, 1),
-            "built from": self.origin or "imported embeddings",
+            "built from": origin or "imported embeddings",
         }
 
 
@@ -346,7 +371,7 @@ def _scatter(embeddings: Tensor, ids: np.ndarray, valid: Any) -> tuple[Tensor, T
     if unique.size != ids.size:
         raise ValueError(f"ids has item {unique[counts > 1][0]} twice")
     num_rows = int(ids.max()) + 1
-    if num_rows > 10 * ids.size + 1000:
+    if is_sparse(num_rows - 1, ids.size):
         raise ValueError(
             f"ids go up to {num_rows - 1} but there are only {ids.size} items, so the table would "
             "be nearly empty; number the items from 1"

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from rl4rec_kernels.data.labels import read_rows, read_targets
-from rl4rec_kernels.ids import RaggedIds, prepend
+from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets, prepend
 from rl4rec_kernels.index.texts import check_texts
 from rl4rec_kernels.metrics import RankCounts
 
@@ -68,10 +67,10 @@ def check_call(
         if neg_items is not None:
             raise ValueError("neg_items needs targets: pass the target's item id of each row")
         return Call(dataset_name, said, None, None, None, True)
-    ids = read_targets(targets, rows)
+    ids = check_targets(targets, rows)
     candidates = seen = None
     if neg_items is not None:
-        candidates = prepend(ids[:, None], read_rows("neg_items", neg_items, rows))
+        candidates = prepend(ids[:, None], as_ragged("neg_items", neg_items, rows))
     elif histories is not None:
-        seen = read_rows("histories", histories, rows)
+        seen = as_ragged("histories", histories, rows)
     return Call(dataset_name, said, ids, candidates, seen, wants_scores)
