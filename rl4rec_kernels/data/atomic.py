@@ -5,6 +5,10 @@ table (they are from 1 and not sparse), they are the ids. Otherwise tokens get i
 gaps, in an order that does not depend on the order of the lines: numerical order if all tokens are
 decimal numbers, otherwise by code point; `RawIds` turns them back. Items are numbered over
 ``.inter`` and ``.item`` together, so the ids of the interactions and of the metadata always agree.
+
+As in RecBole, a data set that is already split has ``<name>.train.inter``, ``<name>.valid.inter``
+and ``<name>.test.inter`` instead of ``<name>.inter``, and a column ``item_id_list`` has the items
+before the ``item_id`` of its row.
 """
 
 import re
@@ -25,11 +29,13 @@ from rl4rec_kernels.data.files import (
 )
 from rl4rec_kernels.data.item_fields import canonical_name
 from rl4rec_kernels.data.raw_ids import Tokens, is_number_token
+from rl4rec_kernels.data.splits import SPLITS
 from rl4rec_kernels.ids import RaggedIds, is_sparse, to_offsets
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 TYPES = ("token", "token_seq", "float", "float_seq")
+HISTORY = "item_id_list"
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,25 @@ class AtomicTable:
 def atomic_file(directory: Path, name: str, suffix: str) -> Path | None:
     """Return ``<name>.<suffix>`` or ``<name>.<suffix>.gz`` in `directory`, if one exists."""
     return first_file(directory, with_gz(f"{name}.{suffix}"))
+
+
+def interaction_files(directory: Path, name: str) -> dict[str, Path]:
+    """Return the files of interactions by split, or as ``""`` the one file of all interactions.
+
+    Raises ValueError if there are both.
+    """
+    whole = atomic_file(directory, name, "inter")
+    parts = {
+        split: path
+        for split in SPLITS
+        if (path := atomic_file(directory, f"{name}.{split}", "inter"))
+    }
+    if whole and parts:
+        others = ", ".join(path.name for path in parts.values())
+        raise ValueError(
+            f"{directory} has {whole.name} and the splits {others}; keep one of the two"
+        )
+    return {"": whole} if whole else parts
 
 
 def read_atomic(path: Path, required: Iterable[str]) -> AtomicTable:
@@ -70,6 +95,12 @@ def read_atomic(path: Path, required: Iterable[str]) -> AtomicTable:
     missing = [name for name in required if name not in types]
     if missing:
         raise ValueError(f"{path} has no column {missing[0]}; it has {', '.join(types)}")
+    for name in required:
+        if types[name].endswith("_seq"):
+            raise ValueError(
+                f"{path}, line {number}: {name} has the type {types[name]}, but each row must have "
+                f"one; use the type token, and {HISTORY}:token_seq for the items before"
+            )
     for number, line in lines[1:]:
         found = line.count("\t") + 1
         if found != len(heads):
@@ -111,21 +142,122 @@ def number_tokens(tokens: Iterable[str]) -> dict[str, int]:
 
 def read_atomic_interactions(
     directory: Path, name: str
-) -> tuple[np.ndarray, RaggedIds, Tokens, Tokens]:
-    """Read ``<name>.inter``: user ids, sequences, user tokens and item tokens.
+) -> tuple[np.ndarray, RaggedIds, Tokens, Tokens, np.ndarray | None]:
+    """Read the interactions: user ids, sequences, user tokens, item tokens and target positions.
 
     A user's interactions are sorted by ``timestamp`` if the file has that column; otherwise, and
     among equal timestamps, they keep their order in the file. Every row counts as an interaction,
-    whatever its rating.
+    whatever its rating. Only files that are split give the positions of the targets, see
+    `Interactions`.
+
+    Raises ValueError if a row means something else, such as a negative.
     """
-    inter, user_of, item_of = _read_tables(directory, name, "inter")
-    users = np.array([user_of[token] for token in inter.columns["user_id"]], dtype=np.int64)
-    items = np.array([item_of[token] for token in inter.columns["item_id"]], dtype=np.int64)
+    tables, user_of, item_of = _read_tables(directory, name)
+    tables.pop("item", None)
+    for table in tables.values():
+        _check_meaning(table)
+    with_history = [HISTORY in table.columns for table in tables.values()]
+    if any(with_history) != all(with_history):
+        table = list(tables.values())[with_history.index(False)]
+        raise ValueError(f"{table.path} has no column {HISTORY}, but the other splits do; add it")
+    read = _read_histories if any(with_history) else _read_rows
+    row_of = {token: row for row, token in enumerate(user_of)}
+    sequences, positions = read(tables, row_of, item_of)
+    return (
+        np.fromiter(user_of.values(), dtype=np.int64, count=len(user_of)),
+        sequences,
+        _tokens(user_of),
+        _tokens(item_of),
+        None if "" in tables else positions,
+    )
+
+
+def _check_meaning(table: AtomicTable) -> None:
+    """Raise ValueError if a row is not one interaction of its user with its item."""
+    where = f"{table.path}, line 1:"
+    for column, kind in table.types.items():
+        if column == HISTORY and kind != "token_seq":
+            raise ValueError(f"{where} {HISTORY} must have the type token_seq, got {kind}")
+        if column.startswith("neg_") or (column.endswith("_id_list") and column != HISTORY):
+            raise ValueError(
+                f"{where} the column {column} is not supported, since it may change what a row "
+                f"means; only {HISTORY} may list ids. Remove it, and pass negatives to "
+                "RecommendationDataset.with_negatives"
+            )
+    for row, label in enumerate(table.columns.get("label", ())):
+        if _float_or_nan(label) <= 0:
+            raise ValueError(
+                f"{table.path}, line {table.lines[row]}: label {shown(label)} is not that of an "
+                "interaction; remove such lines, or the column"
+            )
+
+
+def _read_rows(
+    tables: dict[str, AtomicTable], row_of: dict[str, int], item_of: dict[str, int]
+) -> tuple[RaggedIds, np.ndarray]:
+    """Read rows of one interaction each: the sequences, and the last position in each split."""
+    keys: list[tuple[np.ndarray, ...]] = []
+    items: list[int] = []
+    last = np.full((len(SPLITS), len(row_of)), -1)
+    length = np.zeros(len(row_of), dtype=np.int64)
+    for part, (split, table) in enumerate(tables.items()):
+        here = np.array([row_of[token] for token in table.columns["user_id"]], dtype=np.int64)
+        counts = np.bincount(here, minlength=len(row_of))
+        if split in SPLITS[1:] and counts.max() > 1:
+            order = np.argsort(here, kind="stable")
+            again = order[1:][here[order][1:] == here[order][:-1]].min()
+            raise ValueError(
+                f"{table.path}, line {table.lines[again]}: user "
+                f"{shown(table.columns['user_id'][again])} already has a line; keep one, the "
+                "target of this split"
+            )
+        length += counts
+        if split:
+            last[SPLITS.index(split)] = np.where(counts > 0, length - 1, -1)
+        items += [item_of[token] for token in table.columns["item_id"]]
+        times = _times(table) if "timestamp" in table.columns else np.zeros(len(here))
+        keys.append((times, np.full(len(here), part), here))
     # lexsort is stable, and its last key is the primary one.
-    order = np.lexsort((_times(inter), users) if "timestamp" in inter.columns else (users,))
-    user_ids, counts = np.unique(users, return_counts=True)
-    sequences = RaggedIds(items[order], to_offsets(counts))
-    return user_ids, sequences, _tokens(user_of), _tokens(item_of)
+    order = np.lexsort([np.concatenate(key) for key in zip(*keys, strict=True)])
+    return RaggedIds(np.array(items, dtype=np.int64)[order], to_offsets(length)), last
+
+
+def _read_histories(
+    tables: dict[str, AtomicTable], row_of: dict[str, int], item_of: dict[str, int]
+) -> tuple[RaggedIds, np.ndarray]:
+    """Read rows with the history of their item, as `_read_rows`.
+
+    All rows of a user must belong to one sequence, each being the beginning of the longest.
+    """
+    last = np.full((len(SPLITS), len(row_of)), -1)
+    rows: dict[str, list[tuple[list[int], str, AtomicTable, int]]] = {}
+    for split, table in tables.items():
+        cells = zip(*(table.columns[n] for n in ("user_id", HISTORY, "item_id")), strict=True)
+        for line, (user, history, item) in zip(table.lines, cells, strict=True):
+            sequence = [item_of[token] for token in (*history.split(), item)]
+            rows.setdefault(user, []).append((sequence, split, table, line))
+    sequences = []
+    for user, row in row_of.items():
+        longest = max((known[0] for known in rows[user]), key=len)
+        for sequence, split, table, line in rows[user]:
+            position = len(sequence) - 1
+            if sequence != longest[: len(sequence)]:
+                raise ValueError(
+                    f"{table.path}, line {line}: the history of user {shown(user)} is not the "
+                    "beginning of that in another line; write all items before item_id, oldest "
+                    "first, in each line"
+                )
+            if not split:
+                continue
+            index = SPLITS.index(split)
+            if index and last[index, row] >= 0:
+                raise ValueError(
+                    f"{table.path}, line {line}: user {shown(user)} already has a line; keep "
+                    "one, with the target of this split"
+                )
+            last[index, row] = max(position, last[index, row])
+        sequences.append(longest)
+    return RaggedIds.from_lists(sequences), last
 
 
 def read_atomic_metadata(directory: Path, name: str) -> dict[int, dict[str, Any]]:
@@ -133,7 +265,8 @@ def read_atomic_metadata(directory: Path, name: str) -> dict[int, dict[str, Any]
 
     A ``token_seq`` of categories becomes a list; every other cell stays text.
     """
-    item, _, item_of = _read_tables(directory, name, "item")
+    tables, _, item_of = _read_tables(directory, name)
+    item = tables["item"]
     metadata: dict[int, dict[str, Any]] = {}
     columns = {name: cells for name, cells in item.columns.items() if name != "item_id"}
     # A token_seq is separated by spaces, be it a title or a list of genres. Only split the latter.
@@ -150,24 +283,32 @@ def read_atomic_metadata(directory: Path, name: str) -> dict[int, dict[str, Any]
 
 
 def _read_tables(
-    directory: Path, name: str, suffix: str
-) -> tuple[AtomicTable, dict[str, int], dict[str, int]]:
-    """Read the file of this suffix, and the ids of the users and items in both files."""
+    directory: Path, name: str
+) -> tuple[dict[str, AtomicTable], dict[str, int], dict[str, int]]:
+    """Read the files of interactions by split, and as ``"item"`` that of items, if it exists.
+
+    Also returns the ids of the users and items in all of them, in ascending order.
+    """
     tables = {
-        kind: read_atomic(path, required)
-        for kind, required in (("inter", ("user_id", "item_id")), ("item", ("item_id",)))
-        if (path := atomic_file(directory, name, kind))
+        split: read_atomic(path, ("user_id", "item_id"))
+        for split, path in interaction_files(directory, name).items()
     }
-    users = set(tables["inter"].columns["user_id"]) if "inter" in tables else set()
-    items = {token for table in tables.values() for token in table.columns["item_id"]}
+    users = {token for table in tables.values() for token in table.columns["user_id"]}
+    if path := atomic_file(directory, name, "item"):
+        tables["item"] = read_atomic(path, ("item_id",))
+    items: set[str] = set()
+    for table in tables.values():
+        items.update(table.columns["item_id"])
+        for history in table.columns.get(HISTORY, ()):
+            items.update(history.split())
     known = len(set(tables["item"].columns["item_id"])) if "item" in tables else len(items)
     if all(map(is_number_token, users | items)):
         user_of, item_of = (
             {token: int(token) for token in sorted(t, key=int)} for t in (users, items)
         )
         if min(item_of.values()) > 0 and not is_sparse(max(item_of.values()), known):
-            return tables[suffix], user_of, item_of
-    return tables[suffix], number_tokens(users), number_tokens(items)
+            return tables, user_of, item_of
+    return tables, number_tokens(users), number_tokens(items)
 
 
 def _tokens(ids: dict[str, int]) -> Tokens:

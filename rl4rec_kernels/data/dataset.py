@@ -39,7 +39,8 @@ class RecommendationDataset(Dataset[Sample]):
     """One split of a dataset, one sample per user.
 
     The target is the user's last item (``"test"``), the last but one (``"valid"``) or the one
-    before (``"train"``); the history is everything before the target. What had to be left out is in
+    before (``"train"``), unless the files are split already; the history is everything before the
+    target. What had to be left out is in
     `report`, and logged as a warning. Negatives are drawn and checked in the constructor; prompts
     are made when a sample is accessed.
 
@@ -134,7 +135,14 @@ class RecommendationDataset(Dataset[Sample]):
         else:
             _check_range(num_items, known, interactions)
 
-        samples = leave_one_out(split, interactions.user_ids, interactions.sequences, known)
+        positions = interactions.target_positions
+        samples = leave_one_out(
+            split,
+            interactions.user_ids,
+            interactions.sequences,
+            known,
+            None if positions is None else positions[split_index(split)],
+        )
         self.data_name = data_name
         self.item_metadata = item_metadata
         self.prompt_generator = prompt_generator

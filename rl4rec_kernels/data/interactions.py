@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rl4rec_kernels._utils.checks import shown
-from rl4rec_kernels.data.atomic import atomic_file, read_atomic_interactions
+from rl4rec_kernels.data.atomic import interaction_files, read_atomic_interactions
 from rl4rec_kernels.data.files import (
     dataset_dir,
     first_file,
@@ -39,19 +39,25 @@ class Interactions:
     user_tokens, item_tokens : list of str, or dict of int to str, optional
         The token of every id in RecBole's files: a list if ids are numbered (index 0 is padding), a
         dict if they are the file's own numbers, with gaps.
+    target_positions : int64, shape [3, U], optional
+        If the files are split: where in a user's sequence the targets of train, valid and test are,
+        −1 if there is none. Otherwise they are a user's last items.
     """
 
     user_ids: np.ndarray
     sequences: RaggedIds
     user_tokens: Tokens | None = None
     item_tokens: Tokens | None = None
+    target_positions: np.ndarray | None = None
 
 
 def load_interactions(name: str, data_dir: str | os.PathLike[str] | None = None) -> Interactions:
     """Load a dataset's interactions.
 
     Reads ``sequential_data.txt[.gz]`` (one user per line: ``user item item …`` in time order) or,
-    if there is none, RecBole's ``<name>.inter[.gz]``.
+    if there is none, RecBole's ``<name>.inter[.gz]``, or ``<name>.train.inter[.gz]`` with
+    ``valid`` and ``test``, which are then the splits. In those, ``item_id_list`` is the history of
+    a row.
 
     Parameters
     ----------
@@ -68,7 +74,7 @@ def load_interactions(name: str, data_dir: str | os.PathLike[str] | None = None)
     directory = dataset_dir(name, data_dir)
     if path := first_file(directory, SEQUENCE_FILES):
         return read_sequences(path)
-    if atomic_file(directory, name, "inter"):
+    if interaction_files(directory, name):
         return Interactions(*read_atomic_interactions(directory, name))
     raise FileNotFoundError(
         f"{directory} has no interactions; add sequential_data.txt (one user per line: "

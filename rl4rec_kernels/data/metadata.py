@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rl4rec_kernels._utils.checks import shown
-from rl4rec_kernels.data.atomic import atomic_file, read_atomic_metadata
+from rl4rec_kernels.data.atomic import atomic_file, interaction_files, read_atomic_metadata
 from rl4rec_kernels.data.files import (
     check_json_characters,
     dataset_dir,
@@ -60,7 +60,7 @@ def load_item_metadata(
         If the file is malformed, or a pickle (which is never read).
     """
     directory = dataset_dir(name, data_dir)
-    if not first_file(directory, SEQUENCE_FILES) and atomic_file(directory, name, "inter"):
+    if not first_file(directory, SEQUENCE_FILES) and interaction_files(directory, name):
         if not (path := atomic_file(directory, name, "item")):
             raise FileNotFoundError(
                 f"{directory} has {name}.inter but no {name}.item; add one with the items' titles"

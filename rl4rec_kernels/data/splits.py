@@ -117,21 +117,36 @@ class Split:
 
 
 def leave_one_out(
-    split: str, user_ids: np.ndarray, sequences: RaggedIds, known_items: Iterable[int]
+    split: str,
+    user_ids: np.ndarray,
+    sequences: RaggedIds,
+    known_items: Iterable[int],
+    given: np.ndarray | None = None,
 ) -> Split:
     """Split sequences (U rows, in time order) into histories and targets.
 
     Interactions with items that are not in `known_items` are removed first. The target is the last
     remaining item (test), the last but one (valid) or the one before (train), the history
     everything before it. Users whose history would be empty are left out; ValueError if all are.
+    `given` are the positions of the targets [U] instead, −1 if there is none.
     """
     back = len(SPLITS) - split_index(split)
     known = np.isin(sequences.values, np.fromiter(known_items, dtype=np.int64))
     remaining = select(sequences, known)
     lengths = np.diff(remaining.offsets)
     position = lengths - back  # of the target in its row
+    if given is not None:
+        is_target = given >= 0
+        target = sequences.offsets[:-1] + np.maximum(given, 0)
+        position = to_offsets(known)[target] - remaining.offsets[:-1]
+        position = np.where(is_target & known[target], position, -1)
     kept = position >= 1
     unknown = sequences.values[~known]
+    if given is not None and not kept.any():
+        raise ValueError(
+            f"no user has a target with a history in split {shown(split)}; the files of this data "
+            "set are split, so add the one of this split"
+        )
     if not kept.any():
         longest = np.diff(sequences.offsets).max(initial=0)
         raise ValueError(
