@@ -69,6 +69,19 @@ TRAINERS = {
         "`evaluator=RecEvaluator()`, or `--evaluator rl4rec_kernels.adapters.rllm:RecEvaluator`",
         _OWN_CODE,
     ),
+    "roll": Trainer(
+        "ROLL 0.3", "`worker_cls: rl4rec_kernels.adapters.roll.RecRewardWorker`, under `rewards`"
+    ),
+    "verifiers": Trainer(
+        "verifiers 0.4, prime-rl",
+        "the reward `fn` of a task, `rl4rec_kernels.adapters.verifiers:reward`",
+        _OWN_CODE,
+    ),
+    "tinker_cookbook": Trainer(
+        "tinker-cookbook 0.6",
+        "`ProblemGroupBuilder` with `rl4rec_kernels.adapters.tinker_cookbook.RecEnv`",
+        _OWN_CODE,
+    ),
 }
 """The adapters by module. Importing this package imports all of them."""
 
