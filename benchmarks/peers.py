@@ -5,7 +5,6 @@
 their answers with ours. Libraries are imported in functions, so that any of them may be missing.
 """
 
-import importlib.util
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+from rl4rec_kernels._utils.imports import is_installed
 
 K = 10
 Answers = dict[str, np.ndarray]
@@ -27,7 +28,7 @@ class Peer(NamedTuple):
 
     def need(self) -> "Peer":
         """Return the peer, or skip the test if it is not installed."""
-        if importlib.util.find_spec(self.module) is None:
+        if not is_installed(self.module):
             pytest.skip(f"{self.module} is not installed: run `make test-peers`")
         return self
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +20,21 @@ os.environ["RAY_ADDRESS"] = "127.0.0.1:1"
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="rl4rec-", dir="/tmp")
 
 from rl4rec_kernels import Encoder
+from rl4rec_kernels._utils.imports import is_installed
 from rl4rec_kernels.ops import cpu_levels, use_cpu_level
 from tests.cuda.emulated import Emulated
+
+_import_or_skip = pytest.importorskip
+
+
+def _import_or_skip_folders(name: str, *arguments: Any, **options: Any) -> Any:
+    """Skip a test also where only a folder in the working directory has the package's name."""
+    if not is_installed(name.partition(".")[0]):
+        pytest.skip(f"{name} is not installed", allow_module_level=True)
+    return _import_or_skip(name, *arguments, **options)
+
+
+pytest.importorskip = _import_or_skip_folders
 
 pytest_plugins = ["tests.service.fixtures"]
 atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)

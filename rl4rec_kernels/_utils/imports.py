@@ -31,7 +31,10 @@ def require(module: str, extra: str) -> ModuleType:
 
 def is_installed(package: str) -> bool:
     """Whether a top-level package can be found; a folder of its name is none."""
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # an imported module without a spec
+        return True
     return spec is not None and spec.origin is not None
 
 

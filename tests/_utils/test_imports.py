@@ -29,6 +29,13 @@ def test_a_missing_package_names_its_extra(here, folder):
             require(module, "extra")
 
 
+def test_a_folder_is_skipped_by_tests_that_need_the_package(here):
+    (here / ABSENT).mkdir()
+    with pytest.raises(pytest.skip.Exception):
+        pytest.importorskip(ABSENT)
+    assert pytest.importorskip("safetensors.torch").save_file
+
+
 def test_a_folder_does_not_hide_an_installed_package(here):
     (here / "safetensors").mkdir()
     assert is_installed("safetensors")

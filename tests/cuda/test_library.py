@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rl4rec_kernels._utils.imports import is_installed
 from tests.cuda.emulated import ROOT, built_library, run
 
 KERNELS = ("score_kernel", "rank_kernel", "reward_kernel", "segment_sum_kernel")
@@ -27,7 +28,7 @@ def library() -> Path:
 @pytest.fixture(scope="module")
 def cuobjdump() -> str:
     """NVIDIA's program that reads compiled kernels, from the toolkit or from Triton."""
-    triton = importlib.util.find_spec("triton")
+    triton = importlib.util.find_spec("triton") if is_installed("triton") else None
     folders = [Path(nvcc).resolve().parent for nvcc in (shutil.which("nvcc"),) if nvcc]
     folders += [Path("/usr/local/cuda/bin")]
     folders += [Path(triton.origin).parent / "backends/nvidia/bin"] if triton else []
