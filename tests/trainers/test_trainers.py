@@ -7,6 +7,7 @@ the run stops and says why.
 import logging
 import os
 import signal
+import threading
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.trainers.conftest import NAME, NAMESPACE, TEXTS
 RUNS = {
     **{("verl", mode): run_verl for mode in ("naive", "dapo", "gdpo", "remote")},
     ("openrlhf", "single turn"): run_openrlhf,
-    **{("areal", mode): run_areal for mode in ("workflow", "reward_fn")},
+    ("areal", "workflow"): run_areal,
 }
 OPTIONS = {"retrieval_service_name": NAME, "namespace": NAMESPACE, "reward_type": "logrank"}
 
@@ -54,26 +55,49 @@ def test_a_service_that_was_killed_comes_back(run, expected, service):
         ({"reward_type": "ndgc"}, "ndgc"),
     ],
 )
-def test_a_bad_option_or_target_stops_the_run(run, options, named, caplog):
-    check_stops(run, options, named, caplog)
+def test_a_bad_option_or_target_stops_the_run(run, options, named, check_stops):
+    check_stops(lambda: run(**options), named)
 
 
-def test_a_service_that_does_not_answer_stops_the_run(run, service, caplog):
+def test_a_service_that_does_not_answer_stops_the_run(run, service, check_stops):
     process = service.describe()[0]["pid"]
     os.kill(process, signal.SIGSTOP)
     try:
-        check_stops(run, {"timeout_s": 4}, "4 s", caplog)
+        check_stops(lambda: run(timeout_s=4), "4 s")
     finally:
         os.kill(process, signal.SIGCONT)
 
 
-def check_stops(run, options, named, caplog):
+def test_areal_stops_where_a_pool_is_forked_from_a_connected_process(
+    samples, tokenizer, tmp_path, service, check_stops
+):
+    file = tmp_path / f"tiny{run_areal.ENDING}"
+    rk.export_dataset(samples, "areal", file)
+
+    def run():
+        return run_areal.rewards(file, TEXTS, tokenizer, OPTIONS, "reward_fn")
+
+    check_stops(run, "forked")
+
+
+@pytest.fixture
+def check_stops(monkeypatch, caplog):
+    """Check that a run stops, and that the user can read why: in the error, in the log, or in what
+    Python prints when a thread ends by an error.
+    """
+    printed = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: printed.append(str(args.exc_value)))
     caplog.set_level(logging.INFO)
-    with pytest.raises(BaseException) as error:  # noqa: PT011 (some trainers only stop at these)
-        pytest.fail(f"the run went on with {run(**options)}")
-    causes, cause = [], error.value
-    while cause is not None:
-        causes.append(str(cause))
-        cause = cause.__cause__ or cause.__context__
-    assert not isinstance(error.value, pytest.fail.Exception), error.value
-    assert named in "\n".join([*causes, caplog.text])
+
+    def check(run, named):
+        rewards = None
+        with pytest.raises(BaseException) as error:  # noqa: PT011 (trainers stop at different ones)
+            rewards = run()
+        assert rewards is None
+        cause = error.value
+        while cause is not None:
+            printed.append(str(cause))
+            cause = cause.__cause__ or cause.__context__
+        assert named in "\n".join([*printed, caplog.text])
+
+    return check
