@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,9 @@ class Encoder:
         where half the time for 64 titles would be spent on padding; 16 with OpenVINO.
     normalize : bool
         Whether to scale vectors to length 1, so that dot products are cosines.
-    query_prefix, item_prefix : str
+    query_prefix, item_prefix : str, optional
         Put before each text, as required by models such as E5 (``"query: "``, ``"passage: "``).
+        Default: the prompts that the model itself has for queries and documents, see the notes.
     max_length : int, optional
         Tokens per text; longer texts are truncated. Default: the model's own limit. Not allowed
         with a loaded model, since it would silently truncate the texts of its other users.
@@ -57,6 +58,9 @@ class Encoder:
 
     Notes
     -----
+    Queries are encoded by the model's ``encode_query`` and items by its ``encode_document``, which
+    use its prompts ``query`` and ``document``, and its towers for each if it has a ``Router``.
+
     Texts are padded to the longest in their batch, so the last bits of a vector may depend on its
     batch (about 1e-7). Nothing that is computed from a vector does.
     """
@@ -68,8 +72,8 @@ class Encoder:
         device: str | None = None,
         batch_size: int | None = None,
         normalize: bool = True,
-        query_prefix: str = "",
-        item_prefix: str = "",
+        query_prefix: str | None = None,
+        item_prefix: str | None = None,
         max_length: int | None = None,
         backend: str = "torch",
     ) -> None:
@@ -83,7 +87,7 @@ class Encoder:
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, 1)
         for name, prefix in (("query_prefix", query_prefix), ("item_prefix", item_prefix)):
-            if not isinstance(prefix, str):
+            if prefix is not None and not isinstance(prefix, str):
                 raise TypeError(f"{name} must be a string, got {shown(prefix)}")
         if max_length is not None:
             max_length = whole_number("max_length", max_length, 1)
@@ -94,8 +98,9 @@ class Encoder:
         self.model = _load(model, "cpu" if backend == "openvino" else device)
         self.batch_size = batch_size or _batch_size(backend, self.device)
         if max_length is not None:
-            config = getattr(getattr(self.model[0], "auto_model", None), "config", None)
-            positions = getattr(config, "max_position_embeddings", max_length)
+            configs = [inner.config for inner in _transformers(self.model)]
+            limits = [getattr(config, "max_position_embeddings", max_length) for config in configs]
+            positions = min(limits, default=max_length)
             if max_length > positions:
                 raise ValueError(
                     f"max_length must be at most {positions} (the positions of {shown(model)}), "
@@ -103,8 +108,14 @@ class Encoder:
                 )
             self.model.max_seq_length = max_length
         if backend == "openvino":
-            inner = self.model[0].auto_model
-            inner.forward = OpenVINOForward(inner)
+            inners = _transformers(self.model)
+            if not inners:
+                raise ValueError(
+                    f"backend='openvino' is for transformers, which {shown(model)} does not have; "
+                    "use backend='torch'"
+                )
+            for inner in inners:
+                inner.forward = OpenVINOForward(inner)
         self.backend = backend
         self.normalize = normalize
         self.query_prefix = query_prefix
@@ -131,22 +142,22 @@ class Encoder:
     def fingerprint(self) -> str:
         """A digest of everything that determines the vectors of items.
 
-        It covers the modules and their settings (pooling has no weights), the names, shapes and
-        sampled values of all weights (training changes every weight), the token limit, the item
-        prefix and the normalization.
+        It covers the modules of all towers and their settings (pooling has no weights), the names,
+        shapes, precision and sampled values of all weights (training changes every weight), the
+        token limit, the prompt of items, the normalization and the truncation of vectors.
         """
-        modules = [
-            [type(module).__name__, module.get_config_dict()]
-            for module in self.model
-            if hasattr(module, "get_config_dict")
-        ]
+        modules = [_settings(module) for module in self.model if hasattr(module, "get_config_dict")]
         digest = hashlib.sha256(json.dumps(modules, sort_keys=True, default=str).encode())
         for name, weight in sorted(self.model.state_dict().items()):
             flat = weight.detach().reshape(-1)
             values = flat[:: max(1, flat.numel() // 4096)].cpu().float().numpy()
             digest.update(f"{name} {tuple(weight.shape)}".encode())
+            if weight.is_floating_point() and weight.dtype != torch.float32:
+                digest.update(str(weight.dtype).encode())
             digest.update(values.tobytes())
-        settings = [self.model.max_seq_length, self.item_prefix, self.normalize]
+        settings = [self.model.max_seq_length, self._item_prompt(), self.normalize]
+        if self.model.truncate_dim is not None:
+            settings.append(self.model.truncate_dim)
         digest.update(json.dumps(settings).encode())
         return digest.hexdigest()
 
@@ -165,26 +176,61 @@ class Encoder:
         TypeError, ValueError
             If `texts` is empty or not a sequence of valid strings; the message names the row.
         """
-        return self._encode(texts, self.query_prefix, show_progress)
+        return self._encode(self.model.encode_query, texts, self.query_prefix, show_progress)
 
     def encode_items(self, texts: Sequence[str], show_progress: bool | None = None) -> Tensor:
-        """Encode the texts of items, like `encode_queries` but with `item_prefix`."""
-        return self._encode(texts, self.item_prefix, show_progress)
+        """Encode the texts of items, like `encode_queries` but as documents."""
+        return self._encode(self.model.encode_document, texts, self.item_prefix, show_progress)
 
-    def _encode(self, texts: Sequence[str], prefix: str, show_progress: bool | None) -> Tensor:
+    def _item_prompt(self) -> str:
+        """What is put before items: `item_prefix`, or the prompt that ``encode_document`` uses."""
+        if self.item_prefix is not None:
+            return self.item_prefix
+        prompts, default = self.model.prompts, self.model.default_prompt_name
+        names = [name for name in ("document", "passage", "corpus", default) if name in prompts]
+        return prompts[names[0]] or "" if names else ""
+
+    def _encode(
+        self,
+        encode: Callable[..., Any],
+        texts: Sequence[str],
+        prefix: str | None,
+        show_progress: bool | None,
+    ) -> Tensor:
         rows = check_texts(texts)
         if show_progress is None:
             show_progress = len(rows) > _LONG_WORK
         with self._lock, torch.inference_mode():
-            vectors = self.model.encode(
+            vectors = encode(
                 rows,
-                prompt=prefix or None,
+                prompt=prefix,
                 batch_size=self.batch_size,
                 show_progress_bar=show_progress,
                 convert_to_tensor=True,
                 normalize_embeddings=self.normalize,
             )
         return vectors.float().clone()  # not an inference tensor
+
+
+def _transformers(model: Any) -> list[Any]:
+    """The transformers in all towers of a model."""
+    return [module.auto_model for module in model.modules() if hasattr(module, "auto_model")]
+
+
+def _settings(module: Any) -> list[Any]:
+    """The settings of a module as JSON, and those of the modules of a router's towers."""
+    settings = [type(module).__name__, _with_text_keys(module.get_config_dict())]
+    for route, tower in getattr(module, "sub_modules", {}).items():
+        parts = [_settings(part) for part in tower if hasattr(part, "get_config_dict")]
+        settings.append([route, [getattr(part, "max_seq_length", None) for part in tower], parts])
+    return settings
+
+
+def _with_text_keys(value: Any) -> Any:
+    """A router's mappings have tuples as keys, which JSON does not."""
+    if isinstance(value, dict):
+        return {str(name): _with_text_keys(part) for name, part in value.items()}
+    return value
 
 
 def _batch_size(backend: str, device: torch.device) -> int:

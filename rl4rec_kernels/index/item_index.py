@@ -312,8 +312,8 @@ class ItemIndex:
             )
         if self.origin.get("encoder", encoder.fingerprint) != encoder.fingerprint:
             raise ValueError(
-                "the index was built with another encoder (other weights, prefix or limits); build "
-                "it again with this one"
+                "the index was built with another encoder (other weights, prompts or limits); "
+                "build it again with this one"
             )
 
     def check_items(self, name: str, ids: np.ndarray) -> None:
