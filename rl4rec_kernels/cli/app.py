@@ -3,11 +3,14 @@
 import json
 import logging
 import sys
+from codecs import getincrementaldecoder
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from io import TextIOWrapper
+from io import IncrementalNewlineDecoder, TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from select import select
+from typing import Annotated, Any, BinaryIO
 
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.imports import require
@@ -51,6 +54,7 @@ for command in (demo, evaluate, serve, status, stop):
     app.command()(command)
 
 BATCH_SIZE = 256
+_CHUNK = 1 << 20  # bytes that are read at once, if they are there
 
 
 def main() -> None:
@@ -180,17 +184,22 @@ def reward(
 
     An input line is {"text": …, "target": …, "history": […], "neg_items": […]}. If neg_items is
     missing or empty, the target is ranked in the whole catalog. An output line is {"reward": …},
-    in the order of the input. Items have the ids of the data set's file.
+    in the order of the input. Lines are answered as they come, those that come together in batches.
+    Items have the ids of the data set's file.
     """
     items = ItemIndex.open(index)
     service = LocalRetrievalService({"items": items}, Encoder(encoder))
     reward_fn = RecReward(service=service, dataset_name="items", reward_type=reward_type, k=k)
     _json_is_utf8()
-    with input.open(encoding="utf-8-sig") if input else sys.stdin as lines:
-        requests = read_requests(lines, items.raw_items)  # one by one: they may come from a pipe
-        while batch := dict(islice(requests, BATCH_SIZE)):
+    if input is None and sys.stdin is None:
+        raise OSError("standard input is closed; pass a file, or lines")
+    with input.open("rb") if input else sys.stdin.buffer as stream:
+        lines = ArrivingLines(stream)
+        requests = read_requests(lines, items.raw_items)
+        while batch := dict(_available(requests, lines)):
             for value in _rewards_of_lines(reward_fn, batch):
                 print(json.dumps({"reward": value}))
+            sys.stdout.flush()  # another process may wait for it before it sends the next line
 
 
 def _json_is_utf8() -> None:
@@ -198,6 +207,64 @@ def _json_is_utf8() -> None:
     for stream, encoding in ((sys.stdin, "utf-8-sig"), (sys.stdout, "utf-8")):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding=encoding)
+
+
+class ArrivingLines:
+    """The lines of a stream, each as soon as it is complete.
+
+    Parameters
+    ----------
+    stream : binary file
+        A file or a pipe.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.name = getattr(stream, "name", "the input")
+        self._stream = stream
+        self._decoder = IncrementalNewlineDecoder(getincrementaldecoder("utf-8-sig")(), True)
+        self._lines: deque[str] = deque()
+        self._parts: list[str] = []  # of a line that is not complete
+        self._at_end = False
+
+    def __iter__(self) -> Iterator[str]:
+        while self._lines or not self._at_end:
+            if self._lines:
+                yield self._lines.popleft()
+            else:
+                self._read()
+
+    def has_more(self) -> bool:
+        """Whether another line, not a blank one, is there already."""
+        while not any(map(str.strip, self._lines)):
+            if self._at_end or not self._is_readable():
+                return False
+            self._read()
+        return True
+
+    def _read(self) -> None:
+        """Read what is there, or wait for more."""
+        chunk = self._stream.read1(_CHUNK)  # type: ignore[attr-defined]
+        self._at_end = not chunk
+        text = self._decoder.decode(chunk, final=self._at_end)
+        self._parts.append(text)
+        if "\n" in text or self._at_end:
+            *lines, rest = "".join(self._parts).split("\n")
+            self._parts = [rest]
+            self._lines += [*lines, rest] if self._at_end else lines
+
+    def _is_readable(self) -> bool:
+        try:
+            return bool(select([self._stream], [], [], 0)[0])
+        except (OSError, ValueError):  # not a file of the system, which never has to be waited for
+            return True
+
+
+def _available(requests: Iterator[Any], lines: ArrivingLines) -> Iterator[Any]:
+    """Wait for a request, and yield it with those that are there already."""
+    for request in islice(requests, BATCH_SIZE):
+        yield request
+        if not lines.has_more():
+            return
 
 
 def read_requests(

@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from rl4rec_kernels.cli.app import read_requests
+from rl4rec_kernels.cli.app import ArrivingLines, _available, read_requests
 from tests.cli.commands import python, rl4rec
 from tests.errors import raises
 
@@ -102,6 +103,56 @@ def test_reward_reads_and_writes_utf8_in_any_locale(index, data_dir):
         env={**os.environ, **variables},
     )
     assert "1. 공 1" in json.loads(done.stdout.decode())["prompt"]
+
+
+def test_reward_answers_each_line_as_it_comes(index):
+    """Another process may write one line and wait for its answer."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rl4rec_kernels", *REWARD, str(index)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    line = b'{"text": "red ball", "target": 1, "neg_items": [2, 7]}'
+    stop = threading.Timer(120, process.kill)  # an answer that does not come would block the test
+    stop.start()
+    try:
+        for sent, answers in (
+            (line + b"\n", 1),
+            (b"\n\r\n" + line + b"\r\n  \n\n", 1),
+            (line[:20], 0),
+            (line[20:] + b"\n" + line[:30], 1),
+            (line[30:] + b"\n" + (line + b"\n") * 600, 601),
+        ):
+            process.stdin.write(sent)
+            process.stdin.flush()
+            for _ in range(answers):
+                assert json.loads(process.stdout.readline()) == {"reward": 1}
+        last, _ = process.communicate(line)  # without the end of the line
+        assert json.loads(last) == {"reward": 1}
+        assert process.returncode == 0
+    finally:
+        stop.cancel()
+        process.kill()
+
+
+def test_lines_that_come_together_are_a_batch():
+    line = b'{"text": "a", "target": 1}\n'
+    reading, writing = os.pipe()
+    with open(reading, "rb") as stream:
+        lines = ArrivingLines(stream)
+        requests = read_requests(lines)
+
+        def batch() -> list[int]:
+            return [number for number, _ in _available(requests, lines)]
+
+        os.write(writing, line * 300 + line[:9])
+        assert batch() == [*range(1, 257)]
+        os.write(writing, line[9:] + b"\r\n\n" + line[:-1])
+        assert batch() == [*range(257, 302)]
+        os.close(writing)
+        assert batch() == [304]
+        assert batch() == []
 
 
 def test_no_negatives_mean_the_whole_catalog_in_any_batch(index):
