@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from rl4rec_kernels.rewards.reward import RecReward
 from rl4rec_kernels.rewards.rows import reward_rows
 from rl4rec_kernels.service.batcher import ServiceOverloadedError
 from rl4rec_kernels.service.client import ServiceUnavailableError
-from rl4rec_kernels.service.connection import connected_ray
+from rl4rec_kernels.service.connection import connected_ray, original_error
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
 
 ROUTE = "/reward"
@@ -154,35 +155,78 @@ def start_http(
     LookupError
         If there is no Ray cluster.
     """
-    port = whole_number("port", port, 1, 65535)
-    if token is not None and (not isinstance(token, str) or not token):
-        raise ValueError("token is empty; pass a secret, or None")
-    if token is None and not _is_loopback(host):
-        raise ValueError(
-            f"host {shown(host)} is open to other machines: set a token, or use 127.0.0.1"
-        )
     arguments = {
         "retrieval_service_name": name,
         "namespace": namespace,
         "dataset_name": dataset_name,
         **reward,
     }
-    RecReward(**arguments)  # so that invalid arguments raise here
+    check_http(host, port, token, arguments)
     connected_ray()
+    is_new = check_serve(host, port, name, namespace)
     serve = require("ray.serve", "serve")
-    serve.start(http_options={"host": host, "port": port})
-    # If Serve already runs, it keeps its own options, and may be open to everybody.
-    used = require("ray.serve.context", "serve")._get_global_client().http_config
-    if (used.host, used.port) != (host, port):
-        raise ValueError(
-            f"Ray Serve already listens at {used.host}:{used.port} in this cluster: pass these as "
-            "host and port, or stop it with `serve shutdown`"
-        )
     deployment = serve.deployment(
         name="RewardEndpoint", max_ongoing_requests=4 * _THREADS, ray_actor_options={"num_cpus": 0}
     )(RewardEndpoint)
-    serve.run(deployment.bind(arguments, token), name=_app(name, namespace), route_prefix=ROUTE)
+    try:
+        serve.start(http_options={"host": host, "port": port})
+        serve.run(deployment.bind(arguments, token), name=_app(name, namespace), route_prefix=ROUTE)
+    except BaseException as error:
+        if is_new:
+            serve.shutdown()
+        else:
+            serve.delete(_app(name, namespace))
+        if isinstance(error, Exception) and type(error).__module__.startswith("ray."):
+            raise RuntimeError(
+                f"no HTTP endpoint at {host}:{port}: {original_error(error)}"
+            ) from error
+        raise
     return f"http://{host}:{port}{ROUTE}"
+
+
+def check_http(host: str, port: int, token: str | None, reward: Mapping[str, Any]) -> None:
+    """Check the arguments of `start_http`, as far as that needs no cluster."""
+    whole_number("port", port, 1, 65535)
+    try:
+        is_known = isinstance(host, str) and bool(host and socket.getaddrinfo(host, port))
+    except (OSError, UnicodeError):
+        is_known = False
+    if not is_known:
+        raise ValueError(f"host must be an address at which to listen, got {shown(host)}")
+    if token is not None and (not isinstance(token, str) or not token):
+        raise ValueError("token is empty; pass a secret, or None")
+    if token is None and not _is_loopback(host):
+        raise ValueError(
+            f"host {shown(host)} is open to other machines: set a token, or use 127.0.0.1"
+        )
+    RecReward(**reward)
+    require("ray.serve", "serve")
+
+
+def check_serve(host: str, port: int, name: str, namespace: str) -> bool:
+    """Return whether Ray Serve does not run yet; it can only have one address, and one such route.
+
+    Raises
+    ------
+    ValueError
+        If it listens elsewhere, or another application has the route.
+    """
+    client = require("ray.serve.context", "serve")._get_global_client(False)
+    if client is None:
+        return True
+    used = client.http_config  # it keeps its own options, and may be open to everybody
+    if (used.host, used.port) != (host, port):
+        raise ValueError(
+            f"host and port must be {used.host}:{used.port}, where Ray Serve already listens in "
+            f"this cluster, got {host}:{port}; pass these, or stop it with `serve shutdown`"
+        )
+    for app, details in client.get_serve_details()["applications"].items():
+        if details["route_prefix"] == ROUTE and app != _app(name, namespace):
+            raise ValueError(
+                f"{ROUTE} at {host}:{port} already answers for {shown(app)}: stop that first, or "
+                "start this service without HTTP"
+            )
+    return False
 
 
 def stop_http(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> None:

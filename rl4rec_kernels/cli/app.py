@@ -39,6 +39,7 @@ from rl4rec_kernels.negatives.mining import mine_hard_negatives
 from rl4rec_kernels.rewards.reward import RecReward
 from rl4rec_kernels.rewards.rows import reward_rows
 from rl4rec_kernels.service import LocalRetrievalService
+from rl4rec_kernels.service.connection import original_error
 
 require("rich", "cli")
 
@@ -66,6 +67,11 @@ def main() -> None:
         app()
     except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "ray":
+            raise
+        print(f"error: {original_error(error)}", file=sys.stderr)
         sys.exit(2)
 
 

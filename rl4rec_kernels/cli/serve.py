@@ -3,16 +3,17 @@
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.paths import absolute
-from rl4rec_kernels.adapters.http import start_http, stop_http
+from rl4rec_kernels.adapters.http import check_http, check_serve, start_http, stop_http
 from rl4rec_kernels.cli.common import DataDir, EncoderName, typer
 from rl4rec_kernels.service.client import RetrievalClient
 from rl4rec_kernels.service.connection import NoClusterError, connected_ray, find_actor
 from rl4rec_kernels.service.deploy import start_service, stop_service
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
+from rl4rec_kernels.service.options import check_options
 
 _POLL_S = 2.0  # how often `serve` checks whether the service still runs
 
@@ -76,31 +77,46 @@ def serve(
     its own Ray until this command ends (by Ctrl-C, or by `rl4rec stop` in another shell).
     """
     sources = read_datasets(datasets)
+    service = {"name": name, "namespace": namespace}
+    options: dict[str, Any] = {
+        **service,
+        "data_dir": data_dir,
+        "replicas": replicas,
+        "shards": shards,
+        "num_gpus": num_gpus,
+        "num_threads": num_threads,
+        "limits": {"batch_wait_timeout_s": batch_wait_timeout_s, "cache_mib": cache_mib},
+    }
+    model = {"model": encoder, "backend": backend}
+    check_options(sources, model, **options)  # before a Ray is started
+    if http_port is not None:
+        check_http(http_host, http_port, token, {"reward_type": reward_type, "k": k})
     ray = connected_ray(address or "local")
-    start_service(
-        sources,
-        {"model": encoder, "backend": backend},
-        name=name,
-        namespace=namespace,
-        data_dir=data_dir,
-        replicas=replicas,
-        shards=shards,
-        num_gpus=num_gpus,
-        num_threads=num_threads,
-        limits={"batch_wait_timeout_s": batch_wait_timeout_s, "cache_mib": cache_mib},
-    )
+    if http_port is not None:
+        check_serve(http_host, http_port, **service)
+    try:
+        find_actor(**service)
+        is_new = False
+    except NoClusterError:
+        is_new = True
+    start_service(sources, model, **options)
+    if http_port is not None:
+        try:
+            url = start_http(
+                next(iter(sources)),
+                **service,
+                host=http_host,
+                port=http_port,
+                token=token,
+                reward_type=reward_type,
+                k=k,
+            )
+        except BaseException:
+            if is_new:
+                stop_service(**service)
+            raise
     print(f"{name} in namespace {namespace} serves {', '.join(sources)}", flush=True)
     if http_port is not None:
-        url = start_http(
-            next(iter(sources)),
-            name=name,
-            namespace=namespace,
-            host=http_host,
-            port=http_port,
-            token=token,
-            reward_type=reward_type,
-            k=k,
-        )
         print(f"POST to {url} for rewards", flush=True)
     if address is not None:
         return

@@ -20,6 +20,7 @@ from rl4rec_kernels.service.batching import BatchingService, Limits
 from rl4rec_kernels.service.calls import Call
 from rl4rec_kernels.service.items import Items
 from rl4rec_kernels.service.local import LocalRetrievalService, encode_finite
+from rl4rec_kernels.service.options import as_sources
 from rl4rec_kernels.service.prometheus import PrometheusMetrics
 from rl4rec_kernels.service.shards import ShardedItems
 from rl4rec_kernels.service.wire import pack_answer, unpack_call
@@ -163,17 +164,8 @@ def load_datasets(
     TypeError, ValueError, FileNotFoundError
         If there is no data set, or one has an unknown name or type.
     """
-    if isinstance(datasets, str):
-        datasets = [datasets]
-    if not isinstance(datasets, Mapping | Sequence) or not datasets:
-        raise ValueError(
-            "datasets must be a data set's name, a list of names, or a dict of index files, "
-            f"indexes or metadata by name, got {shown(datasets)}"
-        )
-    if not isinstance(datasets, Mapping):
-        datasets = dict.fromkeys(datasets)
     indexes = {}
-    for name, source in datasets.items():
+    for name, source in as_sources(datasets).items():
         if source is None:  # a name alone
             source = cached_index(name, load_item_metadata(name, data_dir=data_dir), encoder)
         elif isinstance(source, str | os.PathLike):

@@ -17,6 +17,7 @@ from rl4rec_kernels.service.connection import (
     check_not_forked,
     connected_ray,
     find_actor,
+    original_error,
 )
 from rl4rec_kernels.service.wire import pack_call, unpack_answer
 
@@ -167,13 +168,14 @@ class _Attempts:
         who = f"retrieval service {shown(client.name)} in namespace {shown(client.namespace)}"
         now = time.monotonic()
         if getattr(error, "actor_init_failed", False):
-            why = str(error)
-            if errors.OwnerDiedError.__name__ in why:
+            cause = original_error(error)
+            why = f"{type(cause).__name__}: {cause}"
+            if errors.OwnerDiedError.__name__ in str(error):
                 why = (
                     "the process that passed it an index, an encoder or metadata has ended; "
                     "start it again, and pass names or paths, which last"
                 )
-            raise ServiceUnavailableError(f"{who} could not be started: {why}") from None
+            raise ServiceUnavailableError(f"{who} could not be started: {why}") from cause
         lost = errors.RayActorError, errors.ObjectLostError, errors.WorkerCrashedError
         if isinstance(error, (NoClusterError, *lost)):
             client._handles.pop(self._names[self._next], None)

@@ -1,8 +1,11 @@
 """This process's connection to a Ray cluster: at most one, and never a forked parent's."""
 
+import builtins
 import os
+import re
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,6 +23,7 @@ _CLIENT_PORT = 10001  # of addresses "ray://host"
 # What every gRPC client sends first (RFC 9113, 3.4), and the type of the frame that answers it.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS = 4
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")  # colours of a terminal
 _RAY_ADDRESS = "from the environment variable RAY_ADDRESS"
 
 
@@ -97,6 +101,18 @@ def find_actor(name: str, namespace: str) -> Any:
             f"the Ray cluster has no actor {shown(name)} in namespace {shown(namespace)}; start it "
             "with `rl4rec serve`"
         ) from None
+
+
+def original_error(error: Exception) -> Exception:
+    """Return the error that an error of Ray reports, whose last line names its type."""
+    lines = [line for line in _ESCAPES.sub("", str(error)).splitlines() if line.strip()]
+    last = lines[-1].strip() if lines else type(error).__name__
+    name, _, message = last.partition(": ")
+    kind = getattr(builtins, name.rpartition(".")[2], None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        with suppress(TypeError):  # of a type that needs more than a message
+            return kind(message)
+    return RuntimeError(last)
 
 
 def _find_cluster(address: str) -> str:

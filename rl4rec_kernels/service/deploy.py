@@ -2,17 +2,18 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from rl4rec_kernels._utils.checks import shown, whole_number
-from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.index.encoder import PACKAGED_MODEL, Encoder
 from rl4rec_kernels.service.actor import RetrievalService
 from rl4rec_kernels.service.client import RetrievalClient
 from rl4rec_kernels.service.connection import connected_ray
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
+from rl4rec_kernels.service.options import check_options, check_resource
 from rl4rec_kernels.service.shards import Shard
 
 # Why not Ray Serve, which would route by load: a call by its handle takes two to four times as long
@@ -32,6 +33,7 @@ def start_service(
     num_gpus: float = 0,
     num_threads: int | None = None,
     limits: Mapping[str, Any] | None = None,
+    timeout_s: float = 600.0,
 ) -> RetrievalClient:
     """Start a detached service on the Ray cluster, or find it if it runs; wait until it is up.
 
@@ -49,20 +51,44 @@ def start_service(
         must then be a dict of index files that exist on all machines.
     num_cpus, num_gpus : float
         CPUs and GPUs that Ray reserves for each replica, possibly fractions.
+    timeout_s : float
+        Seconds within which the service must be up. After any error, the actors that this call has
+        started are stopped.
 
     Raises
     ------
     LookupError
         If there is no cluster.
     TypeError, ValueError
-        If an argument is invalid, or a service of that name runs with other data sets, replicas or
-        shards.
+        If an argument is invalid, the cluster has too few CPUs or GPUs, or a service of that name
+        runs with other data sets, replicas or shards.
     ServiceUnavailableError
         If an actor could not be started; the message says why.
+    TimeoutError
+        If the service is not up in time.
     """
-    replicas = whole_number("replicas", replicas, 1)
-    shards = whole_number("shards", shards, 0)
-    connected_ray()
+    check_options(
+        datasets,
+        encoder,
+        name=name,
+        namespace=namespace,
+        data_dir=data_dir,
+        replicas=replicas,
+        shards=shards,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        num_threads=num_threads,
+        limits=limits,
+        timeout_s=timeout_s,
+    )
+    ray = connected_ray()
+    known = [datasets] if isinstance(datasets, str) else list(datasets)
+    names = [name, *(f"{name}-{number}" for number in range(1, replicas))]
+    holders = [f"{name}-shard-{part}" for part in range(shards)]
+    running = {actor["name"] for actor in _named_actors(ray, namespace)}
+    new = [actor for actor in (*holders, *names) if actor not in running]
+    check_resource(ray, "num_cpus", "CPU", num_cpus, len(new))
+    check_resource(ray, "num_gpus", "GPU", num_gpus, len(set(new) & set(names)))
     data_dir = data_dir or os.environ.get("RL4REC_DATA")  # the actor's machine may have another
     data_dir = None if data_dir is None else str(absolute(data_dir))
     if isinstance(datasets, Mapping):  # an actor may run in another directory
@@ -77,43 +103,43 @@ def start_service(
         "scheduling_strategy": "SPREAD",
         "num_cpus": num_cpus,
     }
-    parts = []
-    if shards:
-        paths = _index_paths(datasets)
-        # Their methods have no side effects, so Ray may repeat them.
-        actor = require("ray", "ray").remote(max_restarts=-1, max_task_retries=-1)(Shard)
+    try:
+        # A shard's methods have no side effects, so Ray may repeat them.
+        shard = ray.remote(max_restarts=-1, max_task_retries=-1)(Shard)
         parts = [
-            actor.options(name=f"{name}-shard-{part}", **detached).remote(
-                paths, part, shards, num_threads
-            )
-            for part in range(shards)
+            shard.options(name=holder, **detached).remote(datasets, part, shards, num_threads)
+            for part, holder in enumerate(holders)
         ]
-    names = [name, *(f"{name}-{number}" for number in range(1, replicas))]
-    for replica in names:
-        RetrievalService.options(name=replica, num_gpus=num_gpus, **detached).remote(
-            datasets,
-            encoder,
-            data_dir=data_dir,
-            limits=limits,
-            num_threads=num_threads,
-            replicas=names,
-            shards=parts,
-        )
-    client = RetrievalClient(name, namespace)
-    known = [datasets] if isinstance(datasets, str) else list(datasets)
+        for replica in names:
+            RetrievalService.options(name=replica, num_gpus=num_gpus, **detached).remote(
+                datasets,
+                encoder,
+                data_dir=data_dir,
+                limits=limits,
+                num_threads=num_threads,
+                replicas=names,
+                shards=parts,
+            )
+        states = RetrievalClient(name, namespace, timeout_s=timeout_s).describe()
+    except BaseException as error:
+        _kill(ray, new, namespace)  # nothing is left that would be found by this name
+        if isinstance(error.__cause__, TypeError | ValueError):
+            raise error.__cause__ from None  # of the actor's arguments
+        raise
     wanted = {"data sets": known, "replicas": replicas, "shards": shards}
-    for state in client.describe():
-        running = {
+    for state in states:
+        has = {
             "data sets": list(state["datasets"]),
             "replicas": len(state["replicas"]),
             "shards": state["shards"],
         }
-        if running != wanted:
+        if has != wanted:
+            _kill(ray, new, namespace)
             raise ValueError(
                 f"service {shown(name)} in namespace {shown(namespace)} already runs with "
-                f"{running} instead of {wanted}; stop it first, or choose another name"
+                f"{has} instead of {wanted}; stop it first, or choose another name"
             )
-    return client
+    return RetrievalClient(name, namespace)
 
 
 def stop_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> list[str]:
@@ -132,25 +158,23 @@ def stop_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -
     ray = connected_ray()
     mine = re.compile(rf"{re.escape(name)}(-(shard-)?\d+)?")
     found = [
-        actor["name"]
-        for actor in ray.util.list_named_actors(all_namespaces=True)
-        if actor["namespace"] == namespace and mine.fullmatch(actor["name"])
+        actor["name"] for actor in _named_actors(ray, namespace) if mine.fullmatch(actor["name"])
     ]
     if not found:
         raise LookupError(
             f"no retrieval service {shown(name)} in namespace {shown(namespace)} of the cluster"
         )
-    for actor in sorted(found):
-        ray.kill(ray.get_actor(actor, namespace=namespace), no_restart=True)
+    _kill(ray, found, namespace)
     return sorted(found)
 
 
-def _index_paths(datasets: Any) -> dict[str, str]:
-    """The index files that shards open."""
-    paths = datasets if isinstance(datasets, Mapping) else {}
-    if not paths or not all(isinstance(path, str) for path in paths.values()):
-        raise ValueError(
-            "with shards, datasets must be a dict of index files by name, which each shard opens, "
-            f"got {shown(datasets)}; save the index and pass its path"
-        )
-    return dict(paths)
+def _named_actors(ray: Any, namespace: str) -> list[dict[str, str]]:
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    return [actor for actor in actors if actor["namespace"] == namespace]
+
+
+def _kill(ray: Any, names: Sequence[str], namespace: str) -> None:
+    """Kill actors, those that have just died included."""
+    for name in sorted(names):
+        with suppress(ValueError):  # it does not exist any more
+            ray.kill(ray.get_actor(name, namespace=namespace), no_restart=True)

@@ -21,15 +21,15 @@ URL = "http://127.0.0.1:18473/reward"
 
 @pytest.fixture(scope="module")
 def rl4rec(ray):
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, fails: bool = False) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "rl4rec_kernels", *arguments],
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert done.returncode == 2 * fails, done.stderr
+        return done.stderr if fails else done.stdout
 
     return run
 
@@ -121,6 +121,39 @@ def test_http_requires_the_token(served):
 def test_http_does_not_listen_at_another_address(served):
     with raises(ValueError, "127.0.0.1:18473"):
         start_http("toys", name="cli", namespace="tests", port=18474)
+
+
+def refused(run, *arguments: str) -> str:
+    done = run("serve", *arguments, "--namespace", "tests", fails=True)
+    assert "Traceback" not in done
+    assert "\x1b" not in done
+    assert len(done.strip().splitlines()) == 1, done
+    return done
+
+
+def test_a_second_http_endpoint_is_refused_before_anything_starts(served, rl4rec, index_file):
+    second = (f"toys={index_file}", "--name", "second")
+    assert "127.0.0.1:18473" in refused(rl4rec, *second, "--http-port", "18474")
+    error = refused(
+        rl4rec, *second, "--http-port", "18473", "--http-host", "0.0.0.0", "--token", "x"
+    )
+    assert "127.0.0.1:18473" in error
+    assert "/reward" in refused(rl4rec, *second, "--http-port", "18473")
+    with pytest.raises(LookupError):
+        RetrievalClient("second", "tests")
+
+
+def test_wrong_options_are_refused_in_one_line(served, rl4rec, index_file):
+    second = (f"toys={index_file}", "--name", "second")
+    assert "jax" in refused(rl4rec, *second, "--backend", "jax")
+    assert "num_threads" in refused(rl4rec, *second, "--num-threads", "0")
+    assert "num_gpus" in refused(rl4rec, *second, "--num-gpus", "99")
+    assert "port" in refused(rl4rec, *second, "--http-port", "99999")
+    assert "reward_type" in refused(
+        rl4rec, *second, "--http-port", "18473", "--reward-type", "best"
+    )
+    with pytest.raises(LookupError):
+        RetrievalClient("second", "tests")
 
 
 def test_status_then_stop(served, rl4rec):

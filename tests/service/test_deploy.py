@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -63,3 +64,36 @@ def test_invalid_arguments_are_named(ray):
         start_service("toys", replicas=0)
     with raises(ValueError, "shards", "datasets", "'toys'"):
         start_service("toys", shards=2)
+
+
+def is_free(name: str) -> bool:
+    """Whether no actor has the name: what was started is stopped."""
+    try:
+        RetrievalClient(name, "tests")
+    except LookupError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("option", "value"), [("num_cpus", 10**9), ("num_gpus", 99)])
+def test_more_than_the_cluster_has_is_refused_at_once(ray, index_file, option, value):
+    start = time.monotonic()
+    with raises(ValueError, option, value):
+        start_service({"toys": str(index_file)}, name="large", namespace="tests", **{option: value})
+    assert time.monotonic() - start < 10
+    assert is_free("large")
+
+
+def test_an_error_of_the_actor_has_its_own_type(ray, index_file):
+    encoder = {"model": "minilm", "max_length": 10**6}
+    with raises(ValueError, "max_length", 512, 10**6) as caught:
+        start_service({"toys": str(index_file)}, encoder, name="long", namespace="tests")
+    assert "\x1b" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert is_free("long")
+
+
+def test_a_service_that_is_not_up_in_time_is_stopped(ray, index_file):
+    with raises(TimeoutError, "'late'", "0.01 s"):
+        start_service({"toys": str(index_file)}, name="late", namespace="tests", timeout_s=0.01)
+    assert is_free("late")
