@@ -11,7 +11,10 @@ keywords, and ``trainer_state``, ``log_extra`` and ``log_metric``. It returns a 
 samples that it does not apply to.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from typing import Any
 
@@ -22,6 +25,8 @@ from rl4rec_kernels.rewards.completions import completion_text, extract_query
 from rl4rec_kernels.rewards.reward import RecReward, Scored
 
 register_layout("trl", SAMPLE_COLUMNS, conversational=(False, True))
+
+_FIRST_TO_AWAIT = (0, 27)  # the release of TRL whose trainers await reward functions
 
 
 class TRLReward:
@@ -111,7 +116,24 @@ class TRLReward:
 
 
 class AsyncTRLReward(TRLReward):
-    """As `TRLReward`, as a coroutine function: TRL awaits several rewards at once."""
+    """As `TRLReward`, as a coroutine function: TRL awaits several rewards at once.
+
+    Raises
+    ------
+    RuntimeError
+        If the installed TRL is older than 0.27, which does not await reward functions. Unsloth and
+        other projects pin such releases; `TRLReward` runs in them.
+    """
+
+    def __init__(self, reward: RecReward) -> None:
+        super().__init__(reward)
+        with suppress(PackageNotFoundError):
+            installed = version("trl")
+            if tuple(map(int, re.findall(r"\d+", installed)[:2])) < _FIRST_TO_AWAIT:
+                raise RuntimeError(
+                    f"AsyncTRLReward needs trl 0.27 or later, got trl {installed}, which does not "
+                    "await reward functions; pass TRLReward"
+                )
 
     # TRL before 1.16 calls `inspect.iscoroutinefunction`, which looks at these attributes of an
     # object, not at its class.

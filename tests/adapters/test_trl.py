@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rl4rec_kernels import RecReward
+from rl4rec_kernels.adapters import trl as adapter
 from rl4rec_kernels.adapters.trl import AsyncTRLReward, TRLReward, share_without_spread
 from rl4rec_kernels.rewards.completions import extract_query
 from tests.adapters.conftest import HISTORIES, NEGATIVES, TARGETS, TEXTS
@@ -116,6 +117,24 @@ def test_asynchronous_to_all_versions_of_trl(reward, expected):
     assert get_callable_name(function) == function.__name__ == "rec_logrank"
     copy = pickle.loads(pickle.dumps(function))
     assert asyncio.run(copy(PROMPTS, TEXTS, completion_ids=[[0]] * 4, **COLUMNS)) == expected
+
+
+@pytest.mark.parametrize("installed", ["0.24.0", "0.26.2", "0.27.0", "1.16.0.dev0", None])
+def test_releases_that_do_not_await_are_named(reward, monkeypatch, installed):
+    """MiniOneRec and Unsloth pin TRL 0.24, which iterates over the coroutine."""
+
+    def version(name: str) -> str:
+        if installed is None:
+            raise adapter.PackageNotFoundError(name)
+        return installed
+
+    monkeypatch.setattr(adapter, "version", version)
+    TRLReward(reward)
+    if installed in ("0.24.0", "0.26.2"):
+        with raises(RuntimeError, "AsyncTRLReward", "0.27", installed, "pass TRLReward"):
+            AsyncTRLReward(reward)
+    else:
+        AsyncTRLReward(reward)
 
 
 def test_logged_metrics_are_those_of_the_samples(reward):
