@@ -42,3 +42,8 @@ def restored(
 def default_dtype(dtype: torch.dtype) -> AbstractContextManager[None]:
     """As `torch.set_default_dtype`."""
     return restored(torch.get_default_dtype, torch.set_default_dtype, dtype)
+
+
+def default_device(device: str) -> AbstractContextManager[None]:
+    """As `torch.set_default_device`."""
+    return restored(lambda: None, torch.set_default_device, device)

@@ -76,7 +76,9 @@ class RecEnvironment:
         """
         labels = [one.get("ground_truth") for one in metadata]
         values = score(self.reward, [list(log) for log in message_log_batch], labels)
-        rewards = torch.tensor([value["score"] for value in values])
+        rewards = torch.tensor(
+            [value["score"] for value in values], dtype=torch.float32, device="cpu"
+        )
         observations = [
             {"role": "environment", "content": f"rank {value['rank']:g}"} for value in values
         ]

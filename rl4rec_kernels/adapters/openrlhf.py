@@ -68,7 +68,10 @@ def reward_func(
     except Exception as error:
         logger.exception("no reward")
         raise RewardLost(f"{type(error).__name__}: {error}") from error
-    columns = {name: torch.tensor([value[name] for value in values]) for name in values[0]}
+    columns = {
+        name: torch.tensor([value[name] for value in values], dtype=torch.float32, device="cpu")
+        for name in values[0]
+    }
     rewards = columns.pop("score")
     return {"rewards": rewards, "scores": rewards, "extra_logs": columns}
 

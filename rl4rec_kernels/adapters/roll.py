@@ -78,7 +78,7 @@ class RecRewards:
         responses = data.batch["responses"]
         texts = self.tokenizer.batch_decode(responses, skip_special_tokens=True)
         values = score(self.reward, texts, list(data.non_tensor_batch["ground_truth"]))
-        rewards = torch.tensor([value["score"] for value in values])
+        rewards = responses.new_tensor([value["score"] for value in values], dtype=torch.float32)
         tensors = {
             "token_level_rewards": torch.zeros_like(responses, dtype=rewards.dtype),
             "response_level_rewards": rewards,

@@ -189,7 +189,7 @@ def run(dataset_dir: Path, num_users: int | None, seed: int, encoder: Encoder) -
     popularity = torch.from_numpy(test.item_counts).float()[:, None]
     rankers = {  # queries and items whose dot products are the scores
         "text": (encoder.encode_queries(texts), index.table),
-        "popularity": (torch.ones(len(rows), 1), popularity),
+        "popularity": (torch.ones(len(rows), 1, dtype=torch.float32, device="cpu"), popularity),
     }
     targets = torch.from_numpy(test.targets[rows])
     contests = []

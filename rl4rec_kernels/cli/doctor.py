@@ -204,10 +204,10 @@ def _make_case(dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, ...]:
     They have many ties, padding, repeats, and the target among the others. Embeddings are small
     whole numbers: sums are exact in any order, so that all backends must agree.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def draw(low: int, high: int, *shape: int) -> Tensor:
-        return torch.randint(low, high, shape, generator=generator)
+        return torch.randint(low, high, shape, generator=generator, dtype=torch.int64, device="cpu")
 
     rows, dim, num_items = 5, 40, 70
     targets, candidates = draw(0, num_items, rows), draw(-1, num_items, rows, 12)

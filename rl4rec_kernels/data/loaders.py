@@ -1,6 +1,6 @@
 """DataLoaders of the three splits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import torch
@@ -86,17 +86,33 @@ def create_dataloader(
     seed = whole_number("seed", seed, 0)
     # The sampler has its own generator, since a DataLoader draws its workers' seeds from the
     # loader's generator, and the order must not depend on the number of workers.
-    order = RandomSampler(dataset, generator=torch.Generator().manual_seed(seed))
+    order = _Order(dataset, generator=torch.Generator("cpu").manual_seed(seed))
     num_workers = whole_number("num_workers", num_workers, 0)
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_size=whole_number("batch_size", batch_size, 1),
         sampler=order if shuffle else None,
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator("cpu").manual_seed(seed),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         collate_fn=collate_samples,
     )
+
+
+class _Order(RandomSampler):
+    """Draws on the CPU, where its generator is, whatever torch's default device is."""
+
+    def __iter__(self) -> Iterator[int]:
+        with torch.device("cpu"):
+            return iter(list(super().__iter__()))
+
+
+class _Loader(DataLoader[Sample]):
+    """Draws the seeds of its workers on the CPU."""
+
+    def __iter__(self) -> Any:
+        with torch.device("cpu"):
+            return super().__iter__()
 
 
 def create_dataloaders(args: Any) -> DataLoaders:

@@ -43,7 +43,7 @@ def bootstrap_intervals(
     """
     num_users = len(next(iter(values.values())))
     means = {
-        name: torch.empty(num_bootstrap, columns.shape[1], dtype=torch.float64)
+        name: torch.empty(num_bootstrap, columns.shape[1], dtype=torch.float64, device="cpu")
         for name, columns in values.items()
     }
     block = max(1, _BLOCK_BYTES // (8 * num_users))
@@ -55,7 +55,9 @@ def bootstrap_intervals(
         )
         for name, columns in values.items():
             means[name][start:stop] = weights @ columns.double() / num_users
-    ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64)
+    ends = torch.tensor(
+        [(1 - confidence) / 2, (1 + confidence) / 2], dtype=torch.float64, device="cpu"
+    )
     return {name: mean.quantile(ends, dim=0) for name, mean in means.items()}
 
 

@@ -157,9 +157,9 @@ def bias_variance_estimator(
             f"{num_negs}; draw fewer negatives, or use the unbiased one"
         )
     root = _weights(prior, num_items).sqrt()
-    normal = torch.zeros(num_negs + 1, num_negs + 1, dtype=torch.float64)
-    marginal = torch.zeros(num_negs + 1, dtype=torch.float64)
-    wanted = torch.zeros(num_negs + 1, len(parsed), dtype=torch.float64)
+    normal = torch.zeros(num_negs + 1, num_negs + 1, dtype=torch.float64, device="cpu")
+    marginal = normal.new_zeros(num_negs + 1)
+    wanted = normal.new_zeros(num_negs + 1, len(parsed))
     long = num_items * num_negs**2 > _LONG_WORK
     for rank, probability in sampled_rank_distribution(num_negs, num_items, show_progress=long):
         weight = root[rank - 1]
@@ -194,12 +194,13 @@ def sampled_rank_distribution(
     for start in progress(range(0, num_items, block), "correcting", show=show_progress):
         stop = min(start + block, num_items)
         # The softmax also divides by C(n - 1, r - 1).
-        yield num_items - torch.arange(start, stop), (windows[start:stop] + log_ways).softmax(1)
+        above = torch.arange(start, stop, dtype=torch.int64, device="cpu")
+        yield num_items - above, (windows[start:stop] + log_ways).softmax(1)
 
 
 def _log_choose(n: int) -> Tensor:
     """Logarithms of C(n, k) for k = 0 … n, float64."""
-    log_factorial = torch.lgamma(torch.arange(1, n + 2, dtype=torch.float64))
+    log_factorial = torch.lgamma(torch.arange(1, n + 2, dtype=torch.float64, device="cpu"))
     return log_factorial[n] - log_factorial - log_factorial.flip(0)
 
 
@@ -259,14 +260,15 @@ def corrected_metrics(
     sizes = _check_rows(total, num_items)
     if method == "bias-variance":
         sizes = torch.maximum(_round_sizes(sizes), total)
-    result = torch.empty(len(total), len(parsed), dtype=torch.float64)
+    result = total.new_empty(len(total), len(parsed), dtype=torch.float64)
     pairs, pair_of_row = torch.stack([total - 1, sizes], 1).unique(dim=0, return_inverse=True)
     work = (pairs[:, 0] ** 2 * pairs[:, 1]).double()
     # A single solution that takes long has its own progress bar.
     many = method == "bias-variance" and bool((work < _LONG_WORK).all() & (work.sum() > _LONG_WORK))
     for i, (num_negs, size) in enumerate(progress(pairs.tolist(), "correcting", show=many)):
         if method == "unbiased":
-            rank = unbiased_rank(torch.arange(1, num_negs + 2), num_negs, size)
+            ranks = torch.arange(1, num_negs + 2, dtype=torch.float64, device="cpu")
+            rank = unbiased_rank(ranks, num_negs, size)
             table = _at_ranks(parsed, rank, size)
         else:
             table = bias_variance_estimator(metrics, num_negs, size, gamma, prior=prior)
@@ -326,7 +328,7 @@ def _check_sizes(num_negs: Any, num_items: Any) -> tuple[int, int]:
 
 def _weights(prior: Prior | None, num_items: int) -> Tensor:
     """The probability of every true rank, float64 [num_items]."""
-    rank = torch.arange(1, num_items + 1, dtype=torch.float64)
+    rank = torch.arange(1, num_items + 1, dtype=torch.float64, device="cpu")
     given = torch.ones_like(rank) if prior is None else prior(rank)
     if not isinstance(given, Tensor) or given.shape != rank.shape:
         raise ValueError(

@@ -41,7 +41,7 @@ from rl4rec_kernels.ids import (
 )
 from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts, rank_candidates, rank_catalog
-from rl4rec_kernels.ops._arguments import check_embeddings
+from rl4rec_kernels.ops._arguments import check_embeddings, widen_query
 
 DEFAULT_KS = (1, 5, 10, 20, 50, 100)
 
@@ -136,6 +136,7 @@ def evaluate(
     >>> evaluate(table[:2], table, [0, 1], ks=(1,)).overall.protocols["whole catalog"]["hit@1"]
     Estimate(mean=1.0, low=1.0, high=1.0)
     """
+    query = widen_query(query, table)
     check_embeddings(query, table)
     num_users, num_rows = query.shape[0], table.shape[0]
     if not num_users:

@@ -12,6 +12,7 @@ from torch import Tensor
 from rl4rec_kernels._utils.checks import shown, whole_number
 from rl4rec_kernels._utils.forking import fork_safe_lock
 from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels._utils.torch_state import plain_torch
 from rl4rec_kernels.index.openvino import OpenVINOForward
 from rl4rec_kernels.index.texts import check_texts
 
@@ -62,7 +63,8 @@ class Encoder:
     use its prompts ``query`` and ``document``, and its towers for each if it has a ``Router``.
 
     Texts are padded to the longest in their batch, so the last bits of a vector may depend on its
-    batch (about 1e-7). Nothing that is computed from a vector does.
+    batch, and on the number of threads (about 1e-7). Nothing that is computed from a vector does.
+    The caller's autocast, default dtype and precision of products do not matter.
     """
 
     def __init__(
@@ -95,7 +97,8 @@ class Encoder:
                 raise ValueError(
                     "max_length is for models given by name; set model.max_seq_length instead"
                 )
-        self.model = _load(model, "cpu" if backend == "openvino" else device)
+        with plain_torch(torch.device("cpu")):  # modules are made there, and then moved
+            self.model = _load(model, "cpu" if backend == "openvino" else device)
         self.batch_size = batch_size or _batch_size(backend, self.device)
         if max_length is not None:
             configs = [inner.config for inner in _transformers(self.model)]
@@ -200,7 +203,7 @@ class Encoder:
         rows = check_texts(texts)
         if show_progress is None:
             show_progress = len(rows) > _LONG_WORK
-        with self._lock, torch.inference_mode():
+        with self._lock, plain_torch(self.device), torch.inference_mode():
             vectors = encode(
                 rows,
                 prompt=prefix,
@@ -209,7 +212,8 @@ class Encoder:
                 convert_to_tensor=True,
                 normalize_embeddings=self.normalize,
             )
-        return vectors.float().clone()  # not an inference tensor
+        with torch.inference_mode(False):  # autograd refuses tensors that are made in it
+            return vectors.float().clone()
 
 
 def _transformers(model: Any) -> list[Any]:

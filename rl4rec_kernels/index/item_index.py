@@ -119,6 +119,7 @@ class ItemIndex:
         return index
 
     @classmethod
+    @torch.inference_mode(False)  # see Encoder: tables may be differentiated
     def from_embeddings(
         cls, embeddings: Tensor, *, ids: Any = None, valid: Any = None
     ) -> "ItemIndex":
@@ -171,7 +172,7 @@ class ItemIndex:
                     f"pass ids=range(1, {len(valid) + 1}), or pass valid= to say which rows are "
                     "items"
                 )
-        valid = torch.as_tensor(valid)
+        valid = torch.as_tensor(valid, device=embeddings.device)
         if valid.dtype != torch.bool or valid.shape != embeddings.shape[:1]:
             raise ValueError(
                 f"valid must be bool [{embeddings.shape[0]}], got {valid.dtype} "
@@ -185,6 +186,7 @@ class ItemIndex:
         return cls(embeddings, valid, {})
 
     @classmethod
+    @torch.inference_mode(False)
     def import_file(cls, path: str | os.PathLike[str], **options: Any) -> "ItemIndex":
         """Read embeddings made elsewhere, from ``.npy``, or ``.pt`` with one tensor.
 
@@ -227,6 +229,7 @@ class ItemIndex:
             save_file(tensors, part, metadata={"format": FORMAT, **self.origin})
 
     @classmethod
+    @torch.inference_mode(False)
     def open(
         cls,
         path: str | os.PathLike[str],
@@ -380,6 +383,6 @@ def _scatter(embeddings: Tensor, ids: np.ndarray, valid: Any) -> tuple[Tensor, T
     table = embeddings.new_zeros(num_rows, embeddings.shape[1])
     for start, block in row_blocks(embeddings):
         table[rows[start : start + len(block)]] = block
-    is_item = torch.zeros(num_rows, dtype=torch.bool)
+    is_item = table.new_zeros(num_rows, dtype=torch.bool)
     is_item[rows] = True
     return table, is_item

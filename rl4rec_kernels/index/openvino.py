@@ -85,7 +85,7 @@ def _core() -> Any:
 
 def _compile(model: Any) -> Any:
     openvino = require("openvino", "openvino")
-    example = torch.ones(2, 7, dtype=torch.long)
+    example = torch.ones(2, 7, dtype=torch.int64, device="cpu")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns about masks other than padding

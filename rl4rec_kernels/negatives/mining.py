@@ -20,7 +20,7 @@ from rl4rec_kernels.ids import (
     valid_rows,
 )
 from rl4rec_kernels.ops import topk_catalog
-from rl4rec_kernels.ops._arguments import check_catalog
+from rl4rec_kernels.ops._arguments import check_catalog, widen_query
 from rl4rec_kernels.ops.quantize import QuantizedTable
 
 _BLOCK = 4096  # queries per call, to show progress and to let Ctrl-C through
@@ -96,6 +96,7 @@ def mine_hard_negatives(
     >>> mine_hard_negatives(torch.ones(1, 1), table, targets=[3], seen=[[0]], num_negs=2)
     array([[4, 2]])
     """
+    query = widen_query(query, table)
     catalog = check_catalog(query, table, refine=refine)
     num_queries, num_rows = query.shape[0], catalog.values.shape[0]
     num_negs = whole_number("num_negs", num_negs, 1)

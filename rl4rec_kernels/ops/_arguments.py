@@ -53,11 +53,13 @@ def _on_two_devices(name: str, tensor: Tensor, other_name: str, other: Tensor) -
 
 
 def widen_query(query: Any, table: Any) -> Any:
-    """Give a half-precision query the dtype of a float32 table under autocast.
+    """Give a half-precision query the dtype of a float32 or quantized table under autocast.
 
     Autocast makes layers return half precision whatever they were given. Widening the query loses
     nothing and copies no table; without autocast a query of another dtype is an error.
     """
+    if isinstance(table, QuantizedTable):
+        table = table.row_stats
     both = isinstance(query, Tensor) and isinstance(table, Tensor)
     differ = both and query.dtype in _FLOATS and query.dtype != table.dtype == torch.float32
     if differ and torch.is_autocast_enabled(query.device.type):

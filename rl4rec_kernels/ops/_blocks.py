@@ -102,13 +102,13 @@ def explain_ids(
     no memory, are enough. With `target_scores`, targets may be elsewhere (-1).
     """
     ops, (ids, offsets) = torch.ops.rl4rec, (_on_cpu(part) for part in exclude)
-    table = torch.empty(num_rows, 0)
+    table = torch.empty(num_rows, 0, dtype=torch.float32, device="cpu")
     if targets is None:
         assert ids is not None
         rows = ids.shape[0] if offsets is None else offsets.shape[0] - 1
-        ops.topk_catalog(torch.empty(rows, 0), table, 1, ids, offsets, None, None, None)
+        ops.topk_catalog(table.new_empty(rows, 0), table, 1, ids, offsets, None, None, None)
     else:
-        query, target_scores = torch.empty(targets.shape[0], 0), _on_cpu(target_scores)
+        query, target_scores = table.new_empty(targets.shape[0], 0), _on_cpu(target_scores)
         parts = (targets.cpu(), ids, offsets, _on_cpu(valid))
         ops.rank_catalog(query, table, *parts, None, None, target_scores)
 

@@ -26,12 +26,13 @@ def grad_table(
     """Gradient of the table: each item sums over the queries it was a candidate of."""
     num_items = table.shape[0]
     flat = ids.reshape(-1).long()
-    slots = torch.arange(flat.numel(), device=ids.device)
+    slots = torch.arange(flat.numel(), dtype=torch.int64, device=ids.device)
     rows = torch.searchsorted(_starts(ids, offsets), slots, right=True) - 1
     # Padding is sorted behind all items.
     known = (flat >= 0) & (flat < num_items)
     items, order = torch.where(known, flat, num_items).sort(stable=True)
-    starts = torch.searchsorted(items, torch.arange(num_items + 1, device=ids.device))
+    every_item = torch.arange(num_items + 1, dtype=torch.int64, device=ids.device)
+    starts = torch.searchsorted(items, every_item)
     return kernels.weighted_segment_sum(grad.reshape(-1), query, rows, order, starts, table)
 
 
@@ -40,4 +41,4 @@ def _starts(ids: Tensor, offsets: Tensor | None) -> Tensor:
     if offsets is not None:
         return offsets
     rows, columns = ids.shape
-    return torch.arange(rows + 1, device=ids.device) * columns
+    return torch.arange(rows + 1, dtype=torch.int64, device=ids.device) * columns

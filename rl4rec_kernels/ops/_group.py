@@ -59,7 +59,7 @@ class Group:
     def run(self, work: Callable[[], T]) -> T:
         """Return the result of `work` once it has succeeded in all processes."""
         result, error = _attempt(work)
-        failed = torch.tensor([error is not None], dtype=torch.int64)
+        failed = torch.tensor([error is not None], dtype=torch.int64, device="cpu")
         if self._sum(failed).item():
             self._raise(error)
         return result  # type: ignore[return-value]
@@ -68,7 +68,7 @@ class Group:
         """Sum the result of `work`, int64 of this shape, over all processes."""
         result, error = _attempt(work)
         if result is None:
-            result = torch.zeros(shape, dtype=torch.int64)
+            result = torch.zeros(shape, dtype=torch.int64, device="cpu")
         failed = result.new_tensor([error is not None])
         sums = self._sum(torch.cat([result.reshape(-1), failed]))
         if sums[-1]:
@@ -88,7 +88,8 @@ class Group:
         """
         things, error = _attempt(work)
         digests = [0] * len(names) if things is None else [_digest(thing) for thing in things]
-        failed, *columns = self.gather(torch.tensor([error is not None, *digests])).unbind(1)
+        mine = torch.tensor([error is not None, *digests], dtype=torch.int64, device="cpu")
+        failed, *columns = self.gather(mine).unbind(1)
         if things is None or failed.any():
             self._raise(error)
         for name, column in zip(names, columns, strict=True):

@@ -147,7 +147,10 @@ def _explain_with(operator: Callable[..., Any]) -> Callable[..., None]:
     def explain(
         query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None, *rest: Any
     ) -> None:
-        no_query, no_table = (torch.empty(part.shape[0], 0) for part in (query, table))
+        no_query, no_table = (
+            torch.empty(part.shape[0], 0, dtype=torch.float32, device="cpu")
+            for part in (query, table)
+        )
         operator(no_query, no_table, ids.cpu(), None if offsets is None else offsets.cpu())
 
     return explain

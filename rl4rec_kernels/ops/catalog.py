@@ -249,7 +249,12 @@ def _explain(
 
 
 def _explain_targets(query: Tensor, table: Tensor, targets: Tensor, *rest: Any) -> None:
-    explain_ids(table.shape[0], targets, NO_IDS, target_scores=torch.zeros(targets.shape))
+    explain_ids(
+        table.shape[0],
+        targets,
+        NO_IDS,
+        target_scores=query.new_zeros(targets.shape, dtype=torch.float32),
+    )
 
 
 def _empty_best(query: Tensor, table: Tensor, k: int, *rest: Any) -> tuple[Tensor, Tensor]:

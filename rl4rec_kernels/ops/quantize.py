@@ -112,4 +112,5 @@ def quantize_table(
 
 
 def _rounded_up(length: Tensor) -> Tensor:
-    return torch.nextafter(length.float(), torch.tensor(torch.inf))
+    narrow = length.float()
+    return torch.nextafter(narrow, torch.full_like(narrow, torch.inf))

@@ -158,7 +158,7 @@ def metrics_from_counts(counts: RankCounts, metrics: list[Metric], ties: Ties) -
             Ties.AVERAGE: [1 + above + tied / 2],
             Ties.EXPECTED: range(1 + above, 2 + above + tied),
         }[ties]
-        rank = torch.tensor(ranks, dtype=torch.float64)
+        rank = torch.tensor(ranks, dtype=torch.float64, device=device)
         for column, metric in enumerate(metrics):
             result[row, column] = metric_at_rank(metric, rank, total).mean()
     return result

@@ -18,6 +18,7 @@ from rl4rec_kernels.ops._arguments import (
     check_k,
     check_targets,
     split_excluded,
+    widen_query,
 )
 from rl4rec_kernels.ops._blocks import (
     best_of_slices,
@@ -221,11 +222,11 @@ class ShardedTable:
         """
 
         def check() -> tuple[Any, ...]:
-            self._check_query(query, refine)
+            checked = self._check_query(query, refine)
             number = check_k(k, self.num_rows)
             excluded = split_excluded(exclude, query)
             check_ids(self.num_rows, None, excluded)
-            return ("topk_catalog", number, refine), query, None, *excluded
+            return ("topk_catalog", number, refine), checked, None, *excluded
 
         (_, k, _), query, _, ids, offsets = self._group.check_same(_SAME, check)
         excluded, show = self._local_ids(ids, offsets), self._group.rank == 0
@@ -246,11 +247,11 @@ class ShardedTable:
 
         def check() -> tuple[Any, ...]:
             numbers = metric_arguments(*call[1:]) if call[1:] else ()
-            self._check_query(query, refine)
+            checked = self._check_query(query, refine)
             check_targets(targets, query)
             excluded = split_excluded(exclude, query)
             check_ids(self.num_rows, targets, excluded)
-            return (call[0], numbers, refine), query, targets, *excluded
+            return (call[0], numbers, refine), checked, targets, *excluded
 
         _, query, targets, ids, offsets = self._group.check_same(_SAME, check)
         catalog, here, num_queries = self._used(refine), self._local(targets), query.shape[0]
@@ -267,7 +268,7 @@ class ShardedTable:
         # One process has a target's score, the others add 0: the sum has its bits, even of NaN.
         bits, invalid = self._group.sum((2, num_queries), score)
         if invalid.any():
-            valid = torch.ones(self.num_rows, dtype=torch.bool)
+            valid = torch.ones(self.num_rows, dtype=torch.bool, device="cpu")
             valid[targets[invalid.bool()].long()] = False
             check_ids(self.num_rows, targets, NO_IDS, valid)
         target_scores = bits.int().view(torch.float32)
@@ -277,9 +278,11 @@ class ShardedTable:
         )
         return RankCounts(above, tied, competitors + 1)
 
-    def _check_query(self, query: Any, refine: bool) -> None:
+    def _check_query(self, query: Any, refine: bool) -> Tensor:
+        query = widen_query(query, self._table)
         check_catalog(query, self._table, refine=refine)
         _backends.resolve_backend("auto", query)
+        return query
 
     def _used(self, refine: bool) -> Catalog:
         return self._catalog if refine else self._catalog._replace(source=None)
@@ -320,7 +323,9 @@ def _check_slice(table: Any, valid: Any) -> Catalog:
     dim = values.shape[-1] if isinstance(values, Tensor) and values.dim() else 0
     device = values.device if isinstance(values, Tensor) else None
     refine = isinstance(table, QuantizedTable) and table.source is not None
-    return check_catalog(torch.empty(0, dim, device=device), table, valid, refine)
+    return check_catalog(
+        torch.empty(0, dim, dtype=torch.float32, device=device), table, valid, refine
+    )
 
 
 def slice_facts(catalog: Catalog) -> dict[str, Any]:
@@ -365,13 +370,13 @@ def check_slices(facts: Sequence[dict[str, Any]]) -> None:
 def _probe(catalog: Catalog) -> list[list[int]]:
     """The bits of a few scores as this machine computes them for such a table."""
     values, _, row_stats, source = catalog
-    generator, device = torch.Generator().manual_seed(0), values.device
+    generator, device = torch.Generator("cpu").manual_seed(0), values.device
     rows, dim = 37, 67
+    options: Any = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
     query, table = (
-        (torch.randint(-999, 1000, (rows, dim), generator=generator) / 7.0).to(device)
-        for _ in range(2)
+        (torch.randint(-999, 1000, (rows, dim), **options) / 7.0).to(device) for _ in range(2)
     )
-    targets = torch.arange(rows, device=device)
+    targets = torch.arange(rows, dtype=torch.int64, device=device)
     score = torch.ops.rl4rec.score_catalog_targets
     if row_stats is None:
         plain = table.to(values.dtype)

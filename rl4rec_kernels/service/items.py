@@ -119,7 +119,7 @@ class LocalItems(Items):
 
 def score_rows(query: Tensor, table: Tensor, valid: Tensor) -> Tensor:
     """Scores of all rows of a table, float32 [B, rows]; -inf for rows that are not items."""
-    rows = torch.arange(len(table), device=query.device).expand(len(query), -1)
+    rows = torch.arange(len(table), dtype=torch.int64, device=query.device).expand(len(query), -1)
     return score_candidates(query, table, rows).masked_fill_(~valid, -torch.inf)
 
 

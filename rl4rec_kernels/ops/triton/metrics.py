@@ -138,7 +138,7 @@ def metrics_from_counts(
 ) -> Tensor:
     """As `ops.reference.metrics_from_counts`, float32; NaN where a total is negative."""
     num_rows, metrics = len(above), tuple(zip(kinds, cutoffs, strict=True))
-    out = torch.empty((num_rows, len(metrics)), device=above.device)
+    out = torch.empty((num_rows, len(metrics)), dtype=torch.float32, device=above.device)
     if out.numel():
         counts = (above.contiguous(), tied.contiguous(), total.contiguous())
         grid = triton.cdiv(num_rows, _BLOCK)

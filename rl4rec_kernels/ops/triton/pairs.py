@@ -51,7 +51,7 @@ def score_targets(
     `bad` is set if a target is out of range or not valid; with `elsewhere`, -1 is allowed.
     """
     sides, tile, options = operands
-    out = torch.full((sides.num_queries,), -torch.inf, device=targets.device)
+    out = torch.full((sides.num_queries,), -torch.inf, dtype=torch.float32, device=targets.device)
     if sides.num_items == 0:
         if not elsewhere and sides.num_queries:
             bad.fill_(1)
@@ -110,10 +110,11 @@ def exclusion_keys(
     `bad` is set if an id is out of range, or offsets are wrong.
     """
     if offsets is None:
-        rows = torch.arange(num_queries, device=exclude.device)[:, None].expand_as(exclude)
+        rows = torch.arange(num_queries, dtype=torch.int64, device=exclude.device)
+        rows = rows[:, None].expand_as(exclude)
     else:
         exclude = exclude.contiguous()
-        slots = torch.arange(exclude.numel(), device=exclude.device)
+        slots = torch.arange(exclude.numel(), dtype=torch.int64, device=exclude.device)
         rows = torch.searchsorted(offsets.contiguous(), slots, right=True) - 1
         fits = (offsets[0] == 0) & (offsets[-1] == exclude.numel()) & (offsets.diff() >= 0).all()
         bad |= ~fits

@@ -100,7 +100,7 @@ def rank_candidates(
         torch.zeros(num_rows, dtype=torch.int64, device=device) for _ in range(3)
     )
     if metrics is not None:
-        results = (torch.empty((num_rows, len(metrics)), device=device),)
+        results = (torch.empty((num_rows, len(metrics)), dtype=torch.float32, device=device),)
     arrived = torch.zeros(0 if metrics is None else num_rows, dtype=torch.int32, device=device)
     if num_rows:
         blocks = blocks_for(dim)

@@ -120,7 +120,8 @@ def rank_catalog(
     if metrics is None:
         results = tuple(torch.empty_like(count) for count in counts)
     else:
-        results = (torch.empty((num_queries, len(metrics)), device=query.device),)
+        shape = num_queries, len(metrics)
+        results = (torch.empty(shape, dtype=torch.float32, device=query.device),)
     if num_queries == 0:
         return results
     both = operands(query, table, row_stats)

@@ -93,7 +93,7 @@ def walk(
     chunks_of_row = ((lengths - shared + step - 1) // step).clamp(min=1)
     first_chunk = torch.nn.functional.pad(chunks_of_row.cumsum(0), (1, 0))
     programs = ids.numel() // step + num_rows
-    numbers = torch.arange(programs, device=ids.device)
+    numbers = torch.arange(programs, dtype=torch.int64, device=ids.device)
     chunk_row = torch.searchsorted(first_chunk, numbers, right=True) - 1
     return Walk(ids, 0, ids.numel(), 0, offsets, first_chunk, chunk_row), programs
 

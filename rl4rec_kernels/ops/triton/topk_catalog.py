@@ -228,7 +228,7 @@ def _bounds(
     args = (valid, num_groups, tile_step, num_sampled, sides, tile, _STRIP)
     launch(_sample_groups, num_blocks * num_groups, keys, *args, **options)
     ordered = keys.sort(dim=1, descending=True).values
-    rank = torch.full((num_queries,), k - 1, device=device) + allowance
+    rank = torch.full((num_queries,), k - 1, dtype=torch.int64, device=device) + allowance
     bounds = ordered.gather(1, rank.clamp(max=ordered.shape[1] - 1)[:, None])[:, 0]
     return torch.where(rank < ordered.shape[1], bounds, _NO_KEY)
 
@@ -236,14 +236,15 @@ def _bounds(
 def _all_keys(both: Operands, valid: Tensor | None) -> Tensor:
     """Keys of all items, int64 [B, N], for tables that fit into the room."""
     sides, tile, options = both
-    scores = torch.empty((sides.num_queries, sides.num_items), device=sides.query.device)
+    shape = sides.num_queries, sides.num_items
+    scores = torch.empty(shape, dtype=torch.float32, device=sides.query.device)
     grid = triton.cdiv(sides.num_items, BLOCK), triton.cdiv(sides.num_queries, BLOCK)
     launch(_score_all, grid, scores, sides, tile, **options)
     ordered = (scores + 0.0).view(torch.int32)  # as in _make_keys
     ordered = torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).long()
     found = scores > -torch.inf
     found = found if valid is None else found & valid
-    ids = torch.arange(sides.num_items, device=scores.device)
+    ids = torch.arange(sides.num_items, dtype=torch.int64, device=scores.device)
     return torch.where(found, (ordered << 32) | (_LAST_ID - ids), _NO_KEY)
 
 
@@ -273,7 +274,7 @@ def _best_keys(
         args = (k, excluded, size, size.bit_length(), first_row, valid)
         launch(_search_again, num_queries, keys, *room, *args, *both_sides, **options)
     if excluded is not None:
-        rows = torch.arange(first_row, first_row + num_queries, device=device)
+        rows = torch.arange(first_row, first_row + num_queries, dtype=torch.int64, device=device)
         pairs = rows[:, None] * num_items + (_LAST_ID - (keys & 0xFFFFFFFF))
         slot = torch.searchsorted(excluded, pairs).clamp(max=excluded.numel() - 1)
         keys = keys.masked_fill((excluded[slot] == pairs) & (keys != _NO_KEY), _NO_KEY)
