@@ -6,6 +6,9 @@
 #   python examples/export_data.py beauty openrlhf data/openrlhf
 #   bash examples/openrlhf_grpo.sh
 #
+# If `rl4rec serve beauty` runs on its own Ray instead (without --address), set RAY_ADDRESS=auto
+# for the last command: without it, the trainer may start another Ray, which has no service.
+#
 # Append more options in OpenRLHF's syntax, for example --train.num_episodes 3.
 set -euo pipefail
 
@@ -34,6 +37,7 @@ python3 -m openrlhf.cli.train_ppo_ray \
   --algo.advantage.estimator group_norm \
   --algo.kl.init_coef 0.001 \
   --algo.kl.use_loss \
+  --algo.kl.estimator k3 \
   --actor.num_nodes 1 --actor.num_gpus_per_node "$GPUS" \
   --ref.num_nodes 1 --ref.num_gpus_per_node "$GPUS" \
   --vllm.num_engines "$GPUS" --vllm.tensor_parallel_size 1 \

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# GRPO with verl 0.10 on Amazon Beauty, on one machine with $GPUS GPUs:
+# GRPO with verl 0.9.1 on Amazon Beauty, on one machine with $GPUS GPUs:
 #
 #   ray start --head
 #   rl4rec serve beauty --address auto                       # the service that computes rewards
 #   python examples/export_data.py beauty verl data/verl
 #   bash examples/verl_grpo.sh
+#
+# If `rl4rec serve beauty` runs on its own Ray instead (without --address), set RAY_ADDRESS=auto
+# for the last command: without it, the trainer may start another Ray, which has no service.
 #
 # Append more options in verl's syntax, for example trainer.total_epochs=3.
 set -euo pipefail

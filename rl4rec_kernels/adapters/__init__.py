@@ -36,7 +36,7 @@ TRAINERS = {
         "TRL's own GRPOTrainer",
     ),
     "verl": Trainer(
-        "verl 0.10", "`reward.custom_reward_function.path=pkg://rl4rec_kernels.adapters.verl`"
+        "verl 0.9.1", "`reward.custom_reward_function.path=pkg://rl4rec_kernels.adapters.verl`"
     ),
     "openrlhf": Trainer(
         "OpenRLHF 0.11", "`--reward.remote_url` and a file such as `examples/openrlhf_reward.py`"

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import logging
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,8 @@ from rl4rec_kernels.service.batcher import ServiceOverloadedError
 from rl4rec_kernels.service.client import ServiceUnavailableError
 from rl4rec_kernels.service.connection import connected_ray, original_error
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
+
+logger = logging.getLogger("rl4rec_kernels.adapters.http")
 
 ROUTE = "/reward"
 
@@ -73,9 +76,9 @@ class RewardEndpoint:
             loop = asyncio.get_running_loop()
             rewards = await loop.run_in_executor(self._threads, reward_rows, self._reward, rows)
         except (ServiceOverloadedError, ServiceUnavailableError, TimeoutError) as error:
-            return 503, {"error": str(error)}
+            return _failure(503, error)
         except (LookupError, TypeError, ValueError) as error:
-            return 400, {"error": str(error)}
+            return _failure(400, error)
         if is_single:
             return 200, rewards[0]
         return 200, {"rewards": rewards, "scores": rewards, "extra_logs": {}}
@@ -87,6 +90,12 @@ class RewardEndpoint:
         given = given.removeprefix("Bearer ") or request.query_params.get("token", "")
         # In constant time, which does not reveal how much of the token is right.
         return hmac.compare_digest(given.encode(errors="replace"), self._token)
+
+
+def _failure(status: int, error: Exception) -> tuple[int, dict[str, str]]:
+    # OpenRLHF's client shows the status only.
+    logger.warning("HTTP %d: %s: %s", status, type(error).__name__, error)
+    return status, {"error": str(error)}
 
 
 def read_rows(body: bytes) -> tuple[list[dict[str, Any]], bool]:

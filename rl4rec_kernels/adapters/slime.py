@@ -1,6 +1,10 @@
 """slime's custom reward model.
 
-    --custom-rm-path rl4rec_kernels.adapters.slime.custom_rm --label-key label
+    --custom-rm-path rl4rec_kernels.adapters.slime.custom_rm
+    --input-key prompt --apply-chat-template --label-key label
+
+and, to choose one of ``score``, ``rank`` and ``hit``, ``--reward-key score``, with which
+``--eval-reward-key`` may choose another one for evaluation.
 
 Columns: ``prompt``, ``label`` and ``metadata`` (``user_id``).
 
@@ -36,6 +40,8 @@ async def custom_rm(args: Any, sample: Any, **kwargs: Any) -> Any:
         A dict of ``score``, ``rank`` and ``hit`` if ``args.reward_key`` selects one of them.
     """
     reward = reward_for(getattr(args, "rl4rec_reward", None))
+    if sample == []:
+        return []
     samples = sample if isinstance(sample, list) else [sample]
     texts, labels = [one.response for one in samples], [one.label for one in samples]
     values: list[Any] = list(await score_async(reward, texts, labels))

@@ -7,7 +7,7 @@
 Columns: ``data_source``, ``prompt``, ``ability``, ``reward_model`` (``ground_truth`` is the target)
 and ``extra_info`` (``history``, ``neg_items``, ``user_id``, ``split``, ``index``), in Parquet.
 
-Follows `NaiveRewardManager.run_single` of verl 0.10 (verl/experimental/reward_loop/reward_manager/
+Follows `NaiveRewardManager.run_single` of verl 0.9.1 (verl/experimental/reward_loop/reward_manager/
 naive.py), which sends one sample per call from several processes; a coroutine function is awaited,
 another function runs in a thread. All samples must return the same keys (reward_loop.py), whose
 values become columns.
@@ -16,7 +16,7 @@ values become columns.
 from collections.abc import Mapping
 from typing import Any
 
-from rl4rec_kernels.adapters._scoring import reward_for, score, score_async
+from rl4rec_kernels.adapters._scoring import RewardLost, reward_for, score, score_async
 from rl4rec_kernels.data.export import Constant, register_layout
 from rl4rec_kernels.data.labels import read_label
 from rl4rec_kernels.rewards.reward import RecReward
@@ -61,9 +61,18 @@ async def compute_score(
     -------
     dict of str to float
         ``score``, ``rank``, ``hit``.
+
+    Raises
+    ------
+    RewardLost
+        On any failure, with its message: verl's ``rate_limited`` manager would turn an `Exception`
+        into a reward of 0.
     """
-    reward, label = _read(data_source, ground_truth, extra_info, reward_kwargs)
-    return (await score_async(reward, [solution_str], [label]))[0]
+    try:
+        reward, label = _read(data_source, ground_truth, extra_info, reward_kwargs)
+        return (await score_async(reward, [solution_str], [label]))[0]
+    except Exception as error:
+        raise RewardLost(f"{type(error).__name__}: {error}") from error
 
 
 def compute_score_sync(
@@ -73,7 +82,13 @@ def compute_score_sync(
     extra_info: Mapping[str, Any] | None = None,
     **reward_kwargs: Any,
 ) -> dict[str, float]:
-    """As `compute_score`, for reward managers that cannot await."""
+    """As `compute_score`, for the manager ``remote``, which cannot await.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError, LookupError
+        As in `RecReward`.
+    """
     reward, label = _read(data_source, ground_truth, extra_info, reward_kwargs)
     return score(reward, [solution_str], [label])[0]
 

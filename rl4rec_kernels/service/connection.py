@@ -19,6 +19,10 @@ from rl4rec_kernels._utils.imports import require
 PROBE_S = 5.0
 """Seconds within which the head of a cluster must answer."""
 
+START = (
+    "start it with `ray start --head` and `rl4rec serve NAME --address auto` or, if `rl4rec serve` "
+    "already runs on its own Ray, set RAY_ADDRESS=auto for this process"
+)
 _CLIENT_PORT = 10001  # of addresses "ray://host"
 # What every gRPC client sends first (RFC 9113, 3.4), and the type of the frame that answers it.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -80,8 +84,7 @@ def connected_ray(address: str = "auto") -> Any:
             except (ConnectionError, RuntimeError, ValueError) as error:
                 first_line = str(error).strip().partition("\n")[0]
                 raise NoClusterError(
-                    f"no Ray cluster was found at {shown(address)} ({first_line}); start one with "
-                    "`rl4rec serve`"
+                    f"no Ray cluster was found at {shown(address)} ({first_line}); {START}"
                 ) from None
     return ray
 
@@ -98,8 +101,7 @@ def find_actor(name: str, namespace: str) -> Any:
         return require("ray", "ray").get_actor(name, namespace=namespace)
     except ValueError:
         raise NoClusterError(
-            f"the Ray cluster has no actor {shown(name)} in namespace {shown(namespace)}; start it "
-            "with `rl4rec serve`"
+            f"the Ray cluster has no actor {shown(name)} in namespace {shown(namespace)}; {START}"
         ) from None
 
 

@@ -28,6 +28,7 @@ def test_rewards_are_those_of_recreward(configured, expected):
 
     assert asyncio.run(one_by_one()) == pytest.approx(expected)
     assert asyncio.run(custom_rm(args, samples)) == pytest.approx(expected)
+    assert asyncio.run(custom_rm(args, [])) == []
     args = types.SimpleNamespace(
         reward_key="score", rl4rec_reward={**OPTIONS, "reward_type": "hit"}
     )

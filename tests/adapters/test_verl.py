@@ -1,4 +1,4 @@
-"""verl 0.10, by a harness of the steps that its code takes."""
+"""verl 0.9.1, by a harness of the steps that its code takes."""
 
 import asyncio
 import functools
@@ -10,6 +10,7 @@ import pytest
 
 from rl4rec_kernels import export_dataset
 from rl4rec_kernels.adapters import verl
+from rl4rec_kernels.adapters._scoring import RewardLost
 from rl4rec_kernels.data.labels import read_label
 from tests.adapters.conftest import HISTORIES, LABELS, NEGATIVES, OPTIONS, TARGETS, TEXTS
 from tests.data.cases import dataset, write_tiny
@@ -90,6 +91,22 @@ def test_options_labels_and_the_whole_catalog(reward, expected):
     for target in (3.9, "3.9", True, "soap", None):
         with raises((TypeError, ValueError), target):
             verl.compute_score_sync("toys", TEXTS[0], target, {"history": [1]}, **OPTIONS)
+
+
+def test_a_failure_is_not_a_reward_of_0(reward):
+    """verl/experimental/reward_loop/reward_manager/limited.py, run_single."""
+
+    async def run_limited(ground_truth) -> float:
+        extra = {"history": [1, 2]}
+        try:
+            call = verl.compute_score("toys", "soap", ground_truth, extra, **OPTIONS)
+            return (await asyncio.wait_for(call, 60))["score"]
+        except Exception:
+            return 0.0
+
+    for target in (99, 3.9, None):
+        with raises(RewardLost, target):
+            asyncio.run(run_limited(target))
 
 
 def test_exported_files_are_understood(tmp_path):
