@@ -101,18 +101,19 @@ def test_a_started_service_gets_the_paths_as_given(hub, monkeypatch, shards):
             sent.append((arguments[0], options.get("data_dir")))
 
     class Client:
-        def __init__(self, *names):
+        def __init__(self, *names, **options):
             pass
 
         def describe(self):
             return []
 
-    monkeypatch.setattr(deploy, "connected_ray", lambda *_: None)
+    ray = SimpleNamespace(
+        remote=lambda **_: lambda _: Options(),
+        util=SimpleNamespace(list_named_actors=lambda **_: []),
+    )
+    monkeypatch.setattr(deploy, "connected_ray", lambda *_: ray)
     monkeypatch.setattr(deploy, "RetrievalService", Options())
     monkeypatch.setattr(deploy, "RetrievalClient", Client)
-    monkeypatch.setattr(
-        deploy, "require", lambda *_: SimpleNamespace(remote=lambda **_: lambda _: Options())
-    )
     monkeypatch.chdir(hub.index.parent)
     rk.start_service({"toys": "index.safetensors"}, data_dir=".", shards=shards)
     assert len(sent) == 1 + shards
