@@ -6,13 +6,14 @@ import sys
 from codecs import getincrementaldecoder
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from io import IncrementalNewlineDecoder, TextIOWrapper
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from select import select
 from typing import Annotated, Any, BinaryIO
 
 from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.contents import HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.cli.common import (
     DataDir,
@@ -227,7 +228,7 @@ class ArrivingLines:
     def __init__(self, stream: BinaryIO) -> None:
         self.name = getattr(stream, "name", "the input")
         self._stream = stream
-        self._decoder = IncrementalNewlineDecoder(getincrementaldecoder("utf-8-sig")(), True)
+        self._decoder = getincrementaldecoder("utf-8-sig")()  # "\r" does not end a line
         self._lines: deque[str] = deque()
         self._parts: list[str] = []  # of a line that is not complete
         self._at_end = False
@@ -324,7 +325,9 @@ def _decoded(lines: Iterable[str]) -> Iterator[str]:
         yield from lines
     except UnicodeDecodeError as error:
         name = getattr(lines, "name", "the input")
-        raise ValueError(f"{name} is not UTF-8 text ({error}); convert it with iconv") from error
+        kind = kind_of(error.object[:HEAD_BYTES])
+        why = f"it is {kind}" if kind else f"{error}; convert it with iconv"
+        raise ValueError(f"{name} is not UTF-8 text: {why}") from error
 
 
 def _rewards_of_lines(

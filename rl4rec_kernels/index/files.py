@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,23 +54,12 @@ def read_index(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
 
     Raises ValueError if it is not an index, or damaged.
     """
-    safetensors = require("safetensors", "encoder")
-    try:
-        with opened(path) as (descriptor, same):
-            with safetensors.safe_open(same, framework="pt") as file:
-                origin = file.metadata() or {}
-                if origin.pop("format", None) != FORMAT or set(file.keys()) != {"table", "valid"}:
-                    raise ValueError(
-                        f"{path} is not an item index; load its tensor and call "
-                        "ItemIndex.from_embeddings"
-                    )
-                table, valid = file.get_tensor("table"), file.get_tensor("valid")
-            watch(table, descriptor, path)
-    except safetensors.SafetensorError as error:
-        kind = _kind(path)
-        if kind and kind != "a safetensors file":
-            raise ValueError(f"{path} is not an item index, it is {kind}") from error
-        raise ValueError(f"{path} is damaged ({error}); build it again") from error
+    with _safetensors(path, "build it again") as (file, descriptor):
+        origin = file.metadata() or {}
+        if origin.pop("format", None) != FORMAT or set(file.keys()) != {"table", "valid"}:
+            raise ValueError(f"{path} is not an item index; read it with ItemIndex.import_file")
+        table, valid = file.get_tensor("table"), file.get_tensor("valid")
+        watch(table, descriptor, path)
     good = table.dim() == 2 and 0 not in table.shape and table.dtype in TABLE_DTYPES
     good = good and (valid.dtype, valid.shape) == (torch.bool, table.shape[:1])
     # A bool whose byte is neither 0 nor 1 is undefined behaviour in C++.
@@ -107,7 +97,7 @@ def metadata_fields(origin: Mapping[str, str], path: Path) -> list[str]:
 
 
 def read_embeddings(path: Path) -> tuple[Tensor, Any]:
-    """Read the embeddings of a .npy or .pt file, and the items of their rows if it has ``ids``.
+    """Read embeddings from a file, and the items of their rows if it has ``ids``.
 
     Raises ValueError if the file is not one that `ItemIndex.import_file` supports.
     """
@@ -127,20 +117,15 @@ def read_embeddings(path: Path) -> tuple[Tensor, Any]:
                 f"{path} is not a plain array ({why}); save one with np.save(path, embeddings)"
             ) from error
         return embeddings, None
-    if path.suffix not in (".pt", ".pth"):
+    if path.suffix == ".safetensors":
+        loaded = _read_tensors(path)
+    elif path.suffix in (".pt", ".pth"):
+        loaded = _read_torch(path)
+    else:
         raise ValueError(
-            f"{path} is not a .npy or .pt file; load it and call ItemIndex.from_embeddings"
+            f"{path} is not a .safetensors, .npy or .pt file; load it and call "
+            "ItemIndex.from_embeddings"
         )
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise
-    except Exception as error:  # as above
-        kind = _kind(path, b"PK", b"\x80")
-        raise ValueError(
-            f"{path} is {kind or 'damaged, or contains more than tensors'}, which is never loaded; "
-            "save one with torch.save(embeddings, path)"
-        ) from error
     if isinstance(loaded, Tensor):
         return loaded, None
     if not isinstance(loaded, Mapping):
@@ -152,3 +137,42 @@ def read_embeddings(path: Path) -> tuple[Tensor, Any]:
             "ItemIndex.from_embeddings"
         )
     return tables[0], loaded.get("ids")
+
+
+def _read_torch(path: Path) -> Any:
+    """Read what torch.save wrote, if it is no more than tensors."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except Exception as error:  # the type depends on the damage
+        kind = _kind(path, b"PK", b"\x80")
+        raise ValueError(
+            f"{path} is {kind or 'damaged, or contains more than tensors'}, which is never loaded; "
+            "save one with torch.save(embeddings, path)"
+        ) from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Map all tensors of a safetensors file."""
+    with _safetensors(path, "save it again") as (file, descriptor):
+        if (file.metadata() or {}).get("format") == FORMAT:
+            raise ValueError(f"{path} is an item index; open it with ItemIndex.open")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for tensor in tensors.values():
+            watch(tensor, descriptor, path)
+    return tensors
+
+
+@contextmanager
+def _safetensors(path: Path, remedy: str) -> Iterator[tuple[Any, int]]:
+    """Open a safetensors file, and give it and its descriptor; ValueError if it is damaged."""
+    safetensors = require("safetensors", "encoder")
+    try:
+        with opened(path) as (descriptor, same), safetensors.safe_open(same, "pt") as file:
+            yield file, descriptor
+    except safetensors.SafetensorError as error:
+        kind = _kind(path)
+        if kind and kind != "a safetensors file":
+            raise ValueError(f"{path} is not a safetensors file, it is {kind}") from error
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error

@@ -147,6 +147,8 @@ class ItemIndex:
                 f"embeddings must be a tensor, got {type(embeddings).__name__}; convert an array "
                 "with torch.from_numpy"
             )
+        if embeddings.is_meta:
+            raise TypeError("embeddings has no values, only a shape (device meta); load the values")
         if embeddings.layout != torch.strided:
             raise TypeError(
                 f"embeddings must be dense, got {embeddings.layout}; convert them with .to_dense()"
@@ -188,13 +190,14 @@ class ItemIndex:
     @classmethod
     @torch.inference_mode(False)
     def import_file(cls, path: str | os.PathLike[str], **options: Any) -> "ItemIndex":
-        """Read embeddings made elsewhere, from ``.npy``, or ``.pt`` with one tensor.
+        """Read embeddings made elsewhere, from ``.npy``, ``.pt`` or ``.safetensors``.
 
         Parameters
         ----------
         path : path
             A NumPy array or a torch tensor [M, D]; a ``.pt`` file may also be a dict with one
-            two-dimensional tensor and, as ``ids``, the items of its rows. No pickled objects.
+            two-dimensional tensor and, as ``ids``, the items of its rows, like a ``.safetensors``
+            file. No pickled objects.
         **options
             Passed to `from_embeddings`.
 

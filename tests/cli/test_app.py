@@ -1,5 +1,7 @@
 """The command line, run as a user runs it."""
 
+import gzip
+import io
 import json
 import os
 import subprocess
@@ -8,6 +10,7 @@ import threading
 
 import pytest
 
+from rl4rec_kernels.cli import app
 from rl4rec_kernels.cli.app import ArrivingLines, _available, read_requests
 from tests.cli.commands import python, rl4rec
 from tests.errors import raises
@@ -229,3 +232,29 @@ def test_a_missing_extra_is_named_in_one_line():
     assert done.stderr == (
         "error: typer is not installed; run: pip install 'rl4rec-kernels[cli]'\n"
     )
+
+
+@pytest.mark.parametrize("from_stdin", [False, True])
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b'{"text": "a", "target": 1}\n{"text": "a"}\r{"text": "b"}\n', ("line 2", "JSON")),
+        (b"version https://git-lfs.github.com/spec/v1\n", ("line 1", "git lfs pull")),
+        (b"<!DOCTYPE html>\n<html></html>\n", ("line 1", "web page")),
+        (gzip.compress(b'{"text": "a", "target": 1}\n'), ("gzip",)),
+        ('{"text": "a", "target": 1}\n'.encode("utf-16"), ("UTF-16",)),
+        (b'{"text": "\\ud800", "target": 1}\n', ("line 1", "\\ud800")),
+    ],
+)
+def test_input_of_another_kind_is_named(
+    index, encoder, tmp_path, monkeypatch, content, named, from_stdin
+):
+    """Lines end as in the files of data sets: not at a carriage return."""
+    path = tmp_path / "input.jsonl"
+    path.write_bytes(content)
+    monkeypatch.setattr(app, "Encoder", lambda *_: encoder)
+    with path.open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setattr("sys.stdout", io.StringIO())
+        with raises(ValueError, *named):
+            app.reward(index, None if from_stdin else path)

@@ -93,9 +93,14 @@ def test_import_of_tensors_and_arrays(tmp_path):
         assert index.table.is_contiguous()  # otherwise every call would copy it
         assert index.valid.tolist() == want
     torch.save({"table": table[1:3], "ids": torch.tensor([7, 2])}, tmp_path / "d.pt")
-    index = ItemIndex.import_file(tmp_path / "d.pt")
-    assert torch.equal(index.table[[7, 2]], table[1:3])
-    assert index.valid.nonzero().flatten().tolist() == [2, 7]
+    save_file({"table": table[1:3], "ids": torch.tensor([7, 2])}, tmp_path / "d.safetensors")
+    for name in ("d.pt", "d.safetensors"):
+        index = ItemIndex.import_file(tmp_path / name)
+        assert torch.equal(index.table[[7, 2]], table[1:3])
+        assert index.valid.nonzero().flatten().tolist() == [2, 7]
+    index.save(tmp_path / "index.safetensors")
+    with raises(ValueError, tmp_path / "index.safetensors", "ItemIndex.open"):
+        ItemIndex.import_file(tmp_path / "index.safetensors")
     given = ItemIndex.from_embeddings(table, valid=torch.ones(6, dtype=torch.bool))
     assert len(given) == 6
 
@@ -104,7 +109,7 @@ NUMBERED = torch.arange(1, 51).float()[:, None].expand(50, 8).contiguous()  # ro
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("form", ["tensor", "a.npy", "a.pt", "dict.pt"])
+@pytest.mark.parametrize("form", ["tensor", "a.npy", "a.pt", "dict.pt", "a.safetensors"])
 def test_a_first_item_in_row_0_is_never_dropped(tmp_path, form, dtype):
     """Without a word, every item would be taken for the one before it."""
     table, path = NUMBERED.to(dtype), tmp_path / form
@@ -112,6 +117,8 @@ def test_a_first_item_in_row_0_is_never_dropped(tmp_path, form, dtype):
         if dtype == torch.bfloat16:
             pytest.skip("NumPy has no bfloat16")
         np.save(path, table.numpy())
+    elif form == "a.safetensors":
+        save_file({"embeddings": table}, path)
     elif form != "tensor":
         torch.save({"table": table} if form == "dict.pt" else table, path)
 
@@ -204,10 +211,10 @@ def test_a_file_of_another_kind_is_named(tmp_path, ending, kind):
     named = KINDS[kind]
     if ending == ".pt" and kind in ("zip", "pickle"):  # torch writes these
         named = "never loaded"
-    load = ItemIndex.open if ending == ".safetensors" else ItemIndex.import_file
-    with raises(ValueError, path, named) as caught:
-        load(path)
-    assert "allow_pickle" not in str(caught.value)
+    for load in (ItemIndex.import_file, ItemIndex.open)[: 1 + (ending == ".safetensors")]:
+        with raises(ValueError, path, named) as caught:
+            load(path)
+        assert "allow_pickle" not in str(caught.value)
 
 
 def test_arrays_of_objects_are_not_recommended_to_be_loaded(tmp_path):

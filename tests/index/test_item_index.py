@@ -68,6 +68,7 @@ def spoiled(value: float) -> torch.Tensor:
             TypeError,
             ("embeddings", "sparse", ".to_dense()"),
         ),
+        ({"embeddings": torch.ones(2, 2, device="meta")}, TypeError, ("embeddings", "meta")),
         ({"embeddings": torch.zeros(3, 2)}, ValueError, ("embeddings", "no row is an item")),
         ({"embeddings": torch.ones(2)}, ValueError, ("embeddings", "[M, D]", (2,))),
         ({"embeddings": torch.ones(0, 2)}, ValueError, ("embeddings", "[M, D]", (0, 2))),
