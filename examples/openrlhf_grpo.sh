@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GRPO with OpenRLHF 0.11 on Amazon Beauty, on one machine with $GPUS GPUs:
+# GRPO with OpenRLHF 0.11.2 on Amazon Beauty, on one machine with $GPUS GPUs:
 #
 #   ray start --head
 #   rl4rec serve beauty --address auto                       # the service that computes rewards

@@ -28,6 +28,7 @@ class Trainer(NamedTuple):
 
 
 _OWN_CODE = "its own code where it is installed, and a harness"
+_IN_TRAINER = "its own code (`make test-trainers`), and a harness"
 
 TRAINERS = {
     "trl": Trainer(
@@ -36,10 +37,14 @@ TRAINERS = {
         "TRL's own GRPOTrainer",
     ),
     "verl": Trainer(
-        "verl 0.9.1", "`reward.custom_reward_function.path=pkg://rl4rec_kernels.adapters.verl`"
+        "verl 0.9.1",
+        "`reward.custom_reward_function.path=pkg://rl4rec_kernels.adapters.verl`",
+        _IN_TRAINER,
     ),
     "openrlhf": Trainer(
-        "OpenRLHF 0.11", "`--reward.remote_url` and a file such as `examples/openrlhf_reward.py`"
+        "OpenRLHF 0.11.2",
+        "`--reward.remote_url` and a file such as `examples/openrlhf_reward.py`",
+        _IN_TRAINER,
     ),
     "nemo_rl": Trainer(
         "NeMo-RL 0.6", "the actor class `rl4rec_kernels.adapters.nemo_rl.RecEnvironmentActor`"
@@ -48,6 +53,7 @@ TRAINERS = {
     "areal": Trainer(
         "AReaL 1.0.4",
         '`workflow="rl4rec_kernels.adapters.areal.RecWorkflow"`, or `reward_fn="….reward_fn"`',
+        _IN_TRAINER,
     ),
     "ms_swift": Trainer(
         "ms-swift 4.6",

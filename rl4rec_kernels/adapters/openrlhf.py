@@ -8,7 +8,7 @@ or the path of this file itself, with the options in ``RL4REC_REWARD``.
 
 Columns: ``input``, ``label``, ``datasource``.
 
-Follows `SingleTurnAgentExecutor` of OpenRLHF 0.11 (openrlhf/utils/agent.py), which calls the
+Follows `SingleTurnAgentExecutor` of OpenRLHF 0.11.2 (openrlhf/utils/agent.py), which calls the
 function in a thread with lists of length 1. A query is the prompt and the response decoded
 together, with special tokens. OpenRLHF logs an `Exception` at level INFO and continues without a
 reward, so failures are raised as `RewardLost`, which it does not catch: the run stops.

@@ -1,4 +1,4 @@
-"""OpenRLHF 0.11, by a harness of the steps that its code takes."""
+"""OpenRLHF 0.11.2, by a harness of the steps that its code takes."""
 
 import asyncio
 import functools
