@@ -28,6 +28,8 @@ from rl4rec_kernels.negatives.mining import mine_hard_negatives
 from rl4rec_kernels.negatives.sampling import sample_negatives
 from rl4rec_kernels.ops import (
     cpu_level,
+    log_prob_candidates,
+    log_prob_catalog,
     metrics_from_counts,
     rank_candidates,
     rank_catalog,
@@ -78,6 +80,8 @@ __all__ = [
     "export_dataset",
     "find_service",
     "load_item_metadata",
+    "log_prob_candidates",
+    "log_prob_catalog",
     "metrics_from_counts",
     "mine_hard_negatives",
     "quantize_table",

@@ -33,6 +33,9 @@ def operators(level: str) -> None:
         assert torch.equal(rk.metrics_from_counts(got, METRICS), rewards)
         leaves = query.clone().requires_grad_(), table.clone().requires_grad_()
         rk.score_candidates(*leaves, candidates.clamp(min=0)).sum().backward()
+        rk.log_prob_candidates(*leaves, candidates).sum().backward()
+        for exclude in (None, candidates, rk.RaggedIds.from_lists(lists)):
+            rk.log_prob_catalog(*leaves, targets, exclude).sum().backward()
         for items, refine in ((table, False), (table.bfloat16(), False), (copy, True)):
             for exclude in (None, candidates, rk.RaggedIds.from_lists(lists)):
                 got = rk.rank_catalog(query, items, targets, exclude, refine=refine)
@@ -54,6 +57,8 @@ def errors() -> None:
     for call in (
         lambda: rk.rank_candidates(torch.ones(300, 8), torch.ones(100, 8), candidates),
         lambda: rk.rank_catalog(torch.ones(300, 8), torch.ones(100, 8), targets, candidates),
+        lambda: rk.log_prob_candidates(torch.ones(300, 8), torch.ones(100, 8), candidates),
+        lambda: rk.log_prob_catalog(torch.ones(300, 8), torch.ones(100, 8), targets, candidates),
     ):
         with raises(IndexError, 100):
             call()

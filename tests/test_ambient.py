@@ -49,6 +49,7 @@ def of_operators(backend: str) -> Results:
         name = f"{case.query.dtype} {case.offsets is None} "
         found[name + "scores"] = rk.score_candidates(*arguments, **options)
         found[name + "ranks"] = rk.rank_candidates(*arguments, **options)
+        found[name + "log-probabilities"] = rk.log_prob_candidates(*arguments, 0.5, **options)
         for ties in ("expected", "average"):
             found[name + ties] = rk.reward_candidates(*arguments, METRICS, ties, **options)
     with torch.inference_mode(False), torch.enable_grad():
@@ -60,6 +61,8 @@ def of_operators(backend: str) -> Results:
         name, valid = f"{case.table.shape[0]} items: ", {"valid": case.valid}
         found[name + "ranks"] = rk.rank_catalog(*case.arguments, **valid, **options)
         found[name + "rewards"] = rk.reward_catalog(*case.arguments, METRICS, **valid, **options)
+        log_probs = rk.log_prob_catalog(*case.arguments, 0.5, **valid, **options)
+        found[name + "log-probabilities"] = log_probs
         best = rk.topk_catalog(case.query, case.table, 7, case.exclusions, **valid, **options)
         found[name + "best"] = best
     for dtype in (torch.int8, BF16, torch.float8_e4m3fn):
@@ -355,6 +358,7 @@ def test_autocast_widens_the_query_of_every_function(kind):
         lambda q: rk.mine_hard_negatives(q, table, targets, SEEN, 5, **options),
     ]
     if kind == "plain":
+        calls.append(lambda q: rk.log_prob_catalog(q, table, targets))
         calls.append(lambda q: rk.evaluate(q, table, targets, num_bootstrap=10).to_dict())
     for call in calls:
         with torch.autocast("cpu", BF16):

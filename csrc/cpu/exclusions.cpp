@@ -6,6 +6,25 @@
 
 namespace rl4rec {
 
+std::vector<int64_t> read_targets(const Tensor& targets, const Catalog& catalog,
+                                  int64_t num_queries, bool allows_none) {
+  check(targets.dim() == 1 && targets.size(0) == num_queries, "targets must be [", num_queries,
+        "], one id per query");
+  const Tensor column = torch::stable::unsqueeze(targets, 1);
+  const Candidates ids(column, std::nullopt, num_queries, "targets");
+  std::vector<int64_t> result(num_queries);
+  for (int64_t q = 0; q < num_queries; ++q) {
+    const int64_t id = result[q] = ids.id(q, q);
+    if (id == -1 && allows_none) continue;
+    check<std::out_of_range>(0 <= id && id < catalog.items.rows, "targets: id ", id, " of query ",
+                             q, " is not in the table, whose ids are 0 to ", catalog.items.rows - 1,
+                             "; check that the ids and the table belong together");
+    check(catalog.is_valid(id), "targets: id ", id, " of query ", q, " is not an item: valid[", id,
+          "] is False; leave the query out");
+  }
+  return result;
+}
+
 Exclusions::Exclusions(const Catalog& catalog, int64_t num_queries, const int64_t* targets,
                        const OptionalTensor& ids, const OptionalTensor& offsets)
     : entries_((num_queries + kMaxLanes - 1) / kMaxLanes), counts_(num_queries) {

@@ -1,9 +1,13 @@
-// Which items do not compete, in the catalog operators.
+// The targets of the catalog operators, and which items do not compete with them.
 #pragma once
 
 #include "cpu/catalog.h"
 
 namespace rl4rec {
+
+// The ids in `targets`, one per query. `allows_none` allows -1, which is not in this table.
+std::vector<int64_t> read_targets(const Tensor& targets, const Catalog& catalog,
+                                  int64_t num_queries, bool allows_none);
 
 // Items that do not compete for a query: its excluded ids and its target.
 class Exclusions {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/row_kernels.h"
+#include "cpu/softmax_kernels.h"
 #include "cpu/tile_kernels.h"
 
 namespace rl4rec {
@@ -12,6 +13,7 @@ struct Level {
   // By Arithmetic, for panels of two vectors, and of one for few queries.
   TileKernels wide[kNumArithmetics], narrow[kNumArithmetics];
   LaneKernels lanes;
+  SoftmaxKernels softmax;
   // The scores of one query and n items, with the bits that kFloat gives.
   void (*sequential_dot)(const float* query, const float* const* items, int64_t n, int64_t dim,
                          float* scores);

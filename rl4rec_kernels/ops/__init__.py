@@ -3,11 +3,14 @@
 from rl4rec_kernels.ops._backends import cpu_level, cpu_levels, unchecked_ids, use_cpu_level
 from rl4rec_kernels.ops.candidates import rank_candidates, reward_candidates, score_candidates
 from rl4rec_kernels.ops.catalog import rank_catalog, reward_catalog, topk_catalog
+from rl4rec_kernels.ops.log_prob import log_prob_candidates, log_prob_catalog
 from rl4rec_kernels.ops.metrics import metrics_from_counts
 
 __all__ = [
     "cpu_level",
     "cpu_levels",
+    "log_prob_candidates",
+    "log_prob_catalog",
     "metrics_from_counts",
     "rank_candidates",
     "rank_catalog",

@@ -193,6 +193,26 @@ def check_targets(targets: Any, query: Tensor) -> None:
         raise _on_two_devices("targets", targets, "query", query)
 
 
+def check_log_q(log_q: Any, table: Tensor) -> None:
+    """Check the logs of sampling probabilities, one per row of the table, or None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is neither.
+    """
+    if log_q is None:
+        return
+    if not isinstance(log_q, Tensor) or log_q.dtype != torch.float32:
+        raise TypeError(f"log_q must be a float32 tensor, got {_found(log_q)}")
+    if log_q.shape != table.shape[:1]:
+        raise ValueError(
+            f"log_q must be [{table.shape[0]}], one per row of the table, got {tuple(log_q.shape)}"
+        )
+    if log_q.device != table.device:
+        raise _on_two_devices("log_q", log_q, "table", table)
+
+
 def check_k(k: int, num_rows: int) -> int:
     """Check the number of items that `topk_catalog` is asked for; return it as an int."""
     k = whole_number("k", k, 1)

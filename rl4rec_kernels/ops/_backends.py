@@ -119,7 +119,8 @@ def resolve_backend(backend: str, query: Tensor, *, cuda: bool = True) -> str:
         )
     if backend == "cuda" and not cuda:
         raise ValueError(
-            "backend='cuda' is available for operators on candidates only; "
+            "backend='cuda' is available for score_candidates, rank_candidates and "
+            "reward_candidates only; "
             "pass backend='triton' or 'auto'"
         )
     if backend in ("cuda", "triton") and device != "cuda" and not runs_on_cpu(backend):

@@ -15,7 +15,7 @@ def grad_query(
     kernels: Any, grad: Tensor, query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None
 ) -> Tensor:
     """Gradient of the queries: each one sums over its candidates."""
-    starts = _starts(ids, offsets)
+    starts = starts_of(ids, offsets)
     flat = grad.reshape(-1), table, ids.reshape(-1)
     return kernels.weighted_segment_sum(*flat, None, starts, query)
 
@@ -27,7 +27,7 @@ def grad_table(
     num_items = table.shape[0]
     flat = ids.reshape(-1).long()
     slots = torch.arange(flat.numel(), dtype=torch.int64, device=ids.device)
-    rows = torch.searchsorted(_starts(ids, offsets), slots, right=True) - 1
+    rows = torch.searchsorted(starts_of(ids, offsets), slots, right=True) - 1
     # Padding is sorted behind all items.
     known = (flat >= 0) & (flat < num_items)
     items, order = torch.where(known, flat, num_items).sort(stable=True)
@@ -36,7 +36,7 @@ def grad_table(
     return kernels.weighted_segment_sum(grad.reshape(-1), query, rows, order, starts, table)
 
 
-def _starts(ids: Tensor, offsets: Tensor | None) -> Tensor:
+def starts_of(ids: Tensor, offsets: Tensor | None) -> Tensor:
     """Where each row begins in ``ids.reshape(-1)``, and where the last one ends."""
     if offsets is not None:
         return offsets

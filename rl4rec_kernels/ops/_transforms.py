@@ -27,7 +27,7 @@ def refuse_derivatives(name: str, remedy: str, *tensors: Any) -> None:
         return
     for tensor in tensors:
         if isinstance(tensor, Tensor) and (tensor.requires_grad or _has_tangent(tensor)):
-            raise NotImplementedError(f"{name} cannot be differentiated; {remedy}")
+            raise NotImplementedError(f"{name} cannot be differentiated here; {remedy}")
 
 
 def _has_tangent(tensor: Tensor) -> bool:

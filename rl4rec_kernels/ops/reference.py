@@ -123,6 +123,64 @@ def topk_catalog(
     return best, ids.masked_fill(best == -math.inf, -1)
 
 
+def _log_softmax_of_first(logits: Tensor) -> Tensor:
+    """Log-softmax of the first of n logits. Those at plus infinity, or all at minus infinity, share
+    the mass equally, which is the limit.
+    """
+    largest = logits.detach().max()
+    if largest.isinf():
+        logits = torch.where(logits == largest, 0.0, -math.inf)
+    return logits.log_softmax(0)[:1]
+
+
+def log_prob_candidates(
+    query: Tensor,
+    table: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    log_q: Tensor | None,
+    temperature: float,
+    scores: Tensor | None = None,
+) -> Tensor:
+    """Log-softmax of each row's first candidate, float64 [B]; `log_q` [N] is subtracted.
+
+    `scores` replaces the reference's own scores.
+    """
+    scores = score_candidates(query, table, ids, offsets) if scores is None else scores
+    flat_ids, logits = ids.reshape(-1).long(), scores.reshape(-1).double() / temperature
+    if log_q is not None:
+        logits = logits - log_q.double()[flat_ids.clamp(min=0)]
+    lengths = [where.stop - where.start for where in row_slices(ids, offsets)]
+    found = [query.new_zeros(0, dtype=torch.float64)]
+    for row, own in zip(flat_ids.split(lengths), logits.split(lengths), strict=True):
+        competes = (row != -1) & (row != row[0])
+        found.append(_log_softmax_of_first(torch.cat([own[:1], own[competes]])))
+    return torch.cat(found)
+
+
+def log_prob_catalog(
+    query: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    exclude: Tensor | None,
+    offsets: Tensor | None,
+    valid: Tensor | None,
+    temperature: float,
+    scores: Tensor | None = None,
+) -> Tensor:
+    """Log-softmax of each query's target among all competing items, float64 [B].
+
+    `scores` replaces the reference's own scores.
+    """
+    all_scores, competes = score_catalog(query, table, exclude, offsets, valid)
+    logits = (all_scores if scores is None else scores).double() / temperature
+    competes = competes.scatter(1, targets.long()[:, None], False)
+    found = [query.new_zeros(0, dtype=torch.float64)]
+    for row, target, others in zip(logits, targets.tolist(), competes, strict=True):
+        found.append(_log_softmax_of_first(torch.cat([row[target : target + 1], row[others]])))
+    return torch.cat(found)
+
+
 def exact_table(values: Tensor, row_stats: Tensor | None, source: Tensor | None) -> Tensor:
     """The embeddings that are ranked: `source` for refined results, else the scaled `values`."""
     if source is not None or row_stats is None:

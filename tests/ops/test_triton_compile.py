@@ -11,19 +11,24 @@ import pytest
 pytest.importorskip("triton")
 
 KERNELS = {
+    "_add_ranges",
     "_collect",
     "_count_candidates",
     "_count_catalog",
     "_count_excluded",
     "_finish",
+    "_log_prob_candidates",
     "_metrics_from_counts",
     "_sample_groups",
     "_score_all",
     "_score_candidates",
     "_score_targets",
     "_search_again",
+    "_sum_exponentials",
+    "_weigh",
     "_weighted_segment_sum",
 }
+WITHOUT_EMBEDDINGS = ("_add_ranges", "_finish", "_metrics_from_counts")
 SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes that a block may have
 # Bytes: where few dimensions are multiplied without tensor cores, and on the older card.
 MAY_SPILL = {80: {"ones": 32, "float32": 128, "quantized int8": 288}, 90: {"ones": 32}}
@@ -64,13 +69,21 @@ def test_registers_are_not_spilled(compiled):
 
 def test_embeddings_are_read_128_bits_at_a_time(compiled):
     for kernel in compiled[1]:
-        if kernel["case"] != "ones" and kernel["kernel"] not in ("_finish", "_metrics_from_counts"):
+        if kernel["case"] != "ones" and kernel["kernel"] not in WITHOUT_EMBEDDINGS:
             assert kernel["wide_loads"] > 0, kernel
 
 
 def test_catalogs_use_the_tensor_cores(compiled):
     capability, kernels = compiled
-    names = {"_count_catalog", "_collect", "_sample_groups", "_score_all", "_score_targets"}
+    names = {
+        "_collect",
+        "_count_catalog",
+        "_sample_groups",
+        "_score_all",
+        "_score_targets",
+        "_sum_exponentials",
+        "_weigh",
+    }
     for kernel in kernels:
         if kernel["case"] != "ones" and kernel["kernel"] in names:
             whole = kernel["case"] == "quantized int8"

@@ -89,6 +89,8 @@ def main(capability: int) -> None:
             triton_kernels.score_candidates(query, table, *candidates, bad)
             triton_kernels.rank_candidates(query, table, *candidates, bad)
             triton_kernels.reward_candidates(query, table, *candidates, *metrics, bad)
+            for log_q in (None, torch.zeros(items)):
+                triton_kernels.log_prob_candidates(query, table, *candidates, log_q, 0.5, bad)
         triton_kernels.metrics_from_counts(*[ids[:, 0]] * 3, *metrics)
         grad = torch.zeros(rows, columns)
         for gradient in (_gradients.grad_query, _gradients.grad_table):
@@ -98,6 +100,10 @@ def main(capability: int) -> None:
             triton_kernels.rank_catalog(query, table, ids[:, 0], *rest, None, bad)
             triton_kernels.reward_catalog(query, table, ids[:, 0], *rest, *metrics, bad)
             triton_kernels.topk_catalog(query, table, 10, *rest, bad)
+            for exclude in (None, ids[:, :9]):
+                log_probs = (query, table, ids[:, 0], exclude, None, is_item, 0.5)
+                found = triton_kernels.log_prob_catalog(*log_probs, bad)
+                triton_kernels.log_prob_catalog_grad(grad[:, 0], *found, *log_probs, True, True)
         triton_kernels.topk_catalog(query, table[:100], 10, *[None] * 5, bad)
     # Triton makes constants of arguments that are 1.
     case = "ones"

@@ -7,6 +7,8 @@ Each function takes its operator's arguments and, if the operator checks ids, a 
 [1], which it sets if ids are bad, see `ops._backends`.
 """
 
+from rl4rec_kernels.ops.triton.log_prob_candidates import log_prob_candidates
+from rl4rec_kernels.ops.triton.log_prob_catalog import log_prob_catalog, log_prob_catalog_grad
 from rl4rec_kernels.ops.triton.metrics import metrics_from_counts
 from rl4rec_kernels.ops.triton.rank_candidates import rank_candidates, reward_candidates
 from rl4rec_kernels.ops.triton.rank_catalog import (
@@ -19,6 +21,9 @@ from rl4rec_kernels.ops.triton.topk_catalog import topk_catalog
 from rl4rec_kernels.ops.triton.weighted_segment_sum import weighted_segment_sum
 
 __all__ = [
+    "log_prob_candidates",
+    "log_prob_catalog",
+    "log_prob_catalog_grad",
     "metrics_from_counts",
     "rank_candidates",
     "rank_catalog",

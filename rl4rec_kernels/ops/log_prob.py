@@ -1,0 +1,302 @@
+"""Log-probabilities of targets in the softmax of scores, as rewards and as losses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl4rec_kernels._utils.checks import number
+from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.ops import _backends, _gradients, reference
+from rl4rec_kernels.ops._arguments import (
+    Ids,
+    check_catalog,
+    check_embeddings,
+    check_log_q,
+    check_targets,
+    split_excluded,
+    split_ids,
+    widen_query,
+)
+from rl4rec_kernels.ops._blocks import explain_ids, in_blocks
+from rl4rec_kernels.ops._transforms import refuse_derivatives
+
+
+def log_prob_candidates(
+    query: Tensor,
+    table: Tensor,
+    candidates: Tensor | RaggedIds,
+    temperature: float = 1.0,
+    log_q: Tensor | None = None,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Compute the log-probability of each row's target among its candidates.
+
+    With s the scores of `score_candidates`, it is the log-softmax of ``s / temperature - log_q`` at
+    the target. No scores are written. ``-log_prob_candidates(...).mean()`` is the sampled softmax
+    loss.
+
+    Parameters
+    ----------
+    query : Tensor, shape [B, D]
+        float32, float16 or bfloat16.
+    table : Tensor, shape [N, D]
+        Embeddings of all items; of the dtype of `query`, or lower if `query` is float32.
+    candidates : Tensor, shape [B, C], or RaggedIds with B rows
+        int32 or int64 rows of the table. The first of each row is the target. -1 is padding;
+        repeats of the target are dropped, other ids count as often as they occur.
+    temperature : float
+        More than 1e-30 and less than 1e30. To learn it, divide the query by it instead.
+    log_q : Tensor, float32, shape [N], optional
+        The log of the probability with which each item is sampled as a negative, which is
+        subtracted from the logits, the target's as well, see Notes. It gets no gradient.
+    backend : {"auto", "cpu", "triton", "reference"}
+        The implementation to use. ``"auto"`` uses C++ on the CPU and Triton on a GPU.
+
+    Returns
+    -------
+    Tensor
+        float32, shape [B]. Differentiable once, in `query` and `table`; gradients are summed in
+        float32 in a fixed order. A NaN score of the target or a candidate makes the row NaN.
+        Candidates that score infinity share the probability; if all score minus infinity, all do.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes, shapes or devices are invalid, a row has no target, or `temperature` is out of
+        range; the message names the argument.
+    IndexError
+        If an id is not in the table; the message names its row and column.
+
+    Notes
+    -----
+    Negatives that are drawn from a distribution q other than the uniform one, for example by
+    popularity or from the batch, bias a softmax over them: popular items are pushed down too often.
+    Subtracting log q from the logits corrects this (Bengio & Senécal, IEEE Trans. Neural Networks
+    2008; Yi et al., Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations,
+    RecSys 2019, equation 3). A constant added to `log_q` changes nothing.
+    """
+    temperature = _check("log_prob_candidates", query, table, temperature)
+    query = widen_query(query, table)
+    check_embeddings(query, table)
+    ids = split_ids("candidates", candidates, query)
+    check_log_q(log_q, table)
+    backend = _backends.resolve_backend(backend, query, cuda=False)
+    if backend == "reference":
+        return reference.log_prob_candidates(query, table, *ids, log_q, temperature).float()
+    operator = _backends.operators(backend).log_prob_candidates
+    log_probs, _ = operator(query, table, *ids, log_q, temperature)
+    return log_probs
+
+
+def log_prob_catalog(
+    query: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    exclude: Tensor | RaggedIds | None = None,
+    temperature: float = 1.0,
+    valid: Tensor | None = None,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Compute the log-probability of each query's target among all items.
+
+    It is the log-softmax of the scores / `temperature` at the target. Exponentials are summed where
+    scores are computed, also in the backward pass, which computes the scores again: there is no
+    ``[B, N]`` matrix. ``-log_prob_catalog(...).mean()`` is the cross-entropy over the whole
+    catalog.
+
+    Parameters
+    ----------
+    query, table, temperature, backend
+        As in `log_prob_candidates`.
+    targets : Tensor, shape [B]
+        int32 or int64 rows of the table.
+    exclude : Tensor, shape [B, X], or RaggedIds with B rows, optional
+        Items that get no probability for a query, for example the user's history; -1 is padding,
+        and repeats are allowed. It never removes the target itself.
+    valid : Tensor, bool, shape [N], optional
+        Which rows are items; others get no probability. Default: all.
+
+    Returns
+    -------
+    Tensor
+        float32, shape [B], as of `log_prob_candidates`. A query's result depends only on the query,
+        its target and exclusions, and the table, to the bit; the last bits may differ between CPU
+        levels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes, shapes or devices are invalid, a target's row is not valid, or `temperature` is
+        out of range; the message names the argument.
+    IndexError
+        If an id is not in the table; the message names it.
+    """
+    temperature = _check("log_prob_catalog", query, table, temperature)
+    query = widen_query(query, table)
+    check_embeddings(query, table)
+    catalog = check_catalog(query, table, valid)
+    excluded = split_excluded(exclude, query)
+    check_targets(targets, query)
+    backend = _backends.resolve_backend(backend, query, cuda=False)
+    if backend == "reference":
+        found = reference.log_prob_catalog(query, table, targets, *excluded, valid, temperature)
+        return found.float()
+    operator = _backends.operators(backend).log_prob_catalog
+    if torch.is_grad_enabled() and (query.requires_grad or table.requires_grad):
+        return operator(query, table, targets, *excluded, valid, temperature)[0]
+    return in_blocks(
+        lambda *arguments: operator(*arguments[:6], temperature)[0],
+        query,
+        catalog,
+        targets,
+        excluded,
+    )
+
+
+def _check(name: str, query: Any, table: Any, temperature: Any) -> float:
+    remedy = "call backward() or torch.autograd.grad outside of torch.func and forward mode"
+    refuse_derivatives(name, remedy, query, table)
+    return number("temperature", temperature, 1e-30, 1e30, strict=True)
+
+
+def _empty_log_probs(query: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    rows = query.shape[0]
+    log_probs = query.new_empty(rows, dtype=torch.float32)
+    return log_probs, query.new_empty((rows, 2), dtype=torch.float64)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.temperature = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _candidates_backward(ops: Any) -> Callable[..., Any]:
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        *arguments, log_q, _, normalizer = ctx.saved_tensors
+        weights = ops.log_prob_candidates_weights(
+            grad, normalizer, *arguments, log_q, ctx.temperature
+        )
+        grad_query = grad_table = None
+        if ctx.needs_input_grad[0]:
+            grad_query = ops.score_candidates_grad_query(weights, *arguments)
+        if ctx.needs_input_grad[1]:
+            grad_table = ops.score_candidates_grad_table(weights, *arguments)
+        return grad_query, grad_table, None, None, None, None
+
+    return backward
+
+
+def _catalog_backward(ops: Any) -> Callable[..., Any]:
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        *arguments, log_probs, normalizer = ctx.saved_tensors
+        needs_query, needs_table, *_ = ctx.needs_input_grad
+        grad_query, grad_table = ops.log_prob_catalog_grad(
+            grad, log_probs, normalizer, *arguments, ctx.temperature, needs_query, needs_table
+        )
+        grads = (grad_query if needs_query else None, grad_table if needs_table else None)
+        return *grads, *[None] * 5
+
+    return backward
+
+
+def _differentiable_once(name: str) -> Callable[[Any], Callable[..., Any]]:
+    def make(ops: Any) -> Callable[..., Any]:
+        def backward(ctx: Any, *grads: Any) -> None:
+            raise NotImplementedError(f"{name} can be differentiated once, not twice")
+
+        return backward
+
+    return make
+
+
+def _weigh_candidates(
+    kernels: Any,
+    grad: Tensor,
+    normalizer: Tensor,
+    query: Tensor,
+    table: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    log_q: Tensor | None,
+    temperature: float,
+) -> Tensor:
+    """The derivatives with respect to the scores on a GPU; ids have been checked."""
+    bad = query.new_zeros(1, dtype=torch.int32)
+    flat = ids.reshape(-1).long()
+    logits = kernels.score_candidates(query, table, ids, offsets, bad).reshape(-1).double()
+    logits = logits / temperature
+    known = (flat >= 0) & (flat < table.shape[0])
+    if log_q is not None:
+        logits = logits - log_q[torch.where(known, flat, 0)].double()
+    starts = _gradients.starts_of(ids, offsets)
+    slots = torch.arange(flat.numel(), dtype=torch.int64, device=ids.device)
+    rows = (torch.searchsorted(starts, slots, right=True) - 1).clamp(0, query.shape[0] - 1)
+    first = starts[rows]
+    is_target = slots == first
+    largest, log_sum = normalizer[rows].unbind(1)
+    log_probs = torch.where(logits == largest, 0.0, logits - largest) - log_sum
+    weights = torch.where(is_target, log_probs.expm1(), log_probs.exp())
+    weights = weights * (-grad.double() / temperature)[rows]
+    competes = is_target | (known & (flat != flat[first]))
+    return torch.where(competes, weights, 0.0).float().reshape(ids.shape)
+
+
+def _explain_candidates(
+    query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None, *rest: Any
+) -> None:
+    no_query, no_table = (
+        torch.empty(part.shape[0], 0, dtype=torch.float32, device="cpu") for part in (query, table)
+    )
+    ids, offsets = ids.cpu(), None if offsets is None else offsets.cpu()
+    torch.ops.rl4rec.rank_candidates(no_query, no_table, ids, offsets)
+
+
+def _explain_catalog(
+    query: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    exclude: Tensor | None,
+    offsets: Tensor | None,
+    valid: Tensor | None,
+    *rest: Any,
+) -> None:
+    explain_ids(table.shape[0], targets, Ids(exclude, offsets), valid)
+
+
+_backends.register(
+    "log_prob_candidates",
+    _empty_log_probs,
+    cuda=False,
+    explain=_explain_candidates,
+    backward=_candidates_backward,
+    setup_context=_keep,
+)
+_backends.register(
+    "log_prob_candidates_weights",
+    lambda grad, normalizer, query, table, ids, *rest: grad.new_empty(ids.shape),
+    cuda=False,
+    kernel=_weigh_candidates,
+    backward=_differentiable_once("log_prob_candidates"),
+)
+_backends.register(
+    "log_prob_catalog",
+    _empty_log_probs,
+    cuda=False,
+    explain=_explain_catalog,
+    backward=_catalog_backward,
+    setup_context=_keep,
+)
+_backends.register(
+    "log_prob_catalog_grad",
+    lambda grad, log_probs, normalizer, query, table, *rest: tuple(
+        like.new_empty((like.shape[0] if needed else 0, like.shape[1]))
+        for like, needed in zip((query, table), rest[-2:], strict=True)
+    ),
+    cuda=False,
+    backward=_differentiable_once("log_prob_catalog"),
+)
