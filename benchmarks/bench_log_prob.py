@@ -1,0 +1,129 @@
+"""Log-probabilities of targets, and training with them: our kernels, and torch, eager and compiled.
+
+Torch computes all scores, and their log-softmax. The limit of the forward pass is the rank in the
+catalog, which needs the same scores.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+import rl4rec_kernels as rk
+from benchmarks.data import gaussian
+from benchmarks.memory import peak_growth
+
+B, D = 1024, 384
+NUM_ITEMS = [12_102, 1_000_000]
+TEMPERATURE = 20.0  # of dot products of Gaussian embeddings: probabilities of all sizes
+
+
+@functools.lru_cache(maxsize=1)
+def data(num_items: int, *columns: int) -> tuple[Tensor, ...]:
+    query, table, targets = gaussian(B, num_items, D, *columns)
+    return query.requires_grad_(), table.requires_grad_(), targets
+
+
+def torch_catalog(query: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+    return -cross_entropy(query @ table.T / TEMPERATURE, targets, reduction="none")
+
+
+def our_catalog(query: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+    return rk.log_prob_catalog(query, table, targets, None, TEMPERATURE)
+
+
+def torch_candidates(query: Tensor, table: Tensor, candidates: Tensor) -> Tensor:
+    scores = torch.einsum("bd,bcd->bc", query, table[candidates]) / TEMPERATURE
+    return scores.log_softmax(1)[:, 0]
+
+
+def our_candidates(query: Tensor, table: Tensor, candidates: Tensor) -> Tensor:
+    return rk.log_prob_candidates(query, table, candidates, TEMPERATURE)
+
+
+CATALOG: dict[str, tuple[str, Callable[..., Any]]] = {
+    "log_prob_catalog": ("ours", our_catalog),
+    "rank_catalog": ("limit", rk.rank_catalog),
+    "torch matmul and cross_entropy": ("peer", torch_catalog),
+    "torch.compile matmul and cross_entropy": ("peer", torch.compile(torch_catalog)),
+}
+CANDIDATES: dict[str, tuple[str, Callable[..., Any]]] = {
+    "log_prob_candidates": ("ours", our_candidates),
+    "rank_candidates": ("limit", rk.rank_candidates),
+    "torch einsum and log_softmax": ("peer", torch_candidates),
+    "torch.compile einsum and log_softmax": ("peer", torch.compile(torch_candidates)),
+}
+
+
+def step(function: Callable[..., Tensor], query: Tensor, table: Tensor, ids: Tensor) -> None:
+    torch.autograd.grad(-function(query, table, ids).mean(), (query, table))
+
+
+@pytest.mark.parametrize("name", CATALOG)
+@pytest.mark.parametrize("num_items", NUM_ITEMS)
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "step"])
+def test_catalog(contest: Callable[..., Any], num_items: int, name: str, backward: bool) -> None:
+    role, function = CATALOG[name]
+    if backward and role == "limit":
+        pytest.skip("has no gradient")
+    arguments = data(num_items)
+    what = "forward and backward of the log-probability" if backward else "log-probability"
+    group = f"{what} in the whole catalog, B={B:,}, N={num_items:,}, D={D}"
+    run(contest, group, name, role, function, arguments, backward, 15 if num_items < 10**5 else 3)
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "step"])
+def test_candidates(contest: Callable[..., Any], name: str, backward: bool) -> None:
+    role, function = CANDIDATES[name]
+    if backward and role == "limit":
+        pytest.skip("has no gradient")
+    what = "forward and backward of the log-probability" if backward else "log-probability"
+    group = f"{what} among 100 candidates, B={B:,}, N=12,102, D={D}"
+    run(contest, group, name, role, function, data(12_102, 100), backward, 15)
+
+
+def run(
+    contest: Callable[..., Any],
+    group: str,
+    name: str,
+    role: str,
+    function: Callable[..., Any],
+    arguments: tuple[Tensor, ...],
+    backward: bool,
+    rounds: int,
+) -> None:
+    def forward() -> None:
+        with torch.no_grad():
+            function(*arguments)
+
+    work = functools.partial(step, function, *arguments) if backward else forward
+    contest(group, name, role, work, rounds=rounds)
+
+
+MEMORY = """
+import torch, rl4rec_kernels as rk
+leaves = torch.randn(4096, 384, requires_grad=True), torch.randn(100_000, 384, requires_grad=True)
+targets = torch.randint(100_000, (4096,))
+def work(n):
+    query, table = (leaf[:n] for leaf in leaves)
+    torch.autograd.grad({call}.sum(), (query, table))
+work(64)
+"""
+CALLS = {
+    "log_prob_catalog": "rk.log_prob_catalog(query, table, targets[:n] % n)",
+    "torch matmul and cross_entropy": "torch.nn.functional.cross_entropy("
+    "query @ table.T, targets[:n] % n)",
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_memory(contest: Callable[..., Any], name: str) -> None:
+    group = "memory of forward and backward, with the gradients, B=4,096, N=100,000, D=384"
+    role = "ours" if name == "log_prob_catalog" else "peer"
+    setup, work = MEMORY.format(call=CALLS[name]), "work(100_000)"
+    contest(group, name, role, lambda: peak_growth(setup, work), memory=True)
