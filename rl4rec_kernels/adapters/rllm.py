@@ -15,30 +15,14 @@ in the metrics. So failures are raised as `RewardLost`, which stops both.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 from rl4rec_kernels.adapters._scoring import RewardLost, reward_for, score
 from rl4rec_kernels.data.export import register_layout
 
 _COLUMNS = {"question": "prompt", "ground_truth": "label", "data_source": "data_name"}
 register_layout("rllm", _COLUMNS, conversational=(False,))
-
-
-class Signal(NamedTuple):
-    """A value that rLLM logs: the fields of its class of that name."""
-
-    name: str
-    value: float
-    metadata: dict[str, Any]
-
-
-class EvalOutput(NamedTuple):
-    """What an evaluator returns: the fields of rLLM's class of that name."""
-
-    reward: float
-    is_correct: bool
-    signals: list[Signal]
-    metadata: dict[str, Any]
 
 
 class RecEvaluator:
@@ -58,7 +42,7 @@ class RecEvaluator:
     def __init__(self, reward_options: Mapping[str, Any] | None = None) -> None:
         self.reward = reward_for(reward_options)
 
-    def evaluate(self, task: Any, episode: Any) -> EvalOutput:
+    def evaluate(self, task: Any, episode: Any) -> Any:
         """Return the reward of an episode.
 
         Parameters
@@ -71,8 +55,9 @@ class RecEvaluator:
 
         Returns
         -------
-        EvalOutput
-            With the signals ``rank`` and ``hit``; correct if the target is among the first k.
+        namespace
+            With the attributes of rLLM's ``EvalOutput``: the signals are ``rank`` and ``hit``, and
+            it is correct if the target is among the first k.
 
         Raises
         ------
@@ -84,8 +69,10 @@ class RecEvaluator:
             value = score(self.reward, [answer(episode)], [label])[0]
         except Exception as error:
             raise RewardLost(f"{type(error).__name__}: {error}") from error
-        signals = [Signal(name, value[name], {}) for name in ("rank", "hit")]
-        return EvalOutput(value["score"], value["hit"] == 1, signals, {})
+        signals = [SimpleNamespace(name=name, value=value[name]) for name in ("rank", "hit")]
+        return SimpleNamespace(
+            reward=value["score"], is_correct=value["hit"] == 1, signals=signals, metadata={}
+        )
 
 
 def answer(episode: Any) -> str:

@@ -89,7 +89,7 @@ def export_dataset(
         The file: ``.parquet`` (required for verl), ``.jsonl`` or ``.json`` (both JSON lines).
     conversational : bool, optional
         Whether prompts are chat messages or texts. Default: the trainer's own convention, which is
-        texts for trl and nemo_rl, messages for the others.
+        texts for trl, nemo_rl, easyr1, rllm and verifiers, messages for the others.
 
     Returns
     -------

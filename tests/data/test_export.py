@@ -17,7 +17,17 @@ COLUMNS = {
     "nemo_rl": ["input", "output"],
     "slime": ["prompt", "label", "metadata"],
     "areal": ["history", "target", "user_id", "neg_items", "messages"],
+    "ms_swift": ["history", "target", "user_id", "neg_items", "messages"],
+    "easyr1": ["prompt", "answer"],
+    "skyrl": ["prompt", "env_class", "data_source", "reward_spec"],
+    "rllm": ["question", "ground_truth", "data_source"],
+    "roll": ["messages", "ground_truth", "domain", "tag"],
+    "verifiers": ["prompt", "label"],
+    "tinker_cookbook": ["prompt", "label"],
 }
+PROMPTS = ("prompt", "input", "messages", "question")
+LABELS = ("label", "output", "answer", "ground_truth")
+TEXTS = {"trl", "nemo_rl", "easyr1", "rllm", "verifiers"}  # whose prompts are texts by default
 
 
 @pytest.fixture
@@ -46,16 +56,17 @@ def test_files_contain_the_samples(tiny, tmp_path, trainer, ending):
     rows = read(path, tmp_path)
     assert len(rows) == len(tiny) == 3
     for row, sample in zip(rows, tiny, strict=True):
-        label = row.get("label") or row.get("output")
+        label = next((row[name] for name in LABELS if row.get(name)), None)
+        label = label or row.get("reward_spec", {}).get("ground_truth")
         if trainer == "verl":
             got = {"target": row["reward_model"]["ground_truth"], **row["extra_info"]}
         else:
             got = read_label(label)._asdict() if label else row
         for name in ("target", "history", "neg_items"):
             assert got[name] == sample[name]
-        prompt = row.get("prompt") or row.get("input") or row.get("messages")
+        prompt = next(row[name] for name in PROMPTS if row.get(name))
         chat = [{"role": "user", "content": sample["prompt"]}]
-        assert prompt == (sample["prompt"] if trainer in ("trl", "nemo_rl") else chat)
+        assert prompt == (sample["prompt"] if trainer in TEXTS else chat)
 
 
 def test_prompts_may_be_texts_or_messages(tiny, tmp_path):
