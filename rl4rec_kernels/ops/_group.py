@@ -13,6 +13,11 @@ _RAISED_AS = {
     kind.__name__: kind
     for kind in (TypeError, ValueError, IndexError, RuntimeError, FileNotFoundError, ImportError)
 }
+_BROKEN = (
+    "the other processes of the group did not answer: one of them has ended, did not make this "
+    "call or was slower by more than the group's timeout; make all calls in all processes, or set "
+    "init_process_group(timeout=...)"
+)
 
 
 class Group:
@@ -66,11 +71,8 @@ class Group:
 
     def sum(self, shape: tuple[int, ...], work: Callable[[], Tensor]) -> Tensor:
         """Sum the result of `work`, int64 of this shape, over all processes."""
-        result, error = _attempt(work)
-        if result is None:
-            result = torch.zeros(shape, dtype=torch.int64, device="cpu")
-        failed = result.new_tensor([error is not None])
-        sums = self._sum(torch.cat([result.reshape(-1), failed]))
+        mine, error = _with_flag(shape, work)
+        sums = self._sum(mine)
         if sums[-1]:
             self._raise(error)
         return sums[:-1].view(shape)
@@ -86,12 +88,13 @@ class Group:
         ValueError
             In all processes, if a result differs; the message names it.
         """
-        things, error = _attempt(work)
-        digests = [0] * len(names) if things is None else [_digest(thing) for thing in things]
-        mine = torch.tensor([error is not None, *digests], dtype=torch.int64, device="cpu")
-        failed, *columns = self.gather(mine).unbind(1)
-        if things is None or failed.any():
-            self._raise(error)
+        things: list[Any] = []
+
+        def digests() -> Tensor:
+            things.extend(work())
+            return torch.tensor([_digest(thing) for thing in things], dtype=torch.int64)
+
+        columns = self.gather((len(names),), digests).unbind(1)
         for name, column in zip(names, columns, strict=True):
             other = (column != column[0]).nonzero()
             if other.numel():
@@ -101,41 +104,63 @@ class Group:
                 )
         return things
 
-    def gather(self, tensor: Tensor) -> Tensor:
-        """Stack a tensor of one shape from all processes, by rank."""
-        tensor = tensor.to(self.device).contiguous()
-        parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        self._dist.all_gather(parts, tensor, group=self._group)
-        return torch.stack(parts).cpu()
+    def gather(self, shape: tuple[int, ...], work: Callable[[], Tensor]) -> Tensor:
+        """Stack the result of `work`, int64 of this shape, from all processes, by rank."""
+        mine, error = _with_flag(shape, work)
+        mine = mine.to(self.device)
+        parts = [torch.empty_like(mine) for _ in range(self.size)]
+        self._together(lambda: self._dist.all_gather(parts, mine, group=self._group))
+        found = torch.stack(parts).cpu()
+        if found[:, -1].any():
+            self._raise(error)
+        return found[:, :-1].reshape(self.size, *shape)
 
     def gather_objects(self, work: Callable[[], T]) -> list[T]:
         """Gather the result of `work`, which is pickled, from all processes, by rank."""
-        result = self.run(work)
-        results: list[Any] = [None] * self.size
-        self._dist.all_gather_object(results, result, group=self._group)
-        return results
+        return self._objects(self.run(work))
+
+    def _objects(self, mine: Any) -> list[Any]:
+        found: list[Any] = [None] * self.size
+        self._together(lambda: self._dist.all_gather_object(found, mine, group=self._group))
+        return found
 
     def _sum(self, tensor: Tensor) -> Tensor:
         tensor = tensor.to(self.device)
-        self._dist.all_reduce(tensor, group=self._group)
+        self._together(lambda: self._dist.all_reduce(tensor, group=self._group))
         return tensor.cpu()
 
-    def _raise(self, error: Exception | None) -> NoReturn:
+    def _together(self, collective: Callable[[], object]) -> None:
+        try:
+            collective()
+        except RuntimeError as error:  # a timeout or a lost connection
+            raise RuntimeError(f"{_BROKEN} ({error})") from error
+
+    def _raise(self, error: BaseException | None) -> NoReturn:
         """Raise this process's own error, or the one of the first process that has one."""
         mine = None if error is None else (type(error).__name__, str(error))
-        errors: list[Any] = [None] * self.size
-        self._dist.all_gather_object(errors, mine, group=self._group)
+        errors = self._objects(mine)
         if error is not None:
             raise error
         rank, (kind, text) = next((i, e) for i, e in enumerate(errors) if e is not None)
+        text = text if kind in _RAISED_AS else f"{kind}: {text}"
         raise _RAISED_AS.get(kind, RuntimeError)(f"{text} (in process {rank} of the group)")
 
 
-def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+def _attempt(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     try:
         return work(), None
-    except Exception as error:
+    except BaseException as error:  # after Ctrl-C, too, the others are waiting
         return None, error
+
+
+def _with_flag(
+    shape: tuple[int, ...], work: Callable[[], Tensor]
+) -> tuple[Tensor, BaseException | None]:
+    """The result of `work`, flat, and behind it whether it failed."""
+    result, error = _attempt(work)
+    if result is None:
+        result = torch.zeros(shape, dtype=torch.int64, device="cpu")
+    return torch.cat([result.reshape(-1), result.new_tensor([error is not None])]), error
 
 
 def _digest(thing: Any) -> int:
@@ -143,7 +168,8 @@ def _digest(thing: Any) -> int:
     digest = hashlib.blake2b(digest_size=8)
     if isinstance(thing, Tensor):
         digest.update(f"{thing.dtype} {tuple(thing.shape)}".encode())
-        values = thing.detach().cpu().contiguous().reshape(-1)
+        # A copy: a tensor of one row is contiguous whatever its strides are, which view() is not.
+        values = thing.detach().cpu().clone(memory_format=torch.contiguous_format).view(-1)
         digest.update(values.view(torch.uint8).numpy().data)
     else:
         digest.update(repr(thing).encode())

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,8 +55,10 @@ class ShardedTable:
     counts, or the best items of each slice.
 
     An error in one process, such as an id that is not in the table, is raised in all of them, and
-    the table can be used again afterwards. If a process is slower than the others by more than the
-    group's timeout (see ``init_process_group``), these give up.
+    the table can be used again afterwards; Ctrl-C in one is a RuntimeError in the others. If a
+    process has ended, or is slower than the others by more than the group's timeout (the default of
+    ``init_process_group`` is 10 or 30 minutes), these give up with a RuntimeError, and the group
+    cannot be used any more.
 
     Attributes
     ----------
@@ -138,11 +141,11 @@ class ShardedTable:
         FileNotFoundError, ValueError
             As `ItemIndex.open`, `quantize_table` and `from_slice`, in all processes.
         """
-        from rl4rec_kernels.index import ItemIndex  # the one import that goes up the layers
-
         members = Group(group)
 
         def take() -> tuple[Tensor | QuantizedTable, Tensor]:
+            from rl4rec_kernels.index import ItemIndex  # the one import that goes up the layers
+
             table, valid = ItemIndex.open(path).slice(members.rank, members.size)
             return (table if quantize is None else quantize_table(table, quantize)), valid
 
@@ -229,15 +232,19 @@ class ShardedTable:
             return ("topk_catalog", number, refine), checked, None, *excluded
 
         (_, k, _), query, _, ids, offsets = self._group.check_same(_SAME, check)
-        excluded, show = self._local_ids(ids, offsets), self._group.rank == 0
-        scores, rows = self._group.run(
-            lambda: best_of_slices(query, self._used(refine), k, excluded, show_progress=show)
-        )
-        best = global_ids(rows, self.start)
-        step = max(1, _SENT_BYTES // (12 * k * self._group.size))
+        show, group = self._group.rank == 0, self._group
+
+        def find() -> tuple[Tensor, Tensor]:
+            excluded = self._local_ids(ids, offsets)
+            found = best_of_slices(query, self._used(refine), k, excluded, show_progress=show)
+            return found[0], global_ids(found[1], self.start)
+
+        scores, best = group.run(find)
+        step = max(1, _SENT_BYTES // (16 * k * group.size))
         for first in range(0, query.shape[0], step):
-            block = slice(first, first + step)
-            self._merge(scores[block], best[block])
+            mine = scores[first : first + step], best[first : first + step]
+            found = group.gather((2, *mine[0].shape), partial(_packed, *mine))
+            group.run(partial(_merge, *mine, found))
         return scores, best
 
     def _count(
@@ -254,28 +261,31 @@ class ShardedTable:
             return (call[0], numbers, refine), checked, targets, *excluded
 
         _, query, targets, ids, offsets = self._group.check_same(_SAME, check)
-        catalog, here, num_queries = self._used(refine), self._local(targets), query.shape[0]
-        excluded, show = self._local_ids(ids, offsets), self._group.rank == 0
+        num_queries, show = query.shape[0], self._group.rank == 0
 
         def score() -> Tensor:
             """The bits of the scores of this slice's targets, and which of them are not valid."""
-            bits = score_targets(query, catalog, here).view(torch.int32).long()
+            here, valid = self._local(targets), self._catalog.valid
+            bits = score_targets(query, self._used(refine), here).view(torch.int32).long()
             is_here, invalid = here >= 0, here.new_zeros(num_queries)
-            if catalog.valid is not None:
-                invalid[is_here] = (~catalog.valid[here[is_here]]).long()
+            if valid is not None:
+                invalid[is_here] = (~valid[here[is_here]]).long()
             return torch.stack([bits.where(is_here, 0), invalid])
 
         # One process has a target's score, the others add 0: the sum has its bits, even of NaN.
         bits, invalid = self._group.sum((2, num_queries), score)
-        if invalid.any():
-            valid = torch.ones(self.num_rows, dtype=torch.bool, device="cpu")
-            valid[targets[invalid.bool()].long()] = False
-            check_ids(self.num_rows, targets, NO_IDS, valid)
-        target_scores = bits.int().view(torch.float32)
-        above, tied, competitors = self._group.sum(
-            (3, num_queries),
-            lambda: count_slices(query, catalog, here, excluded, target_scores, show_progress=show),
-        )
+
+        def count() -> Tensor:
+            if invalid.any():
+                valid = torch.ones(self.num_rows, dtype=torch.bool, device="cpu")
+                valid[targets[invalid.bool()].long()] = False
+                check_ids(self.num_rows, targets, NO_IDS, valid)
+            here, excluded = self._local(targets), self._local_ids(ids, offsets)
+            scores = bits.int().view(torch.float32)
+            catalog = self._used(refine)
+            return count_slices(query, catalog, here, excluded, scores, show_progress=show)
+
+        above, tied, competitors = self._group.sum((3, num_queries), count)
         return RankCounts(above, tied, competitors + 1)
 
     def _check_query(self, query: Any, refine: bool) -> Tensor:
@@ -294,28 +304,28 @@ class ShardedTable:
     def _local_ids(self, ids: Tensor | None, offsets: Tensor | None) -> Ids:
         return Ids(None if ids is None else self._local(ids), offsets)
 
-    def _merge(self, scores: Tensor, ids: Tensor) -> None:
-        """Replace some queries' best of the slice by their best of all slices."""
-        # One message for both: a score is 4 bytes, an id 8.
-        packed = torch.cat(
-            [scores.view(torch.int32)[..., None], ids.view(torch.int32).view(*ids.shape, 2)], 2
-        )
-        slices = self._group.gather(packed)
-        for rank, found in enumerate(slices):
-            more = found[..., 0].contiguous().view(torch.float32)
-            more_ids = found[..., 1:].contiguous().view(torch.int64).squeeze(2)
-            if rank == 0:
-                scores.copy_(more)
-                ids.copy_(more_ids)
-            else:
-                merge_best(scores, ids, more, more_ids)
-
     def __repr__(self) -> str:
         end = self.start + self._table.shape[0]
         return (
             f"ShardedTable({self.num_rows} rows x {self.dim}, {self._catalog.values.dtype}; "
             f"rows {self.start} to {end - 1} in process {self._group.rank} of {self._group.size})"
         )
+
+
+def _packed(scores: Tensor, ids: Tensor) -> Tensor:
+    """Scores and ids as one message, int64 [2, B, k]."""
+    return torch.stack([scores.view(torch.int32).long(), ids])
+
+
+def _merge(scores: Tensor, ids: Tensor, found: Tensor) -> None:
+    """Replace the best of a slice by the best of all slices, `found` [processes, 2, B, k]."""
+    for rank, (bits, more_ids) in enumerate(found):
+        more = bits.int().view(torch.float32)
+        if rank == 0:
+            scores.copy_(more)
+            ids.copy_(more_ids)
+        else:
+            merge_best(scores, ids, more, more_ids)
 
 
 def _check_slice(table: Any, valid: Any) -> Catalog:

@@ -3,6 +3,7 @@
 import datetime
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,20 @@ def constant() -> CatalogCase:
     return CatalogCase(table[:5] * 2, table, torch.tensor([0, 20, 48, 50, 96]), None, None, None)
 
 
+def alone() -> CatalogCase:
+    """One query, in tensors of one row that are contiguous for all strides."""
+    case = real()
+    query = case.query[:1].T.repeat_interleave(3, 1).T[::3]
+    targets = case.targets.repeat_interleave(5).view(-1, 5)[:1, 2]
+    assert targets.is_contiguous()
+    assert targets.stride() == (5,)
+    exclude = torch.arange(9).view(-1, 1).T
+    return case._replace(query=query, targets=targets, exclude=exclude, offsets=None)
+
+
 WORK: dict[str, Work] = {
+    "one query": Work(alone()),
+    "one query, refined": Work(alone(), torch.int8, refine=True),
     **{f"ties {q} {t}": Work(make_catalog_case(SHAPE, (q, t), exclusions=True)) for q, t in DTYPES},
     **{f"real {q} {t}": Work(real(dtypes=(q, t))) for q, t in DTYPES},
     "int32 ids": Work(real(ids_dtype=torch.int32)),
@@ -124,7 +138,7 @@ def outcome(call: Callable[[], Any]) -> Any:
     """What a call returns, or its error."""
     try:
         return call()
-    except (TypeError, ValueError, IndexError, FileNotFoundError) as error:
+    except (TypeError, ValueError, IndexError, OSError, RuntimeError, KeyboardInterrupt) as error:
         return type(error).__name__, str(error)
 
 
@@ -181,6 +195,43 @@ def errors(rank: int, world: int, missing: Path) -> dict[str, Callable[[], Any]]
     }
 
 
+# Steps between two collectives, and the methods that take them.
+STEPS = {
+    "rank_catalog": ("check_ids", "score_targets", "local_ids", "count_slices", "check_targets"),
+    "topk_catalog": ("check_k", "local_ids", "best_of_slices", "global_ids", "merge_best"),
+}
+
+
+def broken(step: str, method: str, rank: int, world: int, kind: type[BaseException]) -> Any:
+    """What a method gives if a step of it fails in the last process, then and afterwards."""
+    case = make_catalog_case((3, 9, 4))
+    table = shard(case.table, None, "uneven", rank, world)
+    third = case.targets if method == "rank_catalog" else 2
+    call = partial(getattr(table, method), case.query, third, case.targets[:, None])
+
+    def fail(*args: Any, **options: Any) -> Any:
+        raise kind("broken")
+
+    was = getattr(sharded, step)
+    if rank == world - 1:
+        setattr(sharded, step, fail)
+    try:
+        first = outcome(call)
+    finally:
+        setattr(sharded, step, was)
+    return first, len(call())
+
+
+def late(rank: int, world: int) -> Any:
+    """What the others get if the last process does not call."""
+    group = dist.new_group(timeout=datetime.timedelta(seconds=2))
+    case = make_catalog_case((3, 9, 4))
+    table = shard(case.table, None, "uneven", rank, world, group)
+    if rank == world - 1:
+        return None
+    return outcome(lambda: table.rank_catalog(case.query, case.targets))
+
+
 def main(rank: int, world: int, folder: Path) -> None:
     """Do all the work as one of several processes; leave the results in a file."""
     torch.set_num_threads(1)
@@ -203,6 +254,11 @@ def main(rank: int, world: int, folder: Path) -> None:
         do(f"{name}, {split}", lambda w=work, t=table: results(w, t))
     for name, call in errors(rank, world, folder / "missing.safetensors").items():
         do(f"error: {name}", lambda call=call: outcome(call))
+    for method, steps in STEPS.items():
+        for step in steps:
+            for kind in (RuntimeError, KeyboardInterrupt):
+                name = f"broken: {method} {step} {kind.__name__}"
+                do(name, partial(broken, step, method, rank, world, kind))
     index, query = folder / "index.safetensors", WORK["no exclusions"].case.query
     for copy in (None, torch.int8):
         table, refine = rk.ShardedTable.open(index, quantize=copy), copy is not None
@@ -217,6 +273,7 @@ def main(rank: int, world: int, folder: Path) -> None:
         return results(work, shard(work.table, work.case.valid, "uneven", member, 2, group))
 
     do("in a group", lambda: outcome(in_group))
+    do("late", lambda: late(rank, world))
     torch.save(found, folder / f"found{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -12,7 +12,7 @@ from rl4rec_kernels.ops import cpu_levels
 from tests.errors import raises
 from tests.ops import sharded_work
 from tests.ops.catalog_cases import assert_counts
-from tests.ops.sharded_work import METRICS, SPLITS, WORK, Work
+from tests.ops.sharded_work import METRICS, SPLITS, STEPS, WORK, Work
 
 DEADLINE = 120  # seconds, after which processes that wait for each other are ended
 
@@ -136,6 +136,26 @@ def test_an_error_of_one_is_raised_in_all(found, name):
     if name == "one bad target":
         innocent = found[0][f"error: {name}"][1]
         assert innocent.endswith(f"(in process {len(found) - 1} of the group)")
+
+
+@pytest.mark.parametrize("kind", ["RuntimeError", "KeyboardInterrupt"])
+@pytest.mark.parametrize(
+    ("method", "step"), [(method, step) for method, steps in STEPS.items() for step in steps]
+)
+def test_a_failure_between_collectives_is_raised_in_all(found, method, step, kind):
+    for rank, process in enumerate(found):
+        (raised, message), results = process[f"broken: {method} {step} {kind}"]
+        assert "broken" in message
+        assert raised == (kind if rank == len(found) - 1 else "RuntimeError")
+        assert rank == len(found) - 1 or kind == "RuntimeError" or kind in message
+        assert results == (3 if method == "rank_catalog" else 2)
+
+
+def test_processes_that_wait_in_vain_give_up(found):
+    for process in found[:-1]:
+        raised, message = process["late"]
+        assert raised == "RuntimeError"
+        assert "init_process_group(timeout=" in message
 
 
 def test_errors_are_those_of_one_process(found):
