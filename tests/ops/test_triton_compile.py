@@ -30,8 +30,11 @@ KERNELS = {
 }
 WITHOUT_EMBEDDINGS = ("_add_ranges", "_finish", "_metrics_from_counts")
 SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes that a block may have
-# Bytes: where few dimensions are multiplied without tensor cores, and on the older card.
-MAY_SPILL = {80: {"ones": 32, "float32": 128, "quantized int8": 288}, 90: {"ones": 32}}
+# Bytes, of a case or a kernel: where excluded pairs are looked up, where few dimensions are multiplied without tensor cores, and on the older card.
+MAY_SPILL = {
+    80: {"ones": 32, "float32": 128, "quantized int8": 288},
+    90: {"ones": 32, "_sum_exponentials": 24},
+}
 
 
 @pytest.fixture(scope="module", params=[80, 90], ids="sm_{}".format)
@@ -62,7 +65,8 @@ def test_every_kernel_compiles(compiled):
 def test_registers_are_not_spilled(compiled):
     capability, kernels = compiled
     for kernel in kernels:
-        allowed = MAY_SPILL[capability].get(kernel["case"], 0)
+        by_case = MAY_SPILL[capability]
+        allowed = max(by_case.get(kernel["case"], 0), by_case.get(kernel["kernel"], 0))
         assert kernel["spilled"] <= allowed, kernel
         assert kernel["shared"] <= SHARED[capability], kernel
 
