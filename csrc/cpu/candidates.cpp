@@ -35,6 +35,16 @@ Candidates::Candidates(const Tensor& ids, const OptionalTensor& offsets_tensor, 
   data = ids_owner.const_data_ptr();
 }
 
+void Chunk::settle(const Embeddings& table, const float* query) {
+  if (std::any_of(query, query + table.dim, [](float x) { return x != x; })) return;  // all NaN
+  std::vector<float> item(table.padded_dim());
+  for (int64_t i = 0; i < size; ++i) {
+    if (is_finite(scores[i])) continue;
+    level().rows.to_float[table.storage](rows[i], table.dim, item.data());
+    scores[i] = float64_score(query, item.data(), table.dim);
+  }
+}
+
 int64_t Candidates::row_of(int64_t candidate) const {
   if (!offsets) return candidate / columns;
   return std::upper_bound(offsets, offsets + rows + 1, candidate) - offsets - 1;

@@ -92,7 +92,11 @@ struct Chunk {
       rows[size + i] = 0 <= id && id < table.rows ? table.row(id) : rows[size - 1];
     }
     level().rows.dot_rows[table.storage](query, rows, size, table.dim, prefetch, scores);
+    if (!level().all_finite(scores, size)) settle(table, query);
   }
+
+ private:
+  void settle(const Embeddings& table, const float* query);  // see settle.h
 };
 
 // Calls fn(row, begin, end, query) for ranges of candidates of one row each, from several threads.

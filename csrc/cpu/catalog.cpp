@@ -39,6 +39,13 @@ Arithmetic arithmetic_for(Storage items, Storage query) {
   return kFloat;
 }
 
+constexpr Extremes kNoValues{std::numeric_limits<float>::infinity(), 0.0f};
+
+void include(Extremes& range, float value) {
+  range.least = std::min(range.least, value);
+  range.most = std::max(range.most, value);
+}
+
 int64_t divide_up(int64_t n, int64_t divisor) { return (n + divisor - 1) / divisor; }
 
 int64_t round_up(int64_t n, int64_t multiple) { return divide_up(n, multiple) * multiple; }
@@ -133,7 +140,8 @@ float round_query(const Catalog& catalog, const float* query, int64_t dim, float
     std::fill(rounded, rounded + dim, 0.0f);
     return std::numeric_limits<float>::quiet_NaN();
   }
-  const float scale = largest / 127.0f > 0.0f ? largest / 127.0f : 1.0f;
+  constexpr float kLeast = std::numeric_limits<float>::denorm_min();
+  const float scale = largest > 0.0f ? std::max(largest / 127.0f, kLeast) : 1.0f;
   for (int64_t j = 0; j < dim; ++j)
     rounded[j] = std::clamp(std::nearbyint(query[j] / scale), -127.0f, 127.0f);
   return scale;
@@ -150,10 +158,16 @@ void Panels::pack(int64_t begin, int64_t end) {
   words_ = make_words(size() * panel_words());  // lanes after the last query stay 0
   offsets_.assign(size() * lanes, 0);
   scales_.assign(size() * lanes, 1.0f);
+  extremes_.assign(size() * lanes, kNoValues);
+  scale_ranges_.assign(size(), kNoValues);
+  has_unusual_.assign(size(), 0);
   const AlignedWords rows = make_words(group * words);
   for (int64_t first = 0; first < end - begin; first += group) {
     const int64_t n = std::min(group, end - begin - first);
-    for (int64_t l = 0; l < n; ++l) pack_query(first + l, rows.get() + l * words);
+    for (int64_t l = 0; l < n; ++l) {
+      pack_query(first + l, rows.get() + l * words);
+      include(scale_ranges_[(first + l) / lanes], scales_[first + l]);
+    }
     uint32_t* to = words_.get() + first * words;
     for (int64_t w = 0; w < words; ++w, to += group)
       for (int64_t l = 0; l < n; ++l) to[l] = rows[l * words + w];
@@ -168,17 +182,22 @@ void Panels::pack_query(int64_t i, uint32_t* words) {
     float norm, error;
     return queries_.to_bfloat16(begin_ + i, words, second, &norm, &error);
   }
-  if (catalog_.arithmetic == kBFloat16Pairs && queries_.storage == kBFloat16) {
-    std::copy_n(static_cast<const char*>(queries_.row(begin_ + i)), 2 * dim,
-                reinterpret_cast<char*>(words));
+  if (catalog_.arithmetic == kBFloat16Pairs) {
+    auto* halves = reinterpret_cast<uint16_t*>(words);
+    if (queries_.storage == kBFloat16) {
+      std::copy_n(static_cast<const uint16_t*>(queries_.row(begin_ + i)), dim, halves);
+    } else {
+      queries_.copy_row(begin_ + i, row_.data());
+      for (int64_t j = 0; j < dim; ++j) halves[j] = torch::headeronly::BFloat16(row_[j]).x;
+    }
+    extremes_[i] = rl4rec::extremes(halves, dim);
+    has_unusual_[i / catalog_.tile.lanes] |=
+        extremes_[i].has_subnormal() || extremes_[i].has_large();
     return;
   }
   queries_.copy_row(begin_ + i, row_.data());
   scales_[i] = round_query(catalog_, row_.data(), dim, row_.data());
-  if (catalog_.arithmetic == kBFloat16Pairs) {
-    auto* halves = reinterpret_cast<uint16_t*>(words);
-    for (int64_t j = 0; j < dim; ++j) halves[j] = torch::headeronly::BFloat16(row_[j]).x;
-  } else if (catalog_.arithmetic == kInt8Quads) {
+  if (catalog_.arithmetic == kInt8Quads) {
     auto* bytes = reinterpret_cast<int8_t*>(words);
     int32_t sum = 0;
     for (int64_t j = 0; j < dim; ++j) sum += bytes[j] = static_cast<int8_t>(row_[j]);
@@ -186,6 +205,11 @@ void Panels::pack_query(int64_t i, uint32_t* words) {
   } else {
     std::copy_n(row_.data(), dim, reinterpret_cast<float*>(words));
   }
+}
+
+float Panels::copy_query(int64_t p, int64_t lane, float* row) const {
+  queries_.copy_row(begin_ + p * catalog_.tile.lanes + lane, row);
+  return round_query(catalog_, row, queries_.dim, row);
 }
 
 ItemTile::ItemTile(const Catalog& catalog) : catalog_(catalog) {
@@ -200,6 +224,7 @@ ItemTile::ItemTile(const Catalog& catalog) : catalog_(catalog) {
 int64_t ItemTile::load(int64_t first, int64_t end) {
   size_ = 0;
   norm_ = error_ = 0.0f;
+  scale_range_ = kNoValues;
   data_ = words_.get();
   data_stride_ = stride_;
   if (catalog_.loads_in_place && load_in_place(first, end)) return first + size_;
@@ -210,6 +235,7 @@ int64_t ItemTile::load(int64_t first, int64_t end) {
 
 void ItemTile::load_ids(const int64_t* ids, int64_t n) {
   size_ = 0;
+  scale_range_ = kNoValues;
   data_ = words_.get();
   data_stride_ = stride_;
   for (int64_t i = 0; i < n; ++i) add(ids[i]);
@@ -221,11 +247,12 @@ bool ItemTile::load_in_place(int64_t first, int64_t end) {
   if (end - first < n) return false;
   for (int64_t r = 0; r < n; ++r)
     if (!catalog_.is_valid(first + r)) return false;
-  for (; size_ < n; ++size_) {
-    ids_[size_] = first + size_;
-    scales_[size_] = catalog_.scale(first + size_);
-    if (catalog_.row_stats) include(catalog_.norm(ids_[size_]), catalog_.error(ids_[size_]));
+  for (int64_t r = 0; r < n; ++r) {
+    ids_[r] = first + r;
+    scales_[r] = catalog_.scale(first + r);
   }
+  for (int64_t r = 0; r < n && catalog_.row_stats; ++r) include_stats(first + r);
+  size_ = n;
   data_ = catalog_.items.row(first);
   data_stride_ = catalog_.items.row_bytes;
   return true;
@@ -255,9 +282,14 @@ void ItemTile::add(int64_t id) {
     if (catalog_.arithmetic == kInt8Quads && catalog_.tile.int8_offset == 128)
       for (int64_t w = 0; w < catalog_.words; ++w) to[w] ^= 0x80808080;  // adds 128 to every byte
   }
-  if (catalog_.row_stats) include(catalog_.norm(id), catalog_.error(id));
+  if (catalog_.row_stats) include_stats(id);
   ids_[size_] = id;
   scales_[size_++] = catalog_.scale(id);
+}
+
+void ItemTile::include_stats(int64_t id) {
+  include(catalog_.norm(id), catalog_.error(id));
+  rl4rec::include(scale_range_, catalog_.scale(id));
 }
 
 void ItemTile::score_few(const Panels& panels) {
@@ -268,7 +300,7 @@ void ItemTile::score_few(const Panels& panels) {
                                               &norm_);
 }
 
-void ItemTile::score(const Panels& panels, int64_t p, float* scores) const {
+void ItemTile::multiply(const Panels& panels, int64_t p, float* scores) const {
   const TileKernels& tile = catalog_.tile;
   if (catalog_.arithmetic == kFew) {
     std::copy_n(few_scores_, size_ * tile.lanes, scores);
@@ -276,10 +308,10 @@ void ItemTile::score(const Panels& panels, int64_t p, float* scores) const {
   }
   const Int8Scales scales = panels.scales(p, scales_);
   tile.score(panels.panel(p), data_, data_stride_, catalog_.words, scales, scores);
-  if (catalog_.items.storage != kInt8 || catalog_.arithmetic != kFloat) return;
-  for (int64_t r = 0; r < size_; ++r)
-    for (int64_t l = 0; l < tile.lanes; ++l)
-      scores[r * tile.lanes + l] *= scales.lane_scale[l] * scales_[r];
+  if (catalog_.items.storage == kInt8 && catalog_.arithmetic == kFloat)
+    for (int64_t r = 0; r < size_; ++r)
+      for (int64_t l = 0; l < tile.lanes; ++l)
+        scores[r * tile.lanes + l] *= scales.lane_scale[l] * scales_[r];
 }
 
 int64_t ItemTile::find(int64_t id) const {
@@ -333,6 +365,7 @@ std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queri
     Panels panels(catalog, queries);
     ItemTile tile(catalog);
     float scores[kMaxTileScores];
+    const std::vector<float> zeros(lanes, 0.0f);
     for (int64_t p = begin; p < end; ++p) {
       const int64_t last = std::min((p + 1) * lanes, queries.rows);
       panels.pack(p * lanes, last);
@@ -341,9 +374,13 @@ std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queri
         const int64_t n = std::min(rows, last - q);
         for (int64_t r = 0; r < n; ++r) ids[r] = std::max<int64_t>(targets[q + r], 0);
         tile.load_ids(ids, n);
+        const auto own_score = [&](int64_t r) { return scores[r * lanes + (q + r) % lanes]; };
         tile.score(panels, 0, scores);
+        bool any_tiny = false;
+        for (int64_t r = 0; r < n; ++r) any_tiny = any_tiny || is_tiny(own_score(r));
+        if (any_tiny) tile.score(panels, 0, scores, zeros.data());
         for (int64_t r = 0; r < n; ++r)
-          if (targets[q + r] >= 0) result[q + r] = scores[r * lanes + (q + r) % lanes];
+          if (targets[q + r] >= 0) result[q + r] = own_score(r);
       }
     }
   };

@@ -39,7 +39,8 @@ struct Catalog {
   const bool* valid = nullptr;
   Storage query_storage;  // what queries are rounded to before they are scored
   Arithmetic arithmetic;
-  bool rounds;  // items, when they are loaded
+  bool rounds;          // items, when they are loaded
+  bool settles = true;  // scores, see settle.h; those of an approximation need not be
   TileKernels tile;
   int64_t words;        // of an item
   bool loads_in_place;  // whole tiles of rows, which need no copy
@@ -67,6 +68,18 @@ class Panels {
     const int64_t first = p * catalog_.tile.lanes;
     return {&offsets_[first], &scales_[first], item_scales};
   }
+  // How many queries panel p has.
+  int64_t num_queries(int64_t p) const {
+    return std::min(catalog_.tile.lanes, end_ - begin_ - p * catalog_.tile.lanes);
+  }
+  // Writes the query of a lane, rounded, to `row`, which is padded. Returns its scale.
+  float copy_query(int64_t p, int64_t lane, float* row) const;
+  // Of the queries of a panel: whether one has subnormal or large values; their scales.
+  const Extremes& extremes(int64_t p, int64_t lane) const {
+    return extremes_[p * catalog_.tile.lanes + lane];
+  }
+  bool has_unusual(int64_t p) const { return has_unusual_[p]; }
+  const Extremes& scale_range(int64_t p) const { return scale_ranges_[p]; }
 
  private:
   int64_t panel_words() const { return catalog_.words * catalog_.tile.lanes; }
@@ -78,6 +91,8 @@ class Panels {
   AlignedWords words_;
   std::vector<int32_t> offsets_;
   std::vector<float> scales_, row_;
+  std::vector<Extremes> extremes_, scale_ranges_;
+  std::vector<char> has_unusual_;
 };
 
 // A few items, one after the other, and their scores against a panel.
@@ -91,8 +106,25 @@ class ItemTile {
   // Scores the loaded items, and finds their norm, if the arithmetic is kFew.
   void score_few(const Panels& panels);
 
-  // scores[r * lanes + l] of the tile's items against the panel's queries.
-  void score(const Panels& panels, int64_t p, float* scores) const;
+  // scores[r * lanes + l] of the tile's items against the panel's queries. `compared` are what the
+  // scores of every lane are compared with, or null if none of these is tiny: then tiny scores may
+  // differ by what is flushed, see settle.h.
+  void score(const Panels& panels, int64_t p, float* scores,
+             const float* compared = nullptr) const {
+    multiply(panels, p, scores);
+    if (catalog_.settles) settle(panels, p, compared, scores);
+  }
+  // The two halves of it. If is_settled(...), there is nothing to settle unless a score is not
+  // finite.
+  void multiply(const Panels& panels, int64_t p, float* scores) const;
+  bool is_settled(const Panels& panels, int64_t p, const float* compared) const {
+    if (catalog_.arithmetic == kBFloat16Pairs) return !compared && !panels.has_unusual(p);
+    if (catalog_.items.storage != kInt8) return true;
+    const Extremes& queries = panels.scale_range(p);
+    return is_normal(queries.least * scale_range_.least) &&
+           is_normal(queries.most * scale_range_.most);
+  }
+  void settle(const Panels& panels, int64_t p, const float* compared, float* scores) const;
 
   int64_t size() const { return size_; }
   const int64_t* ids() const { return ids_; }  // ascending after `load`
@@ -108,6 +140,7 @@ class ItemTile {
   void add(int64_t id);
   bool load_in_place(int64_t first, int64_t end);
   void include(float norm, float error);
+  void include_stats(int64_t id);
 
   const Catalog& catalog_;
   int64_t stride_, size_ = 0;  // stride in bytes
@@ -115,6 +148,7 @@ class ItemTile {
   const void* data_;  // the first item: in words_, or in the table
   int64_t data_stride_;
   float norm_ = 0.0f, error_ = 0.0f;
+  Extremes scale_range_;
   int64_t ids_[kMaxTileRows];
   float scales_[kMaxTileRows];
   float few_scores_[kFewRows * kMaxFewQueries];

@@ -29,6 +29,17 @@ void store_as(void* to, const float* values, int64_t n) {
 
 }  // namespace
 
+Extremes extremes(const uint16_t* values, int64_t n) {
+  uint16_t least, most;
+  level().rows.extremes(values, n, &least, &most);
+  using torch::headeronly::BFloat16;
+  const auto to_float = [](uint16_t bits) -> float {
+    return BFloat16(bits, BFloat16::from_bits());
+  };
+  return {least == 0xffff ? std::numeric_limits<float>::infinity() : to_float(least),
+          to_float(most)};
+}
+
 Embeddings::Embeddings(const Tensor& tensor, const char* name, bool with_int8) {
   check(tensor.is_cpu(), name, " must be on the CPU");
   check(tensor.dim() == 2, name, " must have 2 dimensions, got ", tensor.dim());

@@ -3,8 +3,12 @@
 
 #include "cpu/levels.h"
 #include "cpu/operator.h"
+#include "cpu/settle.h"
 
 namespace rl4rec {
+
+// Of n bfloat16.
+Extremes extremes(const uint16_t* values, int64_t n);
 
 // The rows of a matrix [rows, dim] whose last dimension is contiguous.
 struct Embeddings {
@@ -18,6 +22,10 @@ struct Embeddings {
   // in words of two. Both have room for padded_dim() values. Sets the norm of the rounded row and
   // that of what rounding removes, both rounded up; infinite if the row is not finite, or huge.
   void to_bfloat16(int64_t i, uint32_t* first, uint32_t* second, float* norm, float* error) const;
+  // Of row i of a bfloat16 matrix.
+  Extremes extremes(int64_t i) const {
+    return rl4rec::extremes(static_cast<const uint16_t*>(row(i)), dim);
+  }
   int64_t padded_dim() const { return (dim + kStep - 1) / kStep * kStep; }
 
   Tensor owner;

@@ -63,17 +63,4 @@ std::vector<const Exclusions::Entry*> Exclusions::seek(int64_t first_query, int6
   return result;
 }
 
-void Exclusions::apply(const Entry*& entry, int64_t first_query, int64_t lanes,
-                       const ItemTile& tile, float replacement, float* scores) const {
-  const auto& entries = entries_[first_query / kMaxLanes];
-  const Entry* const end = entries.data() + entries.size();
-  const int64_t last = tile.ids()[tile.size() - 1];
-  for (; entry < end && entry->id <= last; ++entry) {
-    const int64_t lane = entry->query - first_query;
-    if (lane < 0 || lane >= lanes) continue;  // of another panel of the same kMaxLanes queries
-    const int64_t row = tile.find(entry->id);
-    if (row >= 0) scores[row * lanes + lane] = replacement;
-  }
-}
-
 }  // namespace rl4rec

@@ -28,10 +28,32 @@ class Exclusions {
   // For each of n panels of `lanes` queries, from `first_query` on, its first entry of an item from
   // `id` on.
   std::vector<const Entry*> seek(int64_t first_query, int64_t lanes, int64_t n, int64_t id) const;
-  // Replaces the scores of excluded pairs of a tile and a panel, whose first query is
+  // Whether there may be excluded pairs of a tile and a panel, whose first query is `first_query`.
+  bool reaches(const Entry* entry, int64_t first_query, const ItemTile& tile) const {
+    const auto& entries = entries_[first_query / kMaxLanes];
+    return entry < entries.data() + entries.size() && entry->id <= tile.ids()[tile.size() - 1];
+  }
+  // Calls fn(row, lane) for the excluded pairs of a tile and a panel, whose first query is
   // `first_query`, and advances `entry` past them.
+  template <typename Fn>
+  void for_each(const Entry*& entry, int64_t first_query, int64_t lanes, const ItemTile& tile,
+                const Fn& fn) const {
+    const auto& entries = entries_[first_query / kMaxLanes];
+    const Entry* const end = entries.data() + entries.size();
+    const int64_t last = tile.ids()[tile.size() - 1];
+    for (; entry < end && entry->id <= last; ++entry) {
+      const int64_t lane = entry->query - first_query;
+      if (lane < 0 || lane >= lanes) continue;  // of another panel of the same kMaxLanes queries
+      const int64_t row = tile.find(entry->id);
+      if (row >= 0) fn(row, lane);
+    }
+  }
+  // Replaces the scores of these pairs.
   void apply(const Entry*& entry, int64_t first_query, int64_t lanes, const ItemTile& tile,
-             float replacement, float* scores) const;
+             float replacement, float* scores) const {
+    for_each(entry, first_query, lanes, tile,
+             [&](int64_t row, int64_t lane) { scores[row * lanes + lane] = replacement; });
+  }
 
  private:
   std::vector<std::vector<Entry>> entries_;  // of every kMaxLanes queries, ascending

@@ -14,6 +14,7 @@ struct Level {
   TileKernels wide[kNumArithmetics], narrow[kNumArithmetics];
   LaneKernels lanes;
   SoftmaxKernels softmax;
+  AllFinite all_finite;
   // The scores of one query and n items, with the bits that kFloat gives.
   void (*sequential_dot)(const float* query, const float* const* items, int64_t n, int64_t dim,
                          float* scores);

@@ -21,24 +21,41 @@ std::vector<float> read_target_scores(const Tensor& given, int64_t num_queries) 
 // Adds to `counts` what the queries of a block find among its items.
 void count_block(const Catalog& catalog, const Exclusions& exclusions, const Panels& panels,
                  const Block& block, const float* target_scores, Counts& counts) {
-  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();  // neither above nor tied
   const TileKernels& tile = catalog.tile;
   const int64_t num_panels = panels.size(), lanes = tile.lanes;
   std::vector<float> targets(num_panels * tile.lanes);
   std::copy_n(target_scores + block.first_query, block.num_queries, targets.begin());
   std::vector<int32_t> above(num_panels * tile.lanes), tied(num_panels * tile.lanes);
   auto entries = exclusions.seek(block.first_query, lanes, num_panels, block.begin);
+  std::vector<const float*> compared(num_panels);
+  for (int64_t p = 0; p < num_panels; ++p) {
+    const float* panel_targets = &targets[p * lanes];
+    const int64_t n = panels.num_queries(p);
+    if (std::any_of(panel_targets, panel_targets + n, is_tiny)) compared[p] = panel_targets;
+  }
 
   ItemTile items(catalog);
   float scores[kMaxTileScores];
   int64_t begin = block.begin;
   while ((begin = items.load(begin, block.end)), items.size() > 0) {
     for (int64_t p = 0; p < num_panels; ++p) {
-      items.score(panels, p, scores);
+      const float* target = &targets[p * lanes];
+      int32_t *more = &above[p * lanes], *same = &tied[p * lanes];
+      const auto count = [&](bool only_finite) {
+        return tile.count(scores, items.size(), target, only_finite, more, same);
+      };
+      items.multiply(panels, p, scores);
       prefetch_part(catalog, begin, p, num_panels);
-      exclusions.apply(entries[p], block.first_query + p * lanes, lanes, items, kNan, scores);
-      tile.count(scores, items.size(), &targets[p * tile.lanes], &above[p * tile.lanes],
-                 &tied[p * tile.lanes]);
+      if (!items.is_settled(panels, p, compared[p]) || !count(/*only_finite=*/true)) {
+        items.settle(panels, p, compared[p], scores);
+        count(/*only_finite=*/false);
+      }
+      exclusions.for_each(entries[p], block.first_query + p * lanes, lanes, items,
+                          [&](int64_t row, int64_t lane) {
+                            const float score = scores[row * lanes + lane];
+                            more[lane] -= score > target[lane];
+                            same[lane] -= score == target[lane];
+                          });
     }
   }
   for (int64_t i = 0; i < block.num_queries; ++i)

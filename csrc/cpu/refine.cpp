@@ -135,6 +135,7 @@ Approximation::Approximation(Catalog given, const Embeddings& queries)
       slope_norm(queries.rows),
       slope_error(queries.rows),
       constant(queries.rows) {
+  catalog.settles = false;
   const int64_t dim = queries.dim;
   const bool is_split = catalog.arithmetic == kSplit;
   const double exact = gamma(dim + 1), approximate = gamma((is_split ? 3 : 1) * dim + 24);
@@ -224,6 +225,8 @@ void Refinement::score(int64_t q, int64_t first, const int64_t* items, int64_t n
           copied ? copies.data() + j * padded_dim_ : static_cast<const float*>(source.row(id));
     }
     level().sequential_dot(query(q), rows.data(), m, source.dim, scores + i);
+    for (int64_t j = 0; j < m; ++j)
+      if (!is_finite(scores[i + j])) scores[i + j] = float64_score(query(q), rows[j], source.dim);
   }
 }
 
@@ -276,9 +279,10 @@ void Refinement::count_block(const Exclusions& exclusions, const Block& block,
       items.score(*strip.panels, p, scores);
       exclusions.apply(entries[p], first_query + first, tile.lanes, items, kNan, scores);
       if (!strip.approximation)
-        return tile.count(scores, items.size(), &targets[first], &above[first], &tied[first]);
+        return void(tile.count(scores, items.size(), &targets[first], /*only_finite=*/false,
+                               &above[first], &tied[first]));
       const int64_t n = tile.count_and_collect(scores, items.size(), &low[first], &high[first],
-                                               &above[first], positions);
+                                               /*only_finite=*/false, &above[first], positions);
       for (int64_t i = 0; i < n; ++i)
         undecided.add(items.ids()[positions[i] >> lanes_log2] - begin,
                       first + (positions[i] & (tile.lanes - 1)));

@@ -251,6 +251,18 @@ void to_bfloat16(const void* row, int64_t dim, uint32_t* first, uint32_t* second
   if (!(*norm < 1e18f && *error < 1e18f)) *norm = *error = __builtin_inff();
 }
 
+void extremes(const uint16_t* values, int64_t n, uint16_t* least, uint16_t* most) {
+  uint16_t low = 0xffff, high = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint16_t twice = static_cast<uint16_t>(values[i] << 1);  // without the sign
+    const uint16_t below = static_cast<uint16_t>(twice - 1);       // the most for zeros
+    low = below < low ? below : low;
+    high = twice > high ? twice : high;
+  }
+  *least = low == 0xffff ? low : static_cast<uint16_t>((low + 1) >> 1);
+  *most = high >> 1;
+}
+
 // Every row is loaded once, for all queries and for its length: the rows stream from memory.
 template <typename T, int kLanes>
 void score_few(const float* queries, const void* rows, int64_t stride, int64_t n, int64_t dim,
@@ -287,6 +299,7 @@ void set_row_kernels(Level& level) {
       {add_rows<float>, add_rows<Float16>, add_rows<BFloat16>},
       {to_float<float>, to_float<Float16>, to_float<BFloat16>},
       {to_bfloat16<float>, to_bfloat16<Float16>, to_bfloat16<BFloat16>},
+      extremes,
       {{score_few<float, 1>, score_few<Float16, 1>, score_few<BFloat16, 1>},
        {score_few<float, 2>, score_few<Float16, 2>, score_few<BFloat16, 2>},
        {score_few<float, 4>, score_few<Float16, 4>, score_few<BFloat16, 4>},

@@ -31,6 +31,10 @@ struct RowKernels {
   void (*to_bfloat16[kNumFloatStorages])(const void* row, int64_t dim, uint32_t* first,
                                          uint32_t* second, float* norm, float* error);
 
+  // The least and the most of the magnitudes of n bfloat16, as their bits; zeros count as 0xffff
+  // and 0.
+  void (*extremes)(const uint16_t* values, int64_t n, uint16_t* least, uint16_t* most);
+
   // scores[i * lanes + l] of n rows, `stride` bytes apart, and `lanes` queries of padded rows, with
   // the bits of dot_rows. `norm` becomes at least the norm of the longest row and at most the
   // square root of n times as much; infinite if a row is not finite, or huge. For 1, 2, 4 and 8

@@ -12,25 +12,126 @@ struct FloatStep {
   static Sum add(Sum sum, Floats panel, float item) { return sum + panel * item; }
 };
 
+// A sum of products with scores is not finite if one of these is not.
+#if defined(__AVX512F__)
+template <int V>
+bool are_finite(const __m512 (&sums)[V]) {
+  __mmask16 bad = 0;
+  for (int v = 0; v < V; ++v) {
+    const __m512 part = _mm512_mul_ps(sums[v], _mm512_setzero_ps());  // 0 or NaN
+    bad |= _mm512_cmp_ps_mask(part, part, _CMP_UNORD_Q);
+  }
+  return bad == 0;
+}
+#endif
+template <int N>
+bool are_finite(const float (&sums)[N]) {
+  int32_t bad = 0;
+  for (int i = 0; i < N; ++i) bad |= 0.0f * sums[i] != 0.0f;
+  return bad == 0;
+}
+
 template <int kLanes>
-void count(const float* scores, int64_t num_rows, const float* target, int32_t* above,
-           int32_t* tied) {
+bool count(const float* scores, int64_t num_rows, const float* target, bool only_finite,
+           int32_t* above, int32_t* tied) {
+#if defined(__AVX512F__)
+  if constexpr (kLanes >= kWidth) {
+    constexpr int V = kLanes / kWidth;
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i more[V], same[V];
+    __m512 to[V], products[V];
+    for (int v = 0; v < V; ++v) {
+      more[v] = same[v] = _mm512_setzero_si512();
+      products[v] = _mm512_setzero_ps();
+      to[v] = _mm512_loadu_ps(target + v * kWidth);
+    }
+    const auto add = [&](int v, __m512 score) {
+      const __mmask16 higher = _mm512_cmp_ps_mask(score, to[v], _CMP_GT_OQ);
+      const __mmask16 equal = _mm512_cmp_ps_mask(score, to[v], _CMP_EQ_OQ);
+      more[v] = _mm512_mask_add_epi32(more[v], higher, more[v], one);
+      same[v] = _mm512_mask_add_epi32(same[v], equal, same[v], one);
+    };
+    int64_t r = 0;
+    for (; r + 2 <= num_rows; r += 2)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        const __m512 score = _mm512_loadu_ps(scores + r * kLanes + v * kWidth);
+        const __m512 next = _mm512_loadu_ps(scores + (r + 1) * kLanes + v * kWidth);
+        add(v, score);
+        add(v, next);
+        products[v] = _mm512_fmadd_ps(score, next, products[v]);
+      }
+    for (int v = 0; v < V && r < num_rows; ++v) {
+      const __m512 score = _mm512_loadu_ps(scores + r * kLanes + v * kWidth);
+      add(v, score);
+      products[v] = _mm512_fmadd_ps(score, _mm512_setzero_ps(), products[v]);
+    }
+    if (only_finite && !are_finite(products)) return false;
+    for (int v = 0; v < V; ++v) {
+      const __m512i before = _mm512_loadu_si512(above + v * kWidth);
+      const __m512i others = _mm512_loadu_si512(tied + v * kWidth);
+      _mm512_storeu_si512(above + v * kWidth, _mm512_add_epi32(before, more[v]));
+      _mm512_storeu_si512(tied + v * kWidth, _mm512_add_epi32(others, same[v]));
+    }
+    return true;
+  }
+#endif
   int32_t more[kLanes], same[kLanes];  // copies, which no other pointer can alias
+  float products[kLanes] = {};
   __builtin_memcpy(more, above, sizeof(more));
   __builtin_memcpy(same, tied, sizeof(same));
-  for (int64_t r = 0; r < num_rows; ++r)
+  int64_t r = 0;
+  for (; r + 2 <= num_rows; r += 2) {
+    const float *row = scores + r * kLanes, *next = row + kLanes;
     for (int l = 0; l < kLanes; ++l) {
-      more[l] += scores[r * kLanes + l] > target[l];
-      same[l] += scores[r * kLanes + l] == target[l];
+      more[l] += (row[l] > target[l]) + (next[l] > target[l]);
+      same[l] += (row[l] == target[l]) + (next[l] == target[l]);
+      products[l] += row[l] * next[l];
     }
+  }
+  if (r < num_rows)
+    for (int l = 0; l < kLanes; ++l) {
+      const float score = scores[r * kLanes + l];
+      more[l] += score > target[l];
+      same[l] += score == target[l];
+      products[l] += 0.0f * score;
+    }
+  if (only_finite && !are_finite(products)) return false;
   __builtin_memcpy(above, more, sizeof(more));
   __builtin_memcpy(tied, same, sizeof(same));
+  return true;
+}
+
+bool all_finite(const float* scores, int64_t n) {
+  Floats sums[2] = {};
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth)
+#pragma GCC unroll 2
+    for (int s = 0; s < 2; ++s) {
+      Floats pair[2];
+      __builtin_memcpy(pair, scores + i + 2 * s * kWidth, sizeof(pair));
+      sums[s] += pair[0] * pair[1];
+    }
+#if defined(__AVX512F__)
+  for (; i < n; i += kWidth) {
+    const __mmask16 exists = static_cast<__mmask16>(n - i < kWidth ? (1 << (n - i)) - 1 : -1);
+    sums[0] += 0.0f * (Floats)_mm512_maskz_loadu_ps(exists, scores + i);
+  }
+  return are_finite<2>({(__m512)sums[0], (__m512)sums[1]});
+#else
+  float rest[1] = {}, lanes[2 * kWidth];
+  for (; i < n; ++i) rest[0] += 0.0f * scores[i];
+  __builtin_memcpy(lanes, sums, sizeof(lanes));
+  return are_finite(lanes) && are_finite(rest);
+#endif
 }
 
 // For fewer lanes than a vector has, and for vectors without masks.
 template <int kLanes>
 int64_t count_and_collect_by_row(const float* scores, int64_t num_rows, const float* low,
-                                 const float* high, int32_t* above, uint32_t* positions) {
+                                 const float* high, bool only_finite, int32_t* above,
+                                 uint32_t* positions) {
+  if (only_finite && !all_finite(scores, num_rows * kLanes)) return -1;
   uint32_t* next = positions;
   int32_t more[kLanes];
   __builtin_memcpy(more, above, sizeof(more));
@@ -53,18 +154,23 @@ int64_t count_and_collect_by_row(const float* scores, int64_t num_rows, const fl
 
 template <int kLanes>
 int64_t count_and_collect(const float* scores, int64_t num_rows, const float* low,
-                          const float* high, int32_t* above, uint32_t* positions) {
+                          const float* high, bool only_finite, int32_t* above,
+                          uint32_t* positions) {
 #if defined(__AVX512F__)
   if constexpr (kLanes >= kWidth) {
     constexpr int V = kLanes / kWidth;
     uint32_t* next = positions;
+    __m512i counts[V];
+    __m512 products = _mm512_setzero_ps();
     const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     for (int v = 0; v < V; ++v) {
       const __m512 from = _mm512_loadu_ps(low + v * kWidth),
                    to = _mm512_loadu_ps(high + v * kWidth);
       __m512i more = _mm512_loadu_si512(above + v * kWidth);
+      const __m512 zero = _mm512_setzero_ps();
       for (int64_t r = 0; r < num_rows; ++r) {
         const __m512 score = _mm512_loadu_ps(scores + r * kLanes + v * kWidth);
+        products = _mm512_fmadd_ps(score, zero, products);
         const __mmask16 higher = _mm512_cmp_ps_mask(score, to, _CMP_GT_OQ);
         const __mmask16 inside = _mm512_cmp_ps_mask(score, from, _CMP_GE_OQ) & ~higher;
         more = _mm512_mask_add_epi32(more, higher, more, _mm512_set1_epi32(1));
@@ -74,12 +180,15 @@ int64_t count_and_collect(const float* scores, int64_t num_rows, const float* lo
         _mm512_storeu_si512(next, _mm512_maskz_compress_epi32(inside, position));
         next += __builtin_popcount(inside);
       }
-      _mm512_storeu_si512(above + v * kWidth, more);
+      counts[v] = more;
     }
+    if (only_finite && !are_finite<1>({products})) return -1;
+    for (int v = 0; v < V; ++v) _mm512_storeu_si512(above + v * kWidth, counts[v]);
     return next - positions;
   }
 #endif
-  return count_and_collect_by_row<kLanes>(scores, num_rows, low, high, above, positions);
+  return count_and_collect_by_row<kLanes>(scores, num_rows, low, high, only_finite, above,
+                                          positions);
 }
 
 // As the compiler does it for vectors. In a loop of scalars it might vectorize the multiplications
@@ -183,6 +292,7 @@ void set_tile_kernels(Level& level) {
   level.lanes = {RL4REC_FOR_LANES(count), RL4REC_FOR_LANES(count_and_collect)};
   set_score<2>(level.wide[kFloat], 0.25f, score<FloatStep, 2>);
   set_score<1>(level.narrow[kFloat], 0.25f, score<FloatStep, 1>);
+  level.all_finite = all_finite;
   level.sequential_dot = sequential_dot;
   level.sequential_dots = sequential_dots<true>;
 }

@@ -37,13 +37,16 @@ struct Int8Scales {
 };
 
 // Adds to above[l] and tied[l] how many scores of the first `num_rows` items are above target[l],
-// and equal to it.
-using Count = void (*)(const float* scores, int64_t num_rows, const float* target, int32_t* above,
-                       int32_t* tied);
+// and equal to it. With `only_finite` it returns false, and adds nothing, if one of the scores is
+// not finite, perhaps also if one exceeds 1e19 in magnitude.
+using Count = bool (*)(const float* scores, int64_t num_rows, const float* target, bool only_finite,
+                       int32_t* above, int32_t* tied);
 // Adds to above[l] how many scores are above high[l], and writes the positions r * lanes + l of
-// those from low[l] to high[l] to `positions` [kMaxPositions]. Returns how many there are.
+// those from low[l] to high[l] to `positions` [kMaxPositions]. Returns how many there are; with
+// `only_finite` it returns -1, and adds nothing, as Count does.
 using CountAndCollect = int64_t (*)(const float* scores, int64_t num_rows, const float* low,
-                                    const float* high, int32_t* above, uint32_t* positions);
+                                    const float* high, bool only_finite, int32_t* above,
+                                    uint32_t* positions);
 
 struct TileKernels {
   int64_t lanes, rows;
@@ -65,5 +68,8 @@ struct LaneKernels {
   Count count[6];
   CountAndCollect count_and_collect[6];
 };
+
+// Returns false if one of n scores is not finite, perhaps also if one exceeds 1e19 in magnitude.
+using AllFinite = bool (*)(const float* scores, int64_t n);
 
 }  // namespace rl4rec

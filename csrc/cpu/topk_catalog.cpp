@@ -44,15 +44,21 @@ class Collector {
     for (size_t i = 0; i < reservoirs.size(); ++i) low_[i] = reservoirs[i].threshold();
   }
 
-  // Adds those scores of a tile and panel p that may be among the best. `compact(i)` makes room in
-  // the reservoir of query i.
+  // Finds those scores of a tile and panel p that may be among the best. With `only_finite` it
+  // returns false if not all scores are finite.
+  bool collect(const TileKernels& tile, const ItemTile& items, int64_t p, const float* scores,
+               bool only_finite) {
+    num_found_ = tile.count_and_collect(scores, items.size(), &low_[p * tile.lanes], high_.data(),
+                                        only_finite, above_.data(), positions_);
+    return num_found_ >= 0;
+  }
+
+  // Adds what was found. `compact(i)` makes room in the reservoir of query i.
   template <typename Compact>
   void add(const TileKernels& tile, const ItemTile& items, int64_t p, const float* scores,
            bool are_exact, const Compact& compact) {
     const int64_t first = p * tile.lanes;
-    const int64_t n = tile.count_and_collect(scores, items.size(), &low_[first], high_.data(),
-                                             above_.data(), positions_);
-    for (int64_t j = 0; j < n; ++j) {
+    for (int64_t j = 0; j < num_found_; ++j) {
       const int64_t i = first + (positions_[j] & (tile.lanes - 1));
       const int64_t row = positions_[j] / static_cast<uint32_t>(tile.lanes);
       reservoirs[i].add(scores[positions_[j]], items.ids()[row] - block_.begin, are_exact);
@@ -74,15 +80,17 @@ class Collector {
   const Block block_;
   std::vector<float> low_, high_;
   std::vector<int32_t> above_;
+  int64_t num_found_ = 0;
   uint32_t positions_[kMaxPositions];
 
  public:
   std::vector<Reservoir> reservoirs;
 };
 
-// Stores the best items of a block, by exact scores.
+// Stores the best items of a block, by exact scores. Tiny ones are so for lanes that `compared` has
+// a 0 for, see ItemTile::score; it is null for none.
 void search_block(const Catalog& catalog, const Exclusions& exclusions, const Block& block,
-                  const Panels& panels, const Best& best) {
+                  const Panels& panels, const float* compared, const Best& best) {
   const TileKernels& tile = catalog.tile;
   const int64_t lanes = tile.lanes, num_panels = panels.size();
   Collector collector(best.k, block);
@@ -93,13 +101,32 @@ void search_block(const Catalog& catalog, const Exclusions& exclusions, const Bl
   int64_t begin = block.begin;
   while ((begin = items.load(begin, block.end)), items.size() > 0) {
     for (int64_t p = 0; p < num_panels; ++p) {
-      items.score(panels, p, scores);
+      const float* own = compared ? compared + p * lanes : nullptr;
+      items.multiply(panels, p, scores);
       prefetch_part(catalog, begin, p, num_panels);
-      exclusions.apply(entries[p], block.first_query + p * lanes, lanes, items, -kInfinity, scores);
+      if (exclusions.reaches(entries[p], block.first_query + p * lanes, items) ||
+          !items.is_settled(panels, p, own) ||
+          !collector.collect(tile, items, p, scores, /*only_finite=*/true)) {
+        items.settle(panels, p, own, scores);
+        exclusions.apply(entries[p], block.first_query + p * lanes, lanes, items, -kInfinity,
+                         scores);
+        collector.collect(tile, items, p, scores, /*only_finite=*/false);
+      }
       collector.add(tile, items, p, scores, /*are_exact=*/true, compact);
     }
   }
   collector.store(best);
+  if (compared || catalog.arithmetic != kBFloat16Pairs) return;
+  // If tiny scores are among the best, which is rare, it takes a second search to order them.
+  std::vector<float> ones(num_panels * lanes, 1.0f);
+  bool any = false;
+  for (int64_t i = 0; i < block.num_queries; ++i) {
+    const float* found = best.scores + (block.first_query + i) * best.k;
+    if (!std::any_of(found, found + best.k, is_tiny)) continue;
+    ones[i] = 0.0f;
+    any = true;
+  }
+  if (any) search_block(catalog, exclusions, block, panels, ones.data(), best);
 }
 
 // The same, by way of approximate scores.
@@ -130,6 +157,7 @@ void search_block(const Refinement& refinement, const Exclusions& exclusions, co
     strips.for_each_tile([&](const ItemTile& items, int64_t p) {
       items.score(*strip.panels, p, scores);
       exclusions.apply(entries[p], block.first_query + p * lanes, lanes, items, -kInfinity, scores);
+      collector.collect(strip.catalog->tile, items, p, scores, /*only_finite=*/false);
       collector.add(strip.catalog->tile, items, p, scores, !strip.approximation, compact);
     });
     strips.learn((end - begin) * block.num_queries, num_rescored);
@@ -219,7 +247,7 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
     });
   } else {
     for_each_block(exact, queries, partition, [&](const Block& block, const Panels& panels) {
-      search_block(exact, exclusions, block, panels, ranges[block.range]);
+      search_block(exact, exclusions, block, panels, nullptr, ranges[block.range]);
     });
   }
   if (partition.num_ranges > 1)

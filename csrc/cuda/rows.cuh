@@ -25,6 +25,7 @@ constexpr int kThreads = kLanes * kWarps;
 constexpr int kRows = 4;         // that a warp loads at a time
 constexpr int kBlocksPerSm = 8;  // limits the registers
 constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr float kMaxFloat = std::numeric_limits<float>::max();
 
 __device__ __forceinline__ int lane_of_thread() { return static_cast<int>(threadIdx.x) % kLanes; }
 __device__ __forceinline__ int warp_of_thread() { return static_cast<int>(threadIdx.x) / kLanes; }
@@ -129,6 +130,20 @@ __device__ __forceinline__ Value sum_over_lanes(Value sum) {
   return sum;
 }
 
+// The score of an item, added up in float64: for pairs whose products or sums exceed float32, see
+// rl4rec_kernels/ops/reference.py. The whole warp must call this.
+template <typename T>
+__device__ __noinline__ float score_in_float64(const Rows<T>& table, const float* query,
+                                               int64_t id) {
+  constexpr int kPack = Rows<T>::kPack;
+  double sum = 0.0;
+  for (int64_t at = lane_of_thread() * kPack; at < table.dim; at += kLanes * kPack) {
+    const Pack<T> pack = load_pack<T, false>(table.row(id), at, table.dim);
+    for (int i = 0; i < kPack; ++i) sum += static_cast<double>(query[at + i]) * pack[i];
+  }
+  return static_cast<float>(sum_over_lanes(sum));
+}
+
 // The score of the lane's own item, or 0 where its id is -1. `query` is float32 with zeros up to
 // a multiple of kPack. The whole warp must call this. No other code computes scores.
 template <typename T>
@@ -155,6 +170,12 @@ __device__ __forceinline__ float score_items(const Rows<T>& table, const float* 
       const float sum = sum_over_lanes(sums[r]);
       if (lane_of_thread() == first + r) score = sum;
     }
+  }
+  unsigned open = __ballot_sync(kAllLanes, !(fabsf(score) <= kMaxFloat));
+  for (; open != 0; open &= open - 1) {
+    const int lane = __popc((open - 1) & ~open);
+    const float found = score_in_float64(table, query, __shfl_sync(kAllLanes, id, lane));
+    if (lane_of_thread() == lane) score = found;
   }
   return score;
 }

@@ -94,7 +94,7 @@ def quantize_table(
         limit = _LARGEST[dtype]
         if limit is not None and block.shape[1]:
             largest = block.abs().amax(1)
-            scale = torch.where(largest > 0, largest / limit, 1.0)
+            scale = torch.where(largest > 0, (largest / limit).clamp(min=2.0**-149), 1.0)
         copy = block if limit is None else (block / scale[:, None]).clamp(-limit, limit)
         values[rows] = (copy.round() if dtype is torch.int8 else copy).to(dtype)
         exact, copied = block.double(), values[rows].double() * scale[:, None].double()

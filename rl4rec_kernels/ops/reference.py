@@ -1,6 +1,12 @@
 """Defines every operator in plain torch; all backends are tested against these definitions.
 
-Slow and memory-hungry on purpose: each candidate row is gathered and scored in float64. Arguments
+A score is the dot product rounded to float32: infinite beyond its range, and NaN only if an input
+is NaN or infinities cancel (``inf * 0``, ``inf - inf``). So +inf ties with +inf, however far beyond
+the range two dot products are. Subnormal values count like others.
+
+Slow and memory-hungry on purpose: each candidate row is gathered and scored in float64, in which
+products of float32 values neither overflow nor vanish. Of the rounding to float32 only the ends of
+its range are applied, so that kernels can be held against more precise scores. Arguments
 are those of the registered operators: `ids` is a matrix [B, C], or the values of ragged rows that
 `offsets` [B + 1] delimits.
 """
@@ -23,6 +29,13 @@ def row_slices(ids: Tensor, offsets: Tensor | None) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(bounds)]
 
 
+def at_ends_of_float32(scores: Tensor) -> Tensor:
+    """Round float64 scores to float32 where its range ends: beyond it, and below normal numbers."""
+    rounded, limits = scores.float().double(), torch.finfo(torch.float32)
+    inside = (scores.abs() >= limits.tiny) & (rounded.abs() <= limits.max)
+    return torch.where(inside, scores, rounded)
+
+
 def score_candidates(
     query: Tensor, table: Tensor, ids: Tensor, offsets: Tensor | None = None
 ) -> Tensor:
@@ -31,7 +44,8 @@ def score_candidates(
     scores = query.new_full(flat.shape, -math.inf, dtype=torch.float64)
     for b, where in enumerate(row_slices(ids, offsets)):
         items = (flat[where] >= 0).nonzero().squeeze(1) + where.start
-        scores = scores.index_put((items,), table[flat[items]].double() @ query[b].double())
+        found = at_ends_of_float32(table[flat[items]].double() @ query[b].double())
+        scores = scores.index_put((items,), found)
     return scores.reshape(ids.shape)
 
 
@@ -77,7 +91,7 @@ def score_catalog(
         flat = exclude.reshape(-1).long()
         for b, where in enumerate(row_slices(exclude, offsets)):
             competes[b, flat[where][flat[where] != -1]] = False
-    return query.double() @ table.double().T, competes
+    return at_ends_of_float32(query.double() @ table.double().T), competes
 
 
 def rank_catalog(

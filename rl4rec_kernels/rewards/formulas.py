@@ -61,11 +61,14 @@ def check_item_counts(item_counts: Any) -> np.ndarray:
 def counts_of_scores(scores: Tensor, columns: Tensor) -> RankCounts:
     """Count how the others in each row score against the target, which is in `columns` [B].
 
-    Scores of ``-inf`` do not compete.
+    Others that score ``-inf`` do not compete. As in `rank_candidates`, a target that scores NaN
+    ranks last, and others that do are neither above nor tied.
     """
     own = scores.gather(1, columns[:, None])
-    above, tied = (scores > own).sum(1), (scores == own).sum(1) - 1
-    return RankCounts(above, tied, (scores > -torch.inf).sum(1))
+    others = (scores != -torch.inf).scatter(1, columns[:, None], False)
+    above = ((scores > own) | own.isnan()) & others
+    tied = (scores == own) & others
+    return RankCounts(above.sum(1), tied.sum(1), 1 + others.sum(1))
 
 
 def leave_out(scores: Tensor, targets: Tensor, histories: RaggedIds) -> Tensor:
@@ -78,8 +81,17 @@ def leave_out(scores: Tensor, targets: Tensor, histories: RaggedIds) -> Tensor:
 
 
 def softmax_of_target(scores: Tensor, columns: Tensor, temperature: float) -> Tensor:
-    """The softmax of each row at its target, float64 [B]."""
-    return torch.softmax(scores.double() / temperature, 1).gather(1, columns[:, None])[:, 0]
+    """The softmax of each row at its target, float64 [B].
+
+    With infinite scores it is the limit: the items that score ``+inf`` share it equally, and so do
+    all if all score ``-inf``. NaN counts as nothing, the target's as well.
+    """
+    own = scores.gather(1, columns[:, None])
+    scores = scores.double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    best = scores.amax(1, keepdim=True)
+    shares = torch.where(scores == best, 0.0, (scores - best) / temperature).exp()
+    own_share = shares.gather(1, columns[:, None]) / shares.sum(1, keepdim=True)
+    return own_share.masked_fill(own.isnan(), 0.0)[:, 0]
 
 
 def normalized(rewards: np.ndarray, group_size: int | None) -> np.ndarray:

@@ -8,6 +8,7 @@ import torch
 
 from rl4rec_kernels import RecReward
 from rl4rec_kernels.rewards.completions import extract_query
+from rl4rec_kernels.rewards.formulas import counts_of_scores, softmax_of_target
 from tests.errors import raises
 from tests.rewards.cases import HISTORIES, NEGATIVES, TARGETS, TEXTS, make
 
@@ -73,3 +74,31 @@ def test_novelty_weighs_rare_targets_more(service):
     short = make(service, novelty=0.5, item_counts=counts[:20])
     with raises(IndexError, "targets", 40, 20):
         short(*arguments)
+
+
+INF, NAN = torch.inf, torch.nan
+
+
+@pytest.mark.parametrize(
+    ("row", "share", "counts"),
+    [
+        ([INF, 1.0, INF, 0.0], 1 / 2, (0, 1, 4)),
+        ([1.0, INF, INF, 0.0], 0.0, (2, 0, 4)),
+        ([INF, 1.0, 0.0, 0.0], 1.0, (0, 0, 4)),
+        ([-INF, 1.0, 0.0, 0.0], 0.0, (3, 0, 4)),
+        ([-INF, -INF, -INF, -INF], 1 / 4, (0, 0, 1)),
+        ([-INF, INF, NAN, -INF], 0.0, (1, 0, 3)),
+        ([2.0, NAN, 2.0, -INF], 1 / 2, (0, 1, 3)),
+        ([NAN, 1.0, INF, -INF], 0.0, (2, 0, 3)),
+        ([NAN, NAN, NAN, NAN], 0.0, (3, 0, 4)),
+        ([3e38, -3e38, 3e38, 3e38], 1 / 3, (0, 2, 4)),
+    ],
+)
+@pytest.mark.parametrize("column", [0, 3])
+def test_scores_that_are_not_finite(row, share, counts, column):
+    scores = torch.tensor([row])
+    if column:
+        scores = scores[:, [column, *range(1, column), 0]]
+    columns = torch.tensor([column])
+    assert [int(count) for count in counts_of_scores(scores, columns)] == list(counts)
+    assert softmax_of_target(scores, columns, temperature=1e-300).item() == share

@@ -4,7 +4,29 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
+
+_MAX = tl.constexpr(torch.finfo(torch.float32).max)
+
+
+@triton.jit
+def is_open(scores):
+    """Which float32 scores are not finite: their pairs must be scored again in float64.
+
+    See `ops.reference`: a score is NaN or infinite only if the dot product is, or exceeds float32.
+    """
+    return (tl.abs(scores) <= _MAX) == 0
+
+
+@triton.jit
+def to_float32(values):
+    """Values as float32; bfloat16 by its bits: Triton's interpreter mistakes subnormal numbers."""
+    if values.dtype == tl.bfloat16:
+        bits = values.to(tl.int16, bitcast=True).to(tl.int32) << 16
+        return bits.to(tl.float32, bitcast=True)
+    else:
+        return values.to(tl.float32)
 
 
 class Sides(NamedTuple):

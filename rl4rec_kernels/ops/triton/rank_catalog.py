@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.ops.triton.launch import launch
+from rl4rec_kernels.ops.triton.launch import is_open, launch
 from rl4rec_kernels.ops.triton.metrics import store_metrics
 from rl4rec_kernels.ops.triton.pairs import count_excluded, exclusion_keys, score_targets
 from rl4rec_kernels.ops.triton.tile import (
@@ -26,7 +26,17 @@ from rl4rec_kernels.ops.triton.tile import (
 
 
 @triton.jit
-def _count_catalog(counts, target_scores, valid, tiles_per_program, sides, tile: tl.constexpr):
+def _count_catalog(
+    counts, left, target_scores, valid, tiles_per_program, sides, tile: tl.constexpr,
+    SETTLE: tl.constexpr,
+):  # fmt: skip
+    """Count, or leave it to the program of the same number of a second launch, with `SETTLE`.
+
+    Scoring pairs again takes registers that the common case, in which all are finite, needs.
+    """
+    if SETTLE:  # noqa: SIM102 - a constant
+        if tl.load(left + tl.program_id(0)) == 0:
+            return
     # Programs that run at the same time share items: these are read from memory once.
     BLOCK: tl.constexpr = tile.block
     num_queries, num_items = sides.num_queries, sides.num_items
@@ -40,12 +50,21 @@ def _count_catalog(counts, target_scores, valid, tiles_per_program, sides, tile:
     first = (tl.program_id(0) // num_blocks) * tiles_per_program
     for i in range(first, tl.minimum(first + tiles_per_program, tl.cdiv(num_items, BLOCK))):
         items = i * BLOCK + tl.arange(0, BLOCK)
-        scores = tile_scores(sides, rows, tl.minimum(items, num_items - 1), tile)
+        scores = tile_scores(sides, rows, tl.minimum(items, num_items - 1), tile, SETTLE)
         # `valid` is read after the scores, which leave no free registers while they are computed.
         is_item = is_row_of_item(items, num_items, valid)[None, :]
         # Comparisons with NaN are false: it is neither above nor tied.
         above += tl.sum(((scores > target) & is_item).to(tl.int32), axis=1)
-        tied += tl.sum(((scores == target) & is_item).to(tl.int32), axis=1)
+        same = ((scores == target) & is_item).to(tl.int32)
+        if SETTLE:
+            tied += tl.sum(same, axis=1)
+        else:  # no sum and no register more: they are below 2^8, and `tied` becomes negative
+            both = tl.sum(tl.where(is_open(scores), 256, same), axis=1)
+            tied = tl.where(both > 255, -(1 << 30), tied + both)
+    if not SETTLE:
+        is_left = tl.min(tied, axis=0) < 0
+        tl.store(left + tl.program_id(0), is_left.to(tl.int32))
+        inside = inside & (tl.zeros_like(tied) + is_left.to(tl.int32) == 0)
     tl.atomic_add(counts + rows, above.to(tl.int64), mask=inside)
     tl.atomic_add(counts + num_queries + rows, tied.to(tl.int64), mask=inside)
 
@@ -89,8 +108,10 @@ def _count_all(
     counts[2] = sides.num_items if valid is None else valid.sum()
     if sides.num_items:
         programs, tiles_per_program = share_tiles(sides)
-        args = (target_scores, valid, tiles_per_program, sides, tile)
-        launch(_count_catalog, programs, counts, *args, **options)
+        left = torch.empty(programs, dtype=torch.int32, device=counts.device)
+        args = (left, target_scores, valid, tiles_per_program, sides, tile)
+        launch(_count_catalog, programs, counts, *args, False, **options)
+        launch(_count_catalog, programs, counts, *args, True, **{**options, "maxnreg": None})
 
 
 def rank_catalog(

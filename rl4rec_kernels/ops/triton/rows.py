@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.ops.triton.launch import rows_of
+from rl4rec_kernels.ops.triton.launch import is_open, rows_of, to_float32
 
 CHUNK = 128
 _TILE = 4096  # values that a step of a program reads: 32 per thread, with four warps
@@ -48,14 +48,39 @@ def dot_rows(sides, query_row, ids, is_item, blocks: tl.constexpr):
     for start in tl.static_range(0, DIM, BLOCK_DIM):
         columns = start + tl.arange(0, BLOCK_DIM)
         inside = columns < DIM
-        factors = tl.load(query + columns, mask=inside, other=0.0).to(tl.float32)
+        factors = to_float32(tl.load(query + columns, mask=inside, other=0.0))
         rows = tl.load(
             sides.table + ids[:, None] * sides.table_stride + columns[None, :],
             mask=is_item[:, None] & inside[None, :],
             other=0.0,
-        ).to(tl.float32)
-        sums += factors[None, :] * rows
-    return tl.sum(sums, axis=1)
+        )
+        sums += factors[None, :] * to_float32(rows)
+    scores = tl.sum(sums, axis=1)
+    if tl.max(is_open(scores).to(tl.int32), axis=0) > 0:
+        exact = _float64_scores(sides, query_row, ids, is_item, blocks)
+        scores = tl.where(is_open(scores), exact, scores)
+    return scores
+
+
+@triton.jit
+def _float64_scores(sides, query_row, ids, is_item, blocks: tl.constexpr):
+    """The scores of `dot_rows`, added up in float64."""
+    ROWS: tl.constexpr = blocks.rows
+    DIM: tl.constexpr = blocks.num_dims
+    STEP: tl.constexpr = 16
+    exact = tl.zeros([ROWS], tl.float64)
+    for start in range(0, DIM + 0 * tl.program_id(0), STEP):  # not a constant: not unrolled
+        columns = start + tl.arange(0, STEP)
+        inside = columns < DIM
+        query = sides.query + query_row * sides.query_stride + columns
+        factors = to_float32(tl.load(query, mask=inside, other=0.0)).to(tl.float64)
+        rows = tl.load(
+            sides.table + ids[:, None] * sides.table_stride + columns[None, :],
+            mask=is_item[:, None] & inside[None, :],
+            other=0.0,
+        )
+        exact += tl.sum(factors[None, :] * to_float32(rows).to(tl.float64), axis=1)
+    return exact.to(tl.float32)
 
 
 class Walk(NamedTuple):

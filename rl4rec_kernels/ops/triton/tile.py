@@ -12,8 +12,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.ops.triton.launch import Sides, is_hopper, processors
+from rl4rec_kernels.ops.triton.launch import (
+    Sides,
+    is_hopper,
+    is_open,
+    processors,
+    to_float32,
+)
 
+_LEAST = 2.0**-149  # above 0 in float32
 BLOCK = 128
 """Queries and items of a tile. Two programs fit on a multiprocessor: one compares scores while the
 other multiplies."""
@@ -54,7 +61,7 @@ def operands(query: Tensor, table: Tensor, row_stats: Tensor | None) -> Operands
         table_scale = row_stats[:, 0].contiguous()
         if table.dtype == torch.int8:
             largest = query.float().abs().amax(1) if query.shape[1] else query.new_zeros(len(query))
-            query_scale = torch.where(largest == 0, 1.0, largest / 127).float()
+            query_scale = torch.where(largest == 0, 1.0, (largest / 127).clamp(min=_LEAST)).float()
             # int8 has no NaN; a scale of NaN makes all scores NaN.
             query_scale = torch.where(query_scale.isfinite(), query_scale, torch.nan)
             query = (query.float() / query_scale[:, None]).round().clamp(-127, 127).to(torch.int8)
@@ -122,8 +129,11 @@ def _from_float8(bits):
 
 
 @triton.jit
-def tile_scores(sides, query_rows, table_rows, tile: tl.constexpr):
-    """Scores float32 [block, block] of some rows of both sides; the rows must be in range."""
+def tile_scores(sides, query_rows, table_rows, tile: tl.constexpr, SETTLE: tl.constexpr = True):
+    """Scores float32 [block, block] of some rows of both sides; the rows must be in range.
+
+    Without `SETTLE`, none of them is right if one is not finite.
+    """
     DIM: tl.constexpr = tile.dim
     BLOCK: tl.constexpr = tile.block
     BLOCK_DIM: tl.constexpr = tile.block_dim
@@ -148,12 +158,52 @@ def tile_scores(sides, query_rows, table_rows, tile: tl.constexpr):
         if DTYPE == tl.int8:
             sums = tl.dot(a, b, sums, out_dtype=tl.int32)
         else:
+            if DTYPE == tl.float32:
+                a = to_float32(a)
+                b = to_float32(b)
             sums = tl.dot(a.to(DTYPE), b.to(DTYPE), sums, input_precision=tile.precision)
         queries += BLOCK_DIM
         items += BLOCK_DIM
     scores = sums.to(tl.float32)
     if sides.query_scale is not None:
-        scores *= tl.load(sides.query_scale + query_rows)[:, None]
-    if sides.table_scale is not None:
+        # By the larger scale first, so that nothing underflows but the result.
+        a = tl.load(sides.query_scale + query_rows)[:, None]
+        b = tl.load(sides.table_scale + table_rows)[None, :]
+        scores = scores * tl.where(a > b, a, b) * tl.where(a > b, b, a)
+    elif sides.table_scale is not None:
         scores *= tl.load(sides.table_scale + table_rows)[None, :]
+    if SETTLE:  # noqa: SIM102 - a constant
+        if tl.max(tl.max(is_open(scores).to(tl.int32), axis=1), axis=0) > 0:
+            scores = _settle(scores, sides, query_rows, table_rows, tile)
+    return scores
+
+
+@triton.jit
+def _settle(scores, sides, query_rows, table_rows, tile: tl.constexpr):
+    """Score pairs without a finite score again in float64, a query at a time: see `is_open`."""
+    DIM: tl.constexpr = tile.dim
+    BLOCK: tl.constexpr = tile.block
+    STEP: tl.constexpr = 16
+    slots = tl.arange(0, BLOCK)
+    open_rows = tl.max(is_open(scores).to(tl.int32), axis=1)
+    for slot in range(0, BLOCK + 0 * tl.program_id(0)):  # not a constant: not unrolled
+        if tl.sum(tl.where(slots == slot, open_rows, 0), axis=0) > 0:
+            row = tl.sum(tl.where(slots == slot, query_rows, 0), axis=0).to(tl.int64)
+            exact = tl.zeros([BLOCK], tl.float64)
+            for start in range(0, DIM + 0 * tl.program_id(0), STEP):
+                columns = start + tl.arange(0, STEP)
+                inside = columns < DIM
+                query = sides.query + row * sides.query_stride + columns
+                a = to_float32(tl.load(query, mask=inside, other=0)).to(tl.float64)
+                items = table_rows.to(tl.int64)[:, None] * sides.table_stride + columns[None, :]
+                b = tl.load(sides.table + items, mask=inside[None, :], other=0)
+                if b.dtype == tl.uint8:
+                    b = _from_float8(b)
+                exact += tl.sum(a[None, :] * to_float32(b).to(tl.float64), axis=1)
+            if sides.query_scale is not None:
+                exact *= tl.load(sides.query_scale + row).to(tl.float64)
+            if sides.table_scale is not None:
+                exact *= tl.load(sides.table_scale + table_rows).to(tl.float64)
+            found = exact.to(tl.float32)[None, :]
+            scores = tl.where((slots == slot)[:, None] & is_open(scores), found, scores)
     return scores
