@@ -13,6 +13,7 @@ from rl4rec_kernels.metrics import (
     parse_metrics,
     parse_ties,
 )
+from rl4rec_kernels.ops import metrics_from_counts
 from tests.errors import raises
 
 
@@ -51,7 +52,19 @@ def test_unknown_tie_rules_are_rejected():
 def test_bad_counts_are_rejected():
     good = RankCounts(*(torch.tensor([n]) for n in (0, 0, 1)))
     check_counts(good)
+    check_counts(good._replace(total=torch.full_like(good.total, -1)))  # rows of unchecked ids
     with raises(TypeError, "counts.tied", "int64", "float32"):
         check_counts(good._replace(tied=torch.zeros(1)))
     with raises(ValueError, "counts.total", (2,)):
         check_counts(good._replace(total=torch.ones(2).long()))
+
+
+@pytest.mark.parametrize("row", [(9, 0, 3), (-1, 0, 3), (0, -1, 3), (2, 1, 3), (0, 0, 0)])
+def test_impossible_counts_are_named(row):
+    above, tied, total = row
+    counts = RankCounts(*torch.tensor([(0, 0, 1), row]).unbind(1))
+    with raises(ValueError, "row 1", f"{above=}", f"{tied=}", f"{total=}"):
+        metrics_from_counts(counts, ("auc",))
+    huge = RankCounts(*torch.tensor([(2**63 - 1, 2**63 - 1, 3)]).unbind(1))
+    with raises(ValueError, "row 0", f"above={2**63 - 1}"):
+        metrics_from_counts(huge, ("auc",))

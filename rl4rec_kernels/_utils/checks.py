@@ -1,9 +1,11 @@
-"""Checks of numbers passed as arguments, and how messages show values."""
+"""Checks of arguments, and how messages show values."""
 
 import math
 import reprlib
 from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 _CHARS = 500  # of a value in a message
 
@@ -25,6 +27,23 @@ class _Short(reprlib.Repr):
 def shown(value: Any) -> str:
     """Return the ``repr`` of any value for a message: short, and without an error."""
     return _Short().repr(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return `value` as a bool if it is True or False, or raise ValueError.
+
+    Other values have a truth value too, but ``"no"`` would mean yes.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {shown(value)}")
+    return bool(value)
+
+
+def optional_flag(name: str, value: Any) -> bool | None:
+    """As `flag`, for an argument that may also be None."""
+    if value is not None and not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be None, True or False, got {shown(value)}")
+    return None if value is None else bool(value)
 
 
 def whole_number(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:

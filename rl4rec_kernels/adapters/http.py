@@ -116,14 +116,16 @@ def read_rows(body: bytes) -> tuple[list[dict[str, Any]], bool]:
         row = _row(request["response"], None, request.get("label"), "response", "label")
         return [row], True
     queries, labels = _list(request, "query"), _list(request, "labels")
-    prompts = _list(request, "prompts") if request.get("prompts") else [None] * len(queries)
+    prompts = [None] * len(queries)
+    if request.get("prompts") is not None:
+        prompts = _list(request, "prompts")
     if not len(queries) == len(labels) == len(prompts):
         raise ValueError(
             "query, prompts and labels must have one length, got "
             f"{len(queries)}, {len(prompts)} and {len(labels)}"
         )
     return [
-        _row(query, prompt, label, f"query[{i}]", f"labels[{i}]")
+        _row(query, prompt, label, f"query[{i}]", f"labels[{i}]", f"prompts[{i}]")
         for i, (query, prompt, label) in enumerate(zip(queries, prompts, labels, strict=True))
     ], False
 
@@ -268,12 +270,16 @@ def _list(request: Mapping[str, Any], name: str) -> list[Any]:
     return value
 
 
-def _row(text: Any, prompt: Any, label: Any, text_name: str, label_name: str) -> dict[str, Any]:
+def _row(
+    text: Any, prompt: Any, label: Any, text_name: str, label_name: str, prompt_name: str = ""
+) -> dict[str, Any]:
     if not isinstance(text, str):
         raise TypeError(f"{text_name} must be a string, got {type(text).__name__}")
+    if prompt is not None and not isinstance(prompt, str):
+        raise TypeError(f"{prompt_name} must be a string, got {shown(prompt)}")
     read = read_label(label, label_name)
     try:
-        text = response(text, prompt) if isinstance(prompt, str) else text
+        text = text if prompt is None else response(text, prompt)
     except ValueError as error:
         raise ValueError(f"{text_name}: {error}") from None
     return {"text": strip_special_tokens(text), **read._asdict()}

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.checks import flag, optional_flag, shown
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.data.labels import write_label
@@ -107,6 +107,7 @@ def export_dataset(
     if trainer not in _LAYOUTS:
         raise ValueError(f"trainer must be one of {', '.join(_LAYOUTS)}, got {shown(trainer)}")
     columns, choices, endings = _LAYOUTS[trainer]
+    conversational = optional_flag("conversational", conversational)
     if conversational is None:
         conversational = choices[0]
     if conversational not in choices:
@@ -131,6 +132,7 @@ def to_hf(
     dataset: Samples, conversational: bool = False, columns: Mapping[str, Any] = SAMPLE_COLUMNS
 ) -> Any:
     """Return a dataset as a ``datasets.Dataset`` with these columns; see `register_layout`."""
+    conversational = flag("conversational", conversational)
     hf = require("datasets", "datasets")
     # The types are given because Hugging Face infers none from an empty list.
     text, number = hf.Value("string"), hf.Value("int64")

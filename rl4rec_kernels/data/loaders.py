@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import flag, whole_number
 from rl4rec_kernels.data.dataset import RecommendationDataset, Sample
 from rl4rec_kernels.data.interactions import load_interactions
 from rl4rec_kernels.data.metadata import load_item_metadata
@@ -91,7 +91,7 @@ def create_dataloader(
     return _Loader(
         dataset,
         batch_size=whole_number("batch_size", batch_size, 1),
-        sampler=order if shuffle else None,
+        sampler=order if flag("shuffle", shuffle) else None,
         generator=torch.Generator("cpu").manual_seed(seed),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,

@@ -22,7 +22,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import number, shown, whole_number
+from rl4rec_kernels._utils.checks import flag, number, shown, whole_number
 from rl4rec_kernels._utils.progress import progress
 from rl4rec_kernels.metrics import (
     Metric,
@@ -62,7 +62,7 @@ def unbiased_rank(rank: Any, num_negs: int, num_items: int) -> Any:
     Parameters
     ----------
     rank : Tensor or number
-        Rank of the target among itself and the negatives, at least 1; may be a half.
+        Rank of the target among itself and the negatives, from 1 to m + 1; may be a half.
     num_negs : int
         m, the number of negatives, at least 1.
     num_items : int
@@ -76,11 +76,19 @@ def unbiased_rank(rank: Any, num_negs: int, num_items: int) -> Any:
     Raises
     ------
     TypeError, ValueError
-        If `num_negs` or `num_items` is invalid.
+        If an argument is invalid or out of range.
     """
     num_negs, num_items = _check_sizes(num_negs, num_items)
     if isinstance(rank, Tensor):
+        bad = ~((rank >= 1) & (rank <= num_negs + 1))
+        if bad.any():
+            raise ValueError(
+                f"rank must be from 1 to {num_negs + 1}, num_negs and the target, got "
+                f"{rank[bad][0].item()}"
+            )
         rank = rank.double()
+    else:
+        rank = number("rank", rank, 1, num_negs + 1)
     return 1 + (num_items - 1) * (rank - 1) / num_negs
 
 
@@ -184,6 +192,7 @@ def sampled_rank_distribution(
         True ranks, int64 [R], and ``P(X = x | r)``, float64 [R, num_negs + 1], whose rows sum to
         1. Computed from logarithms of factorials.
     """
+    show_progress = flag("show_progress", show_progress)
     log_ways = _log_choose(num_negs)
     # C(n - 1 - m, r - 1 - x) = C(n - 1 - m, n - m - r + x) is a sliding window, moving with the
     # rank, over one row of Pascal's triangle; outside of the row it is 0.

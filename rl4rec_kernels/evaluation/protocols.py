@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import number, shown, whole_number
+from rl4rec_kernels._utils.checks import flag, number, shown, whole_number
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.evaluation.bootstrap import bootstrap_intervals
 from rl4rec_kernels.evaluation.correction import (
@@ -142,6 +142,7 @@ def evaluate(
     if not num_users:
         raise ValueError("query has no rows, so there is nothing to evaluate")
     cutoffs = _check_ks(ks)
+    whole_catalog = flag("whole_catalog", whole_catalog)
     metrics = tuple(f"{family}@{k}" for family in ("ndcg", "hit", "mrr") for k in cutoffs)
     metrics += ("mrr", "auc", "logrank", "rank")
     parse_ties(ties)

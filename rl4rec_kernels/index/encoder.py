@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import shown, whole_number
+from rl4rec_kernels._utils.checks import flag, optional_flag, shown, whole_number
 from rl4rec_kernels._utils.forking import fork_safe_lock
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.torch_state import plain_torch
@@ -97,6 +97,8 @@ class Encoder:
                 raise ValueError(
                     "max_length is for models given by name; set model.max_seq_length instead"
                 )
+        self.normalize = flag("normalize", normalize)
+        device = _checked_device(device)
         with plain_torch(torch.device("cpu")):  # modules are made there, and then moved
             self.model = _load(model, "cpu" if backend == "openvino" else device)
         self.batch_size = batch_size or _batch_size(backend, self.device)
@@ -120,7 +122,6 @@ class Encoder:
             for inner in inners:
                 inner.forward = OpenVINOForward(inner)
         self.backend = backend
-        self.normalize = normalize
         self.query_prefix = query_prefix
         self.item_prefix = item_prefix
         self._lock = fork_safe_lock()  # a tokenizer cannot be used by two threads at once
@@ -201,6 +202,7 @@ class Encoder:
         show_progress: bool | None,
     ) -> Tensor:
         rows = check_texts(texts)
+        show_progress = optional_flag("show_progress", show_progress)
         if show_progress is None:
             show_progress = len(rows) > _LONG_WORK
         with self._lock, plain_torch(self.device), torch.inference_mode():
@@ -214,6 +216,18 @@ class Encoder:
             )
         with torch.inference_mode(False):  # autograd refuses tensors that are made in it
             return vectors.float().clone()
+
+
+def _checked_device(device: Any) -> str | None:
+    """The device by its name: torch's ``Module.to`` would take a number as a dtype."""
+    if device is None:
+        return None
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"device must be a string such as 'cuda:0', got {shown(device)}")
+    try:
+        return str(torch.device(device))
+    except RuntimeError as error:
+        raise ValueError(f"device {shown(device)} is not one: {error}") from None
 
 
 def _transformers(model: Any) -> list[Any]:

@@ -11,12 +11,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.contents import HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.mapped import opened, watch
 
 FORMAT = "rl4rec_kernels.ItemIndex/1"
 TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_table(name: str, table: Any) -> None:
+    """Raise TypeError or ValueError unless `table` is a table of embeddings, [M, D]."""
+    if not isinstance(table, Tensor):
+        raise TypeError(
+            f"{name} must be a tensor, got {type(table).__name__}; convert an array with "
+            "torch.from_numpy"
+        )
+    if table.is_meta:
+        raise TypeError(f"{name} has no values, only a shape (device meta); load the values")
+    if table.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got {table.layout}; convert with .to_dense()")
+    if table.dtype not in TABLE_DTYPES:
+        raise TypeError(
+            f"{name} must be float32, float16 or bfloat16, got {table.dtype}; convert with .float()"
+        )
+    if table.dim() != 2 or 0 in table.shape:
+        raise ValueError(f"{name} must be [M, D] with M, D >= 1, got {tuple(table.shape)}")
+
+
+def check_valid(valid: Any, table: Tensor) -> None:
+    """Raise ValueError unless `valid` has a bool for each row of the table."""
+    is_mask = isinstance(valid, Tensor) and valid.dtype == torch.bool
+    if not is_mask or valid.shape != table.shape[:1]:
+        found = f"{valid.dtype} {tuple(valid.shape)}" if isinstance(valid, Tensor) else shown(valid)
+        raise ValueError(f"valid must be bool [{table.shape[0]}], a tensor, got {found}")
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:

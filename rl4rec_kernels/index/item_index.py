@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import optional_flag, shown, whole_number
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.mapped import check_finite, check_mapped, row_blocks
 from rl4rec_kernels._utils.writing import replacing
@@ -20,8 +20,9 @@ from rl4rec_kernels.ids import check_valid_items, is_sparse
 from rl4rec_kernels.index.encoder import Encoder, check_encoder
 from rl4rec_kernels.index.files import (
     FORMAT,
-    TABLE_DTYPES,
     check_destination,
+    check_table,
+    check_valid,
     existing_file,
     index_path,
     metadata_fields,
@@ -34,7 +35,8 @@ from rl4rec_kernels.index.texts import DEFAULT_FIELDS, item_texts, texts_fingerp
 class ItemIndex:
     """A table of item embeddings, in which the row of an item is its id.
 
-    Create one with `build`, `open`, `from_embeddings` or `import_file`.
+    Create one with `build`, `open`, `from_embeddings` or `import_file`. The constructor checks
+    dtypes and shapes, these also check the embeddings.
 
     Attributes
     ----------
@@ -49,6 +51,11 @@ class ItemIndex:
     """
 
     def __init__(self, table: Tensor, valid: Tensor, origin: Mapping[str, str]) -> None:
+        check_table("table", table)
+        check_valid(valid, table)
+        texts = origin.items() if isinstance(origin, Mapping) else ((origin, None),)
+        if not all(isinstance(text, str) for pair in texts for text in pair):
+            raise TypeError(f"origin must be a mapping of str to str, got {shown(origin)}")
         self.table = table
         self.valid = valid
         self.origin = dict(origin)
@@ -100,6 +107,7 @@ class ItemIndex:
             If there are no items, none of them has any of the fields, the ids are too sparse for a
             table, or an embedding is not finite.
         """
+        show_progress = optional_flag("show_progress", show_progress)
         texts = item_texts(item_metadata, fields)
         check_encoder(encoder)
         ids = np.fromiter(texts, dtype=np.int64, count=len(texts))
@@ -142,26 +150,7 @@ class ItemIndex:
             If a dtype or shape is wrong, an id is repeated or negative, an embedding is not finite
             (the message names the row), or row 0 is not padding but `ids` and `valid` are missing.
         """
-        if not isinstance(embeddings, Tensor):
-            raise TypeError(
-                f"embeddings must be a tensor, got {type(embeddings).__name__}; convert an array "
-                "with torch.from_numpy"
-            )
-        if embeddings.is_meta:
-            raise TypeError("embeddings has no values, only a shape (device meta); load the values")
-        if embeddings.layout != torch.strided:
-            raise TypeError(
-                f"embeddings must be dense, got {embeddings.layout}; convert them with .to_dense()"
-            )
-        if embeddings.dtype not in TABLE_DTYPES:
-            raise TypeError(
-                f"embeddings must be float32, float16 or bfloat16, got {embeddings.dtype}; convert "
-                "them with .float()"
-            )
-        if embeddings.dim() != 2 or 0 in embeddings.shape:
-            raise ValueError(
-                f"embeddings must be [M, D] with M, D >= 1, got {tuple(embeddings.shape)}"
-            )
+        check_table("embeddings", embeddings)
         check_mapped(embeddings)
         embeddings = embeddings.detach().contiguous()  # otherwise every call would copy it
         if ids is not None:
@@ -175,11 +164,7 @@ class ItemIndex:
                     "items"
                 )
         valid = torch.as_tensor(valid, device=embeddings.device)
-        if valid.dtype != torch.bool or valid.shape != embeddings.shape[:1]:
-            raise ValueError(
-                f"valid must be bool [{embeddings.shape[0]}], got {valid.dtype} "
-                f"{tuple(valid.shape)}"
-            )
+        check_valid(valid, embeddings)
         if not valid.any():
             raise ValueError(
                 "embeddings: no row is an item (rows of zeros are not items); pass ids= or valid="

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import optional_flag, whole_number
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels._utils.progress import progress
 from rl4rec_kernels.ids import (
@@ -109,6 +109,8 @@ def mine_hard_negatives(
     users = None if user_ids is None else np.asarray(user_ids)
     if users is not None and users.shape != (num_queries,):
         raise ValueError(f"user_ids must have shape ({num_queries},), got {users.shape}")
+    show = optional_flag("show_progress", show_progress)
+    show = num_queries > _BLOCK if show is None else show
     left = count_items(items, excluded, is_item) - 1  # without the target
     _check_enough(left, num_negs, skip_top, users)
     check_finite("query", query)
@@ -117,7 +119,6 @@ def mine_hard_negatives(
 
     excluded = prepend(items[:, None], excluded)
     negatives = np.empty((num_queries, num_negs), dtype=np.int64)
-    show = num_queries > _BLOCK if show_progress is None else show_progress
     for start in progress(range(0, num_queries, _BLOCK), "mining negatives", show=show):
         rows = slice(start, start + _BLOCK)
         _, ids = topk_catalog(

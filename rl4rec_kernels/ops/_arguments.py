@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import flag, shown, whole_number
 from rl4rec_kernels._utils.mapped import check_mapped
 from rl4rec_kernels.ids import RaggedIds, check_layout
 from rl4rec_kernels.ops.quantize import QuantizedTable
@@ -115,6 +115,7 @@ def check_catalog(query: Any, table: Any, valid: Any = None, refine: bool = Fals
         As `check_embeddings`; if `valid` is not a mask of the rows, or `refine` does not go with
         the table or the query.
     """
+    refine = flag("refine", refine)
     if isinstance(table, QuantizedTable):
         values, row_stats, source = _check_quantized(query, table, refine)
     else:
@@ -142,10 +143,15 @@ def _check_quantized(
     query: Any, table: QuantizedTable, refine: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     values, row_stats, source = table
+    for name, part in zip(table._fields, table, strict=True):
+        if not isinstance(part, Tensor) and (part is not None or name != "source"):
+            raise TypeError(
+                f"table.{name} must be a tensor, got {shown(part)}; make it with quantize_table"
+            )
     dtype = query.dtype if isinstance(query, Tensor) and query.dtype in _FLOATS else torch.float32
-    check_embeddings(query, values.new_empty((0, values.shape[-1]), dtype=dtype))
     if (
-        values.dtype not in (torch.int8, torch.bfloat16, torch.float8_e4m3fn)
+        values.dim() != 2
+        or values.dtype not in (torch.int8, torch.bfloat16, torch.float8_e4m3fn)
         or (row_stats.dtype, row_stats.shape) != (torch.float32, (values.shape[0], 3))
         or values.device != row_stats.device
     ):
@@ -153,6 +159,7 @@ def _check_quantized(
             f"table has values {values.dtype} {tuple(values.shape)} and row_stats "
             f"{row_stats.dtype} {tuple(row_stats.shape)}; make it with quantize_table"
         )
+    check_embeddings(query, values.new_empty((0, values.shape[1]), dtype=dtype))
     if not refine:
         return values, row_stats, None
     if source is None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import flag
 from rl4rec_kernels._utils.mapped import check_mapped
 
 _BLOCK = 4_096  # rows at a time, to take little memory besides the result
@@ -73,6 +74,7 @@ def quantize_table(
     TypeError, ValueError
         If an argument is invalid, or a row is not finite; the message names the row.
     """
+    keep_source = flag("keep_source", keep_source)
     floats = (torch.float32, torch.float16, torch.bfloat16)
     if not isinstance(table, Tensor) or table.dtype not in floats:
         what = table.dtype if isinstance(table, Tensor) else type(table).__name__

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from rl4rec_kernels._utils.checks import number, shown, whole_number
+from rl4rec_kernels._utils.checks import flag, number, optional_flag, whole_number
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.labels import read_rows, read_targets
 from rl4rec_kernels.ids import RaggedIds, target_popularity
@@ -143,12 +143,8 @@ class RecReward:
     ) -> None:
         k = whole_number("k", k, 1)
         parse_ties(ties)
-        if use_negatives_only not in (None, True, False):
-            raise ValueError(
-                f"use_negatives_only must be None, True or False, got {shown(use_negatives_only)}"
-            )
-        if normalize not in (True, False):
-            raise ValueError(f"normalize must be True or False, got {shown(normalize)}")
+        self.use_negatives_only = optional_flag("use_negatives_only", use_negatives_only)
+        self.normalize = flag("normalize", normalize)
         if group_size is not None:
             if not normalize:
                 raise ValueError(f"group_size={group_size} needs normalize=True")
@@ -168,8 +164,6 @@ class RecReward:
         self.reward_type = reward_type
         self.k = k
         self.ties = ties
-        self.use_negatives_only = None if use_negatives_only is None else bool(use_negatives_only)
-        self.normalize = bool(normalize)
         self.last_report = NegativesReport()
         self._metrics = [name for name in self.weights if name != SOFTMAX]
         self._service = service

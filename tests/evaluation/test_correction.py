@@ -222,6 +222,13 @@ def corrected(counts, num_items, *options):
     [
         (lambda: unbiased_rank(1, 0, 5), ("num_negs", "at least 1", 0)),
         (lambda: unbiased_rank(1, 5, 5), ("num_items", "num_negs", 5)),
+        (lambda: unbiased_rank(-1, 99, 999), ("rank", "at least 1", -1)),
+        (lambda: unbiased_rank(math.nan, 99, 999), ("rank", "at least 1", "nan")),
+        (lambda: unbiased_rank(5000, 99, 999), ("rank", "at most 100", 5000)),
+        (lambda: unbiased_rank(torch.tensor([1, 0]), 99, 999), ("rank", "from 1 to 100", 0)),
+        (lambda: unbiased_rank(torch.tensor(math.nan), 99, 999), ("rank", "from 1 to 100", "nan")),
+        (lambda: unbiased_rank(torch.tensor([101.0]), 99, 999), ("rank", "from 1 to 100", 101.0)),
+        (lambda: corrected(([9], [0], [3]), 9), ("row 0", "above=9", "total=3")),
         (lambda: bias_variance_estimator(("mrr",), 5000, 9000), ("num_negs", 4096, 5000)),
         (lambda: bias_variance_estimator(("mrr",), 5, 9, 0.0), ("gamma", "at least 1e-08", 0.0)),
         (

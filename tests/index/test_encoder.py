@@ -81,6 +81,12 @@ def test_bad_arguments_are_named():
         Encoder(max_length=5000)
     with raises(TypeError, "model", "name", 3):
         Encoder(3)
+    for device in (1.5, torch.float64, ["cpu"], 0):
+        with raises(TypeError, "device", device):
+            Encoder(device=device)
+    with raises(ValueError, "device", "'gpu'"):
+        Encoder(device="gpu")
+    assert Encoder(device=torch.device("cpu")).device.type == "cpu"
     with raises(TypeError, "query_prefix", "string", 3):
         Encoder(query_prefix=3)
 

@@ -102,3 +102,23 @@ def spoiled(value: float) -> torch.Tensor:
 def test_bad_embeddings_are_named(arguments, error, named):
     with raises(error, *named):
         ItemIndex.from_embeddings(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "named"),
+    [
+        ({"table": [[1.0]]}, TypeError, ("table", "tensor", "list")),
+        ({"table": torch.ones(3)}, ValueError, ("table", "[M, D]", "(3,)")),
+        ({"table": torch.ones(3, 2, dtype=torch.int64)}, TypeError, ("table", "torch.int64")),
+        ({"valid": None}, ValueError, ("valid", "bool [3]", None)),
+        ({"valid": torch.ones(3)}, ValueError, ("valid", "bool [3]", "torch.float32")),
+        ({"valid": torch.ones(2, dtype=torch.bool)}, ValueError, ("valid", "bool [3]", "(2,)")),
+        ({"origin": None}, TypeError, ("origin", "mapping", None)),
+        ({"origin": {"encoder": 3}}, TypeError, ("origin", "mapping", 3)),
+    ],
+)
+def test_bad_parts_of_an_index_are_named(changes, error, named):
+    parts = {"table": torch.ones(3, 2), "valid": torch.ones(3, dtype=torch.bool), "origin": {}}
+    assert len(ItemIndex(**parts)) == 3
+    with raises(error, *named):
+        ItemIndex(**parts | changes)

@@ -30,6 +30,24 @@ def test_bad_tables_are_not_quantized(table, changes, error, named):
         rk.quantize_table(table, **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "error", "named"),
+    [
+        ({"values": [[1]]}, TypeError, ("table.values", "tensor", "[[1]]")),
+        ({"row_stats": None}, TypeError, ("table.row_stats", "tensor", None)),
+        ({"source": 5}, TypeError, ("table.source", "tensor", 5)),
+        ({"values": torch.ones(3, dtype=torch.int8)}, ValueError, ("values", "(3,)")),
+        ({"values": torch.tensor(1, dtype=torch.int8)}, ValueError, ("values", "()")),
+        ({"values": torch.ones(3, 2)}, ValueError, ("values", "torch.float32")),
+        ({"row_stats": torch.ones(3, 2)}, ValueError, ("row_stats", "(3, 2)")),
+    ],
+)
+def test_bad_parts_of_a_copy_are_named(changes, error, named):
+    copy = rk.quantize_table(torch.ones(3, 2))._replace(**changes)
+    with raises(error, *named):
+        rk.topk_catalog(torch.ones(1, 2), rk.QuantizedTable(*copy), 1)
+
+
 def test_quantized_values():
     table = torch.tensor([[0.5, -1.0], [0.0, 0.0], [3.0, 1e-3]])
     values, row_stats, source = rk.quantize_table(table)
