@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import flag, shown, whole_number
+from rl4rec_kernels._utils.checks import flag, number, shown, whole_number
 from rl4rec_kernels._utils.mapped import check_mapped
 from rl4rec_kernels.ids import RaggedIds, check_layout
 from rl4rec_kernels.ops.quantize import QuantizedTable
@@ -65,6 +65,11 @@ def widen_query(query: Any, table: Any) -> Any:
     if differ and torch.is_autocast_enabled(query.device.type):
         return query.to(table.dtype)
     return query
+
+
+def check_temperature(temperature: Any) -> float:
+    """Return a temperature at which differences of float32 scores are finite, or raise an error."""
+    return number("temperature", temperature, 1e-30, 1e30, strict=True)
 
 
 def check_embeddings(query: Any, table: Any) -> None:

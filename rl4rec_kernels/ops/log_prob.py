@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import number
 from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.ops import _backends, _gradients, reference
 from rl4rec_kernels.ops._arguments import (
@@ -15,6 +14,7 @@ from rl4rec_kernels.ops._arguments import (
     check_embeddings,
     check_log_q,
     check_targets,
+    check_temperature,
     split_excluded,
     split_ids,
     widen_query,
@@ -160,7 +160,7 @@ def log_prob_catalog(
 def _check(name: str, query: Any, table: Any, temperature: Any) -> float:
     remedy = "call backward() or torch.autograd.grad outside of torch.func and forward mode"
     refuse_derivatives(name, remedy, query, table)
-    return number("temperature", temperature, 1e-30, 1e30, strict=True)
+    return check_temperature(temperature)
 
 
 def _empty_log_probs(query: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:

@@ -3,12 +3,9 @@
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from rl4rec_kernels._utils.checks import shown
-from rl4rec_kernels.ids import RaggedIds, check_inside, rows_of
-from rl4rec_kernels.metrics import RankCounts, parse_metric
+from rl4rec_kernels.metrics import parse_metric
 
 CUT_OFF_TYPES = ("ndcg", "hit", "mrr")
 MIXED = {"ndcg": 0.7, "hit": 0.3}
@@ -56,42 +53,6 @@ def check_item_counts(item_counts: Any) -> np.ndarray:
         "item_counts must be a whole number of at least 0 for each item id, got "
         f"{bad}; pass dataset.item_counts"
     )
-
-
-def counts_of_scores(scores: Tensor, columns: Tensor) -> RankCounts:
-    """Count how the others in each row score against the target, which is in `columns` [B].
-
-    Others that score ``-inf`` do not compete. As in `rank_candidates`, a target that scores NaN
-    ranks last, and others that do are neither above nor tied.
-    """
-    own = scores.gather(1, columns[:, None])
-    others = (scores != -torch.inf).scatter(1, columns[:, None], False)
-    above = ((scores > own) | own.isnan()) & others
-    tied = (scores == own) & others
-    return RankCounts(above.sum(1), tied.sum(1), 1 + others.sum(1))
-
-
-def leave_out(scores: Tensor, targets: Tensor, histories: RaggedIds) -> Tensor:
-    """Set the scores [B, N] of the histories' items to ``-inf``, but never the target's."""
-    check_inside("histories", histories.values, scores.shape[1])
-    own = scores.gather(1, targets[:, None])
-    rest = scores.clone()
-    rest[torch.from_numpy(rows_of(histories)), torch.from_numpy(histories.values)] = -torch.inf
-    return rest.scatter_(1, targets[:, None], own)
-
-
-def softmax_of_target(scores: Tensor, columns: Tensor, temperature: float) -> Tensor:
-    """The softmax of each row at its target, float64 [B].
-
-    With infinite scores it is the limit: the items that score ``+inf`` share it equally, and so do
-    all if all score ``-inf``. NaN counts as nothing, the target's as well.
-    """
-    own = scores.gather(1, columns[:, None])
-    scores = scores.double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
-    best = scores.amax(1, keepdim=True)
-    shares = torch.where(scores == best, 0.0, (scores - best) / temperature).exp()
-    own_share = shares.gather(1, columns[:, None]) / shares.sum(1, keepdim=True)
-    return own_share.masked_fill(own.isnan(), 0.0)[:, 0]
 
 
 def normalized(rewards: np.ndarray, group_size: int | None) -> np.ndarray:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from rl4rec_kernels._utils.checks import flag, number, optional_flag, whole_number
 from rl4rec_kernels._utils.values import as_list
@@ -14,17 +13,15 @@ from rl4rec_kernels.data.labels import read_rows, read_targets
 from rl4rec_kernels.ids import RaggedIds, target_popularity
 from rl4rec_kernels.metrics import RankCounts, parse_metrics, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts
+from rl4rec_kernels.ops._arguments import check_temperature
 from rl4rec_kernels.rewards.completions import completion_text, extract_query
 from rl4rec_kernels.rewards.explanation import Explanation
 from rl4rec_kernels.rewards.formulas import (
     CUT_OFF_TYPES,
     SOFTMAX,
     check_item_counts,
-    counts_of_scores,
-    leave_out,
     normalized,
     reward_parts,
-    softmax_of_target,
 )
 from rl4rec_kernels.rewards.negatives import NegativesReport, clean_negatives
 from rl4rec_kernels.service.base import RetrievalBackend
@@ -88,7 +85,8 @@ class RecReward:
     group_size : int, optional
         With `normalize`: scale each group of this many consecutive texts, not the whole call.
     temperature : float
-        Of the softmax. Scores of unit vectors are between -1 and 1.
+        Of the softmax: more than 1e-30 and less than 1e30. Scores of unit vectors are between -1
+        and 1.
     softmax_weight : float
         The weight w of the softmax in ``"ndcg_softmax"``.
     novelty : float
@@ -112,10 +110,10 @@ class RecReward:
     ``ndcg``, ``hit`` and ``mrr`` are the metrics with ``@k``, and ``mixed`` is 0.7 ndcg + 0.3 hit.
     ``softmax`` is p = exp(s / temperature) / sum exp(s_i / temperature) for the target's score s
     and the scores s_i of all candidates. ``ndcg_softmax`` is (1 - w) ndcg + w p, the fused reward
-    of R2ec (You et al., NeurIPS 2025), which uses w = 0.05 and NDCG@1000 over the catalog. Among
-    all items the softmax needs all scores, so the service returns [B, N] float32. ``rank`` is a
-    metric for inspection: lower is better. All others are between 0 and 1; the page "Rewards" of
-    the documentation helps to choose one.
+    of R2ec (You et al., NeurIPS 2025), which uses w = 0.05 and NDCG@1000 over the catalog. The
+    service computes log p, also among all items, so no scores leave it. ``rank`` is a metric for
+    inspection: lower is better. All others are between 0 and 1; the page "Rewards" of the
+    documentation helps to choose one.
 
     Trainers compare texts for the same user. All texts of a group then have one target, and
     `novelty` scales their rewards equally. A trainer that divides by the group's standard deviation
@@ -150,7 +148,8 @@ class RecReward:
                 raise ValueError(f"group_size={group_size} needs normalize=True")
             group_size = whole_number("group_size", group_size, 2)
         self.group_size = group_size
-        self.temperature = number("temperature", temperature, 0, np.inf, strict=True)
+        number("temperature", temperature, 0, np.inf, strict=True)  # its message is the simpler one
+        self.temperature = check_temperature(temperature)
         self.softmax_weight = number("softmax_weight", softmax_weight, 0, 1)
         self.weights = reward_parts(reward_type, k, self.softmax_weight)
         self.novelty = number("novelty", novelty, 0, np.inf)
@@ -244,7 +243,7 @@ class RecReward:
         histories = None if history is None else [history]
         negatives = None if neg_items is None else [neg_items]
         request = self._check([text], [target], histories, negatives)
-        counts, values = self._values(request, self._ask(request))
+        counts, values = self._values(self._ask(request))
         return self._explanation(request, counts, values)
 
     def compute_metrics(
@@ -306,31 +305,26 @@ class RecReward:
 
     def _question(self, request: _Request) -> tuple[str, tuple[Any, ...]]:
         """What to ask the service: a method and its arguments."""
-        arguments = (request.queries, self.dataset_name, request.targets, request.negatives)
+        queries, targets, histories, negatives, *_ = request
+        arguments = (queries, self.dataset_name, targets, negatives, histories)
         if SOFTMAX in self.weights:
-            return "calculate_reward", arguments
-        return "rank", (*arguments, request.histories)
+            return "rank_with_log_prob", (*arguments, self.temperature)
+        return "rank", arguments
 
     def _ask(self, request: _Request) -> Any:
         method, arguments = self._question(request)
         return getattr(self._find(), method)(*arguments)
 
-    def _values(self, request: _Request, answer: Any) -> tuple[RankCounts, np.ndarray]:
+    def _values(self, answer: Any) -> tuple[RankCounts, np.ndarray]:
         """Counts, and the values of the reward's parts, float64 [B, parts], from an answer."""
-        counts, softmax = answer, None
-        if SOFTMAX in self.weights:
-            targets = torch.from_numpy(request.targets)
-            columns = targets if request.negatives is None else torch.zeros_like(targets)
-            scores = answer.cpu()
-            if request.negatives is None and request.histories is not None:
-                scores = leave_out(scores, targets, request.histories)
-            counts = counts_of_scores(scores, columns)
-            softmax = softmax_of_target(scores, columns, self.temperature)
+        counts, log_probs = answer if SOFTMAX in self.weights else (answer, None)
         values = metrics_from_counts(counts, self._metrics, self.ties).double().cpu().numpy()
-        return counts, values if softmax is None else np.column_stack([values, softmax])
+        if log_probs is not None:
+            values = np.column_stack([values, np.exp(log_probs.double().cpu().numpy())])
+        return counts, values
 
     def _rewards(self, request: _Request, answer: Any) -> Scored:
-        counts, values = self._values(request, answer)
+        counts, values = self._values(answer)
         rewards = values @ list(self.weights.values()) * request.weights
         if self.normalize:
             rewards = normalized(rewards, self.group_size)

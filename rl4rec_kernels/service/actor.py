@@ -127,6 +127,7 @@ class RetrievalActor(BatchingService):
     # A remote call does not block anyway, so the coroutines get the plain names.
     calculate_reward = AsyncRetrievalBackend.calculate_reward_async
     rank = AsyncRetrievalBackend.rank_async
+    rank_with_log_prob = AsyncRetrievalBackend.rank_with_log_prob_async
 
     async def answer_packed(self, *packed: bytes) -> bytes | np.ndarray:
         """Answer a call of `RetrievalClient`."""

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.service.calls import Call, check_call
+from rl4rec_kernels.service.calls import Call, Ranked, check_call
 
 
 class AsyncRetrievalBackend(ABC):
@@ -33,9 +33,24 @@ class AsyncRetrievalBackend(ABC):
         call = self._check(texts, dataset_name, targets, neg_items, histories, False)
         return await self.answer_async(call)
 
+    async def rank_with_log_prob_async(
+        self,
+        texts: Sequence[str],
+        dataset_name: str,
+        targets: Any,
+        neg_items: Any = None,
+        histories: Any = None,
+        temperature: float = 1.0,
+    ) -> Ranked:
+        """Rank targets as a coroutine; see `RetrievalBackend.rank_with_log_prob`."""
+        ids = targets, neg_items, histories
+        return await self.answer_async(
+            self._check(texts, dataset_name, *ids, False, True, temperature)
+        )
+
     @abstractmethod
     async def answer_async(self, call: Call) -> Any:
-        """Answer a call: scores if it wants scores, else `RankCounts`."""
+        """Answer a call, see `RetrievalBackend.answer`."""
 
     def _check(self, *arguments: Any) -> Call:
         return check_call(*arguments)
@@ -112,9 +127,46 @@ class RetrievalBackend(AsyncRetrievalBackend):
         """
         return self.answer(self._check(texts, dataset_name, targets, neg_items, histories, False))
 
+    def rank_with_log_prob(
+        self,
+        texts: Sequence[str],
+        dataset_name: str,
+        targets: Any,
+        neg_items: Any = None,
+        histories: Any = None,
+        temperature: float = 1.0,
+    ) -> Ranked:
+        """Rank as `rank`, and compute each target's log-probability, from one encoding.
+
+        Parameters
+        ----------
+        texts, dataset_name, targets, neg_items, histories
+            As in `rank`.
+        temperature : float
+            More than 1e-30 and less than 1e30; scores are divided by it.
+
+        Returns
+        -------
+        Ranked
+            ``counts``, those of `rank`, and ``log_probs``, float32 [B]: the log-softmax of the
+            target among the same competitors, as of `log_prob_candidates` and `log_prob_catalog`.
+            It is minus infinity where the operators' is NaN.
+
+        Raises
+        ------
+        Exception
+            As `calculate_reward`.
+        """
+        ids = targets, neg_items, histories
+        return self.answer(self._check(texts, dataset_name, *ids, False, True, temperature))
+
     @abstractmethod
     def answer(self, call: Call) -> Any:
-        """Answer a call: scores if it wants scores, else `RankCounts`."""
+        """Answer a call.
+
+        With scores if it wants scores, with `Ranked` if it has a temperature, else with
+        `RankCounts`.
+        """
 
     async def answer_async(self, call: Call) -> Any:
         """Answer a call in a thread, so that the asyncio loop is not blocked."""

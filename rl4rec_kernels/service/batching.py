@@ -187,7 +187,8 @@ class BatchingService(AsyncRetrievalBackend):
             if not items.is_local or (candidates is None and items.num_rows > _SHORT_CATALOG):
                 return None
             pairs = len(query) * items.num_rows if candidates is None else len(candidates.values)
-            work += pairs * query.shape[1]
+            passes = 1 if call.temperature is None else 2
+            work += passes * pairs * query.shape[1]
         return work if work <= _SHORT_WORK else None
 
     def _rank(self, batch: list[tuple[Call, Tensor]]) -> list[Answer]:

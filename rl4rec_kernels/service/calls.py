@@ -9,12 +9,29 @@ from torch import Tensor
 from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets, prepend
 from rl4rec_kernels.index.texts import check_texts
 from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.ops._arguments import check_temperature
 
-Answer = RankCounts | Tensor
+
+class Ranked(NamedTuple):
+    """What `rank_with_log_prob` returns.
+
+    Attributes
+    ----------
+    counts : RankCounts
+        As `rank` returns them, int64 [B] each.
+    log_probs : Tensor
+        The log-probability of each target, float32 [B].
+    """
+
+    counts: RankCounts
+    log_probs: Tensor
+
+
+Answer = RankCounts | Ranked | Tensor
 
 
 class Call(NamedTuple):
-    """A call of `rank` or `calculate_reward`, checked except for whether its ids are items.
+    """A call of a method of `RetrievalBackend`, checked except for whether its ids are items.
 
     Attributes
     ----------
@@ -30,6 +47,8 @@ class Call(NamedTuple):
         Items that do not compete when all others do.
     wants_scores : bool
         Whether the answer is scores instead of counts.
+    temperature : float, optional
+        If given, the answer is counts and log-probabilities at this temperature.
     """
 
     dataset: str
@@ -38,12 +57,14 @@ class Call(NamedTuple):
     candidates: RaggedIds | None
     histories: RaggedIds | None
     wants_scores: bool
+    temperature: float | None = None
 
     @property
     def kind(self) -> tuple[Any, ...]:
         """Calls of the same kind can share one call of an operator."""
         has_candidates, has_histories = self.candidates is not None, self.histories is not None
-        return self.dataset, self.wants_scores, has_candidates, has_histories
+        wanted = self.wants_scores, self.temperature
+        return self.dataset, wanted, has_candidates, has_histories
 
 
 def check_call(
@@ -53,8 +74,10 @@ def check_call(
     neg_items: Any,
     histories: Any,
     wants_scores: bool,
+    wants_log_probs: bool = False,
+    temperature: Any = None,
 ) -> Call:
-    """Check the arguments of `rank` or `calculate_reward` as far as possible without the items.
+    """Check the arguments of a method as far as possible without the items.
 
     Raises
     ------
@@ -63,6 +86,7 @@ def check_call(
     """
     said = list(check_texts(texts))
     rows = len(said)
+    checked = check_temperature(temperature) if wants_log_probs else None
     if wants_scores and targets is None:
         if neg_items is not None:
             raise ValueError("neg_items needs targets: pass the target's item id of each row")
@@ -73,4 +97,4 @@ def check_call(
         candidates = prepend(ids[:, None], as_ragged("neg_items", neg_items, rows))
     elif histories is not None:
         seen = as_ragged("histories", histories, rows)
-    return Call(dataset_name, said, ids, candidates, seen, wants_scores)
+    return Call(dataset_name, said, ids, candidates, seen, wants_scores, checked)

@@ -87,7 +87,8 @@ class RetrievalClient(RetrievalBackend):
     def answer(self, call: Call) -> Any:
         """Send a call to a replica and wait for its answer, see `RetrievalBackend`."""
         attempts = _Attempts(self, self._replicas())
-        return unpack_answer(self._get(attempts, "answer_packed", *pack_call(call)))
+        packed = self._get(attempts, "answer_packed", *pack_call(call))
+        return unpack_answer(packed, call.temperature is not None)
 
     async def answer_async(self, call: Call) -> Any:
         """Send a call to a replica and await its answer, see `RetrievalBackend`."""
@@ -101,7 +102,7 @@ class RetrievalClient(RetrievalBackend):
                 await asyncio.wait([answer], timeout=attempts.left())
                 if not answer.done():
                     raise TimeoutError
-                return unpack_answer(answer.result())
+                return unpack_answer(answer.result(), call.temperature is not None)
             except Exception as error:
                 pause = attempts.pause(error)
             await asyncio.sleep(pause)

@@ -17,8 +17,14 @@ from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.ids import RaggedIds, check_inside, merge
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops import rank_candidates, rank_catalog, score_candidates
-from rl4rec_kernels.service.calls import Answer, Call
+from rl4rec_kernels.ops import (
+    log_prob_candidates,
+    log_prob_catalog,
+    rank_candidates,
+    rank_catalog,
+    score_candidates,
+)
+from rl4rec_kernels.service.calls import Answer, Call, Ranked
 
 
 class Items(ABC):
@@ -67,28 +73,39 @@ class Items(ABC):
             candidates = merge([call.candidates for call in calls])
             if first.wants_scores:
                 return _pad_scores(calls, self._score_candidates(query, candidates))
-            return _split_counts(calls, self._rank_candidates(query, candidates))
+            return _split(calls, *self._rank_candidates(query, candidates, first.temperature))
         if first.wants_scores:
             return list(self._score_all(query).split([len(call.texts) for call in calls]))
         seen = None if first.histories is None else merge([call.histories for call in calls])
         targets = np.concatenate([call.targets for call in calls])
-        return _split_counts(calls, self._rank_all(query, targets, seen))
+        return _split(calls, *self._rank_all(query, targets, seen, first.temperature))
 
     @abstractmethod
     def _score_candidates(self, query: Tensor, candidates: RaggedIds) -> Tensor:
         """Scores of candidates, float32 [nnz], on the CPU."""
 
     @abstractmethod
-    def _rank_candidates(self, query: Tensor, candidates: RaggedIds) -> RankCounts:
-        """Counts of each row's candidates against its first, the target."""
+    def _rank_candidates(
+        self, query: Tensor, candidates: RaggedIds, temperature: float | None
+    ) -> tuple[RankCounts, Tensor | None]:
+        """Counts of each row's candidates against its first, the target.
+
+        With a temperature also the target's log-probability, float32 [B].
+        """
 
     @abstractmethod
     def _score_all(self, query: Tensor) -> Tensor:
         """Scores of all rows of the table, float32 [B, N] on the CPU; -inf for non-items."""
 
     @abstractmethod
-    def _rank_all(self, query: Tensor, targets: np.ndarray, seen: RaggedIds | None) -> RankCounts:
-        """Counts of all items against each target, those in `seen` left out."""
+    def _rank_all(
+        self,
+        query: Tensor,
+        targets: np.ndarray,
+        seen: RaggedIds | None,
+        temperature: float | None,
+    ) -> tuple[RankCounts, Tensor | None]:
+        """The same for all items against each target, those in `seen` left out."""
 
 
 class LocalItems(Items):
@@ -102,16 +119,27 @@ class LocalItems(Items):
     def _score_candidates(self, query: Tensor, candidates: RaggedIds) -> Tensor:
         return score_candidates(query, self._table, self._to_device(candidates)).cpu()
 
-    def _rank_candidates(self, query: Tensor, candidates: RaggedIds) -> RankCounts:
-        return rank_candidates(query, self._table, self._to_device(candidates))
+    def _rank_candidates(
+        self, query: Tensor, candidates: RaggedIds, temperature: float | None
+    ) -> tuple[RankCounts, Tensor | None]:
+        return rank_rows(query, self._table, self._to_device(candidates), temperature)
 
     def _score_all(self, query: Tensor) -> Tensor:
         return score_rows(query, self._table, self._valid).cpu()
 
-    def _rank_all(self, query: Tensor, targets: np.ndarray, seen: RaggedIds | None) -> RankCounts:
+    def _rank_all(
+        self,
+        query: Tensor,
+        targets: np.ndarray,
+        seen: RaggedIds | None,
+        temperature: float | None,
+    ) -> tuple[RankCounts, Tensor | None]:
         exclude = None if seen is None else self._to_device(seen)
         ids = torch.from_numpy(targets).to(query.device)
-        return rank_catalog(query, self._table, ids, exclude, valid=self._valid)
+        counts = rank_catalog(query, self._table, ids, exclude, valid=self._valid)
+        if temperature is None:
+            return counts, None
+        return counts, log_prob_catalog(query, self._table, ids, exclude, temperature, self._valid)
 
     def _to_device(self, ids: RaggedIds) -> RaggedIds:
         return RaggedIds(*(torch.from_numpy(part).to(self._table.device) for part in ids))
@@ -121,6 +149,16 @@ def score_rows(query: Tensor, table: Tensor, valid: Tensor) -> Tensor:
     """Scores of all rows of a table, float32 [B, rows]; -inf for rows that are not items."""
     rows = torch.arange(len(table), dtype=torch.int64, device=query.device).expand(len(query), -1)
     return score_candidates(query, table, rows).masked_fill_(~valid, -torch.inf)
+
+
+def rank_rows(
+    query: Tensor, table: Tensor, candidates: RaggedIds, temperature: float | None
+) -> tuple[RankCounts, Tensor | None]:
+    """Counts of candidates, and log-probabilities if there is a temperature."""
+    counts = rank_candidates(query, table, candidates)
+    if temperature is None:
+        return counts, None
+    return counts, log_prob_candidates(query, table, candidates, temperature)
 
 
 def find_items(datasets: Mapping[str, Items], name: str) -> Items:
@@ -164,11 +202,19 @@ def _row_slices(calls: Sequence[Call]) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
-def _split_counts(calls: Sequence[Call], counts: RankCounts) -> list[Answer]:
+def _split(calls: Sequence[Call], counts: RankCounts, log_probs: Tensor | None) -> list[Answer]:
+    """Give each call its counts, and its log-probabilities if there are any."""
+    rows = _row_slices(calls)
     if len(calls) == 1 and counts.above.device.type == "cpu":
-        return [counts]
-    together = torch.stack(tuple(counts)).cpu()  # one copy from a device
-    return [RankCounts(*together[:, rows].clone()) for rows in _row_slices(calls)]
+        parts = [counts]
+    else:
+        together = torch.stack(tuple(counts)).cpu()  # one copy from a device
+        parts = [RankCounts(*together[:, mine].clone()) for mine in rows]
+    if log_probs is None:
+        return list(parts)
+    found = log_probs.cpu()
+    found = found.masked_fill(found.isnan(), -torch.inf)  # NaN is the worst, as in the counts
+    return [Ranked(part, found[mine].clone()) for part, mine in zip(parts, rows, strict=True)]
 
 
 def _pad_scores(calls: Sequence[Call], scores: Tensor) -> list[Answer]:

@@ -1,7 +1,8 @@
 """A table whose rows are spread over Ray actors, for tables larger than one machine's memory.
 
 Each shard counts among its own rows. The counts add up to exactly those of the whole table, because
-a target is scored once, by the shard that has it, and all shards compare with the same bits.
+a target is scored once, by the shard that has it, and all shards compare with the same bits. The
+sums of exponentials add up too, up to rounding.
 """
 
 import os
@@ -18,11 +19,12 @@ from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.ids import RaggedIds, rows_of
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops import rank_candidates, score_candidates
+from rl4rec_kernels.ops import score_candidates
 from rl4rec_kernels.ops._arguments import NO_IDS, Catalog, Ids
 from rl4rec_kernels.ops._blocks import count_slices, local_ids, score_targets
+from rl4rec_kernels.ops._log_sums import log_sums, target_log_probs
 from rl4rec_kernels.ops.sharded import check_slices, slice_facts
-from rl4rec_kernels.service.items import Items, score_rows
+from rl4rec_kernels.service.items import Items, rank_rows, score_rows
 
 
 class Shard:
@@ -74,16 +76,30 @@ class Shard:
         exclude: tuple[np.ndarray, np.ndarray] | None,
     ) -> np.ndarray:
         """Count this shard's competitors: above the target, tied with it, and all; int64 [3, B]."""
-        excluded = NO_IDS
-        if exclude is not None:
-            excluded = Ids(self._local(dataset, exclude[0]), _tensor(exclude[1]))
         return count_slices(
             _tensor(query),
             self._catalogs[dataset],
             self._local(dataset, targets),
-            excluded,
+            self._excluded(dataset, exclude),
             _tensor(target_scores),
             show_progress=False,
+        ).numpy()
+
+    def log_sums(
+        self,
+        dataset: str,
+        query: np.ndarray,
+        targets: np.ndarray,
+        exclude: tuple[np.ndarray, np.ndarray] | None,
+        temperature: float,
+    ) -> np.ndarray:
+        """Sum the exponentials of the scores of this shard, float64 [B, 2], see `log_sums`."""
+        return log_sums(
+            _tensor(query),
+            self._catalogs[dataset],
+            self._local(dataset, targets),
+            self._excluded(dataset, exclude),
+            temperature,
         ).numpy()
 
     def score_candidates(
@@ -98,6 +114,11 @@ class Shard:
         table, valid, _, _ = self._catalogs[dataset]
         assert valid is not None
         return score_rows(_tensor(query), table, valid).numpy()
+
+    def _excluded(self, dataset: str, exclude: tuple[np.ndarray, np.ndarray] | None) -> Ids:
+        if exclude is None:
+            return NO_IDS
+        return Ids(self._local(dataset, exclude[0]), _tensor(exclude[1]))
 
     def _local(self, dataset: str, ids: np.ndarray) -> Tensor:
         start = self._starts[dataset]
@@ -136,25 +157,38 @@ class ShardedItems(Items):
         scores = self._ask("score_candidates", self._put(query), *candidates)
         return torch.from_numpy(np.maximum.reduce(scores))
 
-    def _rank_candidates(self, query: Tensor, candidates: RaggedIds) -> RankCounts:
+    def _rank_candidates(
+        self, query: Tensor, candidates: RaggedIds, temperature: float | None
+    ) -> tuple[RankCounts, Tensor | None]:
         """Rank the scores themselves, as a table of one dimension whose query is 1."""
         scores = self._score_candidates(query, candidates)
         targets = candidates.offsets[:-1][rows_of(candidates)]
         is_target = candidates.values == candidates.values[targets]
         rows = np.where(is_target, targets, np.arange(len(scores)))
         ids = RaggedIds(*map(torch.from_numpy, (rows, candidates.offsets)))
-        return rank_candidates(scores.new_ones(len(query), 1), scores[:, None], ids)
+        return rank_rows(scores.new_ones(len(query), 1), scores[:, None], ids, temperature)
 
     def _score_all(self, query: Tensor) -> Tensor:
         return torch.from_numpy(np.concatenate(self._ask("score_all", self._put(query)), axis=1))
 
-    def _rank_all(self, query: Tensor, targets: np.ndarray, seen: RaggedIds | None) -> RankCounts:
+    def _rank_all(
+        self,
+        query: Tensor,
+        targets: np.ndarray,
+        seen: RaggedIds | None,
+        temperature: float | None,
+    ) -> tuple[RankCounts, Tensor | None]:
         vectors = self._put(query)
         target_scores = np.maximum.reduce(self._ask("score_targets", vectors, targets))
         exclude = None if seen is None else tuple(seen)
         parts = self._ask("count", vectors, targets, target_scores, exclude)
         above, tied, others = map(torch.from_numpy, sum(parts))
-        return RankCounts(above, tied, others + 1)
+        counts = RankCounts(above, tied, others + 1)
+        if temperature is None:
+            return counts, None
+        sums = self._ask("log_sums", vectors, targets, exclude, temperature)
+        own = torch.from_numpy(target_scores)
+        return counts, target_log_probs(own, list(map(torch.from_numpy, sums)), temperature)
 
     def _put(self, query: Tensor) -> Any:
         """Store the query vectors in Ray, once for all shards."""

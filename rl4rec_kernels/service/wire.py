@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.service.calls import Answer, Call
+from rl4rec_kernels.service.calls import Answer, Call, Ranked
 
 _PIECE = 96_000  # bytes
 _SMALL = 256  # fewer ids than this are not worth narrowing
@@ -23,33 +23,39 @@ _SMALL = 256  # fewer ids than this are not worth narrowing
 
 def pack_call(call: Call) -> list[bytes]:
     """Pack a call, in pieces that are each an argument of the actor's method."""
-    dataset, texts, targets, candidates, histories, wants_scores = call
+    dataset, texts, targets, candidates, histories, *wanted = call
     ids = [None if part is None else tuple(map(_write, part)) for part in (candidates, histories)]
     target_ids = None if targets is None else _write(targets)
-    packed = pickle.dumps((dataset, texts, target_ids, *ids, wants_scores), pickle.HIGHEST_PROTOCOL)
+    packed = pickle.dumps((dataset, texts, target_ids, ids, wanted), pickle.HIGHEST_PROTOCOL)
     return [packed[start : start + _PIECE] for start in range(0, len(packed), _PIECE)]
 
 
 def unpack_call(pieces: Sequence[bytes]) -> Call:
     """Return the call that was packed."""
-    dataset, texts, target_ids, *ids, wants_scores = pickle.loads(b"".join(pieces))
+    dataset, texts, target_ids, ids, wanted = pickle.loads(b"".join(pieces))
     candidates, histories = (part and RaggedIds(*map(_read, part)) for part in ids)
     targets = target_ids and _read(target_ids)
-    return Call(dataset, texts, targets, candidates, histories, wants_scores)
+    return Call(dataset, texts, targets, candidates, histories, *wanted)
 
 
 def pack_answer(answer: Answer) -> bytes | np.ndarray:
-    """Pack an answer: counts as bytes, scores as an array, which Ray shares if it is large."""
+    """Pack an answer: numbers of texts as bytes; scores as an array, which Ray shares if large."""
     if isinstance(answer, Tensor):
         return answer.numpy()
-    return b"".join([count.numpy().tobytes() for count in answer])
+    parts = (*answer.counts, answer.log_probs) if isinstance(answer, Ranked) else answer
+    return b"".join([part.numpy().tobytes() for part in parts])
 
 
-def unpack_answer(packed: bytes | np.ndarray) -> Answer:
+def unpack_answer(packed: bytes | np.ndarray, has_log_probs: bool = False) -> Answer:
     """Return the answer that was packed; a copy, because torch needs writable memory."""
     if isinstance(packed, np.ndarray):
         return torch.from_numpy(packed.copy())
-    return RankCounts(*torch.from_numpy(np.frombuffer(packed, np.int64).copy()).reshape(3, -1))
+    end = len(packed) * 6 // 7 if has_log_probs else len(packed)  # three int64 and a float32 a text
+    counts = np.frombuffer(packed[:end], np.int64).copy()
+    ranks = RankCounts(*torch.from_numpy(counts).reshape(3, -1))
+    if not has_log_probs:
+        return ranks
+    return Ranked(ranks, torch.from_numpy(np.frombuffer(packed[end:], np.float32).copy()))
 
 
 def _write(ids: np.ndarray) -> tuple[str, bytes]:

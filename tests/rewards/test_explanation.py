@@ -22,17 +22,12 @@ class ByHand:
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def calculate_reward(self, texts, dataset_name, targets=None, neg_items=None):
-        self.texts += texts
-        if neg_items is None:
-            return SCORES.repeat(len(texts), 1)
-        lists = neg_items.to_lists()
-        assert len(set(map(len, lists))) == 1
-        return torch.stack([SCORES[[t, *row]] for t, row in zip(targets, lists, strict=True)])
+    def rank(self, *arguments):
+        return self.rank_with_log_prob(*arguments, 1.0)[0]
 
-    def rank(self, texts, dataset_name, targets, neg_items=None, histories=None):
+    def rank_with_log_prob(self, texts, dataset_name, targets, neg_items, histories, temperature):
         self.texts += texts
-        counts = []
+        counts, log_probs = [], []
         for i, target in enumerate(targets.tolist()):
             items = set(range(8)) if neg_items is None else {target, *neg_items.to_lists()[i]}
             if neg_items is None and histories is not None:
@@ -41,7 +36,9 @@ class ByHand:
             own = SCORES[target]
             above, equal = sum(s > own for s in scores), sum(s == own for s in scores)
             counts.append([int(above), int(equal) - 1, len(items)])
-        return RankCounts(*torch.tensor(counts).T)
+            logits = SCORES[[target, *(items - {target})]] / temperature
+            log_probs.append(logits.log_softmax(0)[0])
+        return RankCounts(*torch.tensor(counts).T), torch.stack(log_probs)
 
 
 def explain(text="soap", target=2, history=(), neg_items=None, **options):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rl4rec_kernels import RecReward
+from rl4rec_kernels import ItemIndex, LocalRetrievalService, RecReward
 from rl4rec_kernels.rewards.completions import extract_query
-from rl4rec_kernels.rewards.formulas import counts_of_scores, softmax_of_target
 from tests.errors import raises
 from tests.rewards.cases import HISTORIES, NEGATIVES, TARGETS, TEXTS, make
 
@@ -51,7 +50,7 @@ def test_softmax_of_the_target(service, negatives):
     mix = make(service, reward_type="ndcg_softmax", temperature=0.2, softmax_weight=0.25, k=3)
     ndcgs = np.array(make(service, reward_type="ndcg", k=3)(*arguments))
     assert mix(*arguments) == pytest.approx(0.75 * ndcgs + 0.25 * np.array(shares), rel=1e-5)
-    # The counts for ndcg are computed from the scores, and equal those of `rank`.
+    # The counts for ndcg are those of `rank`.
     counts, want = mix.score(*arguments).counts, make(service).score(*arguments).counts
     assert all(torch.equal(a, b) for a, b in zip(counts, want, strict=True))
 
@@ -76,7 +75,7 @@ def test_novelty_weighs_rare_targets_more(service):
         short(*arguments)
 
 
-INF, NAN = torch.inf, torch.nan
+INF = torch.inf
 
 
 @pytest.mark.parametrize(
@@ -86,19 +85,25 @@ INF, NAN = torch.inf, torch.nan
         ([1.0, INF, INF, 0.0], 0.0, (2, 0, 4)),
         ([INF, 1.0, 0.0, 0.0], 1.0, (0, 0, 4)),
         ([-INF, 1.0, 0.0, 0.0], 0.0, (3, 0, 4)),
-        ([-INF, -INF, -INF, -INF], 1 / 4, (0, 0, 1)),
-        ([-INF, INF, NAN, -INF], 0.0, (1, 0, 3)),
-        ([2.0, NAN, 2.0, -INF], 1 / 2, (0, 1, 3)),
-        ([NAN, 1.0, INF, -INF], 0.0, (2, 0, 3)),
-        ([NAN, NAN, NAN, NAN], 0.0, (3, 0, 4)),
-        ([3e38, -3e38, 3e38, 3e38], 1 / 3, (0, 2, 4)),
+        ([-INF, -INF, -INF, -INF], 1 / 4, (0, 3, 4)),
+        ([-INF, INF, -INF, -INF], 0.0, (1, 2, 4)),
+        ([2.0, -INF, 2.0, -INF], 1 / 2, (0, 1, 4)),
+        ([3e37, -3e37, 3e37, 3e37], 1 / 3, (0, 2, 4)),
     ],
 )
 @pytest.mark.parametrize("column", [0, 3])
-def test_scores_that_are_not_finite(row, share, counts, column):
-    scores = torch.tensor([row])
-    if column:
-        scores = scores[:, [column, *range(1, column), 0]]
-    columns = torch.tensor([column])
-    assert [int(count) for count in counts_of_scores(scores, columns)] == list(counts)
-    assert softmax_of_target(scores, columns, temperature=1e-300).item() == share
+@pytest.mark.parametrize("sampled", [False, True])
+def test_scores_that_are_not_finite(encoder, row, share, counts, column, sampled):
+    row = row.copy()
+    row[0], row[column] = row[column], row[0]
+    (query,) = encoder.encode_queries(["x"])
+    beyond = 3e38 * query.sign()  # its score is above what float32 can hold
+    table = torch.stack([beyond * np.sign(s) if abs(s) == INF else query * s for s in row])
+    service = LocalRetrievalService(
+        {"toys": ItemIndex.from_embeddings(table, ids=range(4))}, encoder
+    )
+    reward = make(service, reward_type="softmax", temperature=1e-29)
+    others = [i for i in range(4) if i != column]
+    scored = reward.score(["x"], [column], [[]], [others] if sampled else None)
+    assert scored.rewards == pytest.approx([share], abs=1e-6)
+    assert tuple(int(count) for count in scored.counts) == counts

@@ -77,7 +77,7 @@ def test_coroutines_get_the_same(service, kind, negatives):
     reward = make(service, reward_type=kind)
 
     class Blocking:  # a service without coroutines runs in a thread
-        rank, calculate_reward = service.rank, service.calculate_reward
+        rank, rank_with_log_prob = service.rank, service.rank_with_log_prob
 
     blocking = make(Blocking(), reward_type=kind)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rl4rec_kernels import RankCounts
+from rl4rec_kernels.service.calls import Ranked
 
 COLOURS = ("red", "blue", "green", "pink", "black", "white")
 KINDS = ("glitter", "matte", "organic", "travel size", "kids'", "classic", "gift")
@@ -33,14 +34,14 @@ METADATA = {
 
 
 class Call(NamedTuple):
-    """A call of `rank` or `calculate_reward`, which has no fifth argument."""
+    """A call of a service's method: its name, and arguments by position."""
 
     method: str
     arguments: tuple[Any, ...]
 
 
 def make_calls(count: int, seed: int, texts: int = 2) -> list[Call]:
-    """Calls of all kinds: with negatives, histories, or all items; counts and scores."""
+    """Calls of all kinds: with negatives, histories, or all items; counts, scores and more."""
     draw = random.Random(seed)
     ids = list(METADATA)
     calls = []
@@ -48,8 +49,12 @@ def make_calls(count: int, seed: int, texts: int = 2) -> list[Call]:
         said = [f"a {draw.choice(THINGS)} in {draw.choice(COLOURS)}" for _ in range(texts)]
         targets = [draw.choice(ids) for _ in said]
         negatives = [draw.sample(ids, draw.randint(1, 20)) for _ in said]
-        kind = number % 4
-        if kind == 3:
+        kind = number % 7
+        if kind > 3:
+            temperature = draw.choice([0.05, 0.2, 1.0])
+            extra = ((negatives, None), (None, negatives), (None, None))[kind - 4]
+            calls.append(Call("rank_with_log_prob", (said, "toys", targets, *extra, temperature)))
+        elif kind == 3:
             calls.append(Call("calculate_reward", (said, "toys", targets, negatives)))
         else:
             extra = ((negatives, None), (None, negatives), (None, None))[kind]
@@ -58,10 +63,13 @@ def make_calls(count: int, seed: int, texts: int = 2) -> list[Call]:
 
 
 def is_same(got: Any, want: Any) -> bool:
-    """Whether two answers are equal: counts exactly, scores up to their last bits.
+    """Whether two answers are equal: counts exactly, the others up to their last bits.
 
     The last bits depend on the batch that a text was encoded in.
     """
     if isinstance(want, RankCounts):
         return torch.equal(torch.stack(got), torch.stack(want))
+    if isinstance(want, Ranked):
+        is_near = torch.allclose(got.log_probs, want.log_probs, rtol=0, atol=1e-4)
+        return is_near and is_same(got.counts, want.counts)
     return torch.allclose(got, want, rtol=0, atol=1e-5)

@@ -33,11 +33,16 @@ def test_calls_of_one_kind_can_be_answered_together():
     arguments = [([[1]], None), (None, [[1]]), (None, None)]
     kinds = [echo.rank(["soap"], name, [5], *ids).kind for name in "ab" for ids in arguments]
     kinds += [echo.calculate_reward(["soap"], "a", [5], ids).kind for ids in ([[1]], None)]
-    assert len(set(kinds)) == 8
+    kinds += [
+        echo.rank_with_log_prob(["soap"], "a", [5], *ids, temperature).kind
+        for ids in arguments
+        for temperature in (1.0, 0.5)
+    ]
+    assert len(set(kinds)) == 14
     assert echo.rank(["perfume", "soap"], "a", [5, 6], [[1], [2, 3]]).kind == kinds[0]
 
 
-@pytest.mark.parametrize("method", ["rank", "calculate_reward"])
+@pytest.mark.parametrize("method", ["rank", "calculate_reward", "rank_with_log_prob"])
 def test_coroutines_check_and_answer_as_the_methods(method):
     echo = Echo()
     arguments = (["soap"], "toys", [5], [[1, 2]])

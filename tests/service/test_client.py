@@ -27,6 +27,9 @@ def test_answers_equal_those_of_the_local_service(client, local):
     assert everything.shape == (2, 505)
     assert is_same(everything, local.calculate_reward(["soap", "a red lipstick"], "toys"))
     everything[0, 0] = 1.0  # the caller may write to it
+    for call in (client.rank_with_log_prob, local.rank_with_log_prob):
+        with raises(ValueError, "temperature", "more than", 0):
+            call(["soap"], "toys", [1], temperature=0)
 
 
 def test_rewards_equal_those_of_the_local_service(client, local):

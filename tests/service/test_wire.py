@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rl4rec_kernels import RaggedIds, RankCounts
-from rl4rec_kernels.service.calls import Call
+from rl4rec_kernels.service.calls import Call, Ranked
 from rl4rec_kernels.service.wire import pack_answer, pack_call, unpack_answer, unpack_call
 
 
@@ -17,9 +17,11 @@ def test_calls(largest, rows):
     ragged = RaggedIds(ids, np.arange(0, len(ids) + 1, 3))
     texts = [f"text {i} é" for i in range(rows)]
     for candidates, histories in ((ragged, None), (None, ragged), (None, None)):
-        call = Call("toys", texts, ids[:rows], candidates, histories, False)
+        temperature = None if histories is None else 0.05
+        call = Call("toys", texts, ids[:rows], candidates, histories, False, temperature)
         got = unpack_call(pack_call(call))
         assert (got.dataset, got.texts, got.wants_scores) == ("toys", texts, False)
+        assert got.temperature == temperature
         assert got.targets.dtype == np.int64
         assert np.array_equal(got.targets, call.targets)
         for part, want in ((got.candidates, candidates), (got.histories, histories)):
@@ -44,6 +46,14 @@ def test_answers_are_writable_copies():
     got = unpack_answer(pack_answer(counts))
     assert torch.equal(torch.stack(got), torch.stack(counts))
     got.above[0] = 7
+    for rows in (1, 4, 7):
+        ranked = Ranked(RankCounts(*torch.arange(3 * rows).reshape(3, rows)), torch.randn(rows))
+        packed = pack_answer(ranked)
+        assert len(packed) == 28 * rows
+        got = unpack_answer(packed, has_log_probs=True)
+        assert torch.equal(torch.stack(got.counts), torch.stack(ranked.counts))
+        assert torch.equal(got.log_probs, ranked.log_probs)
+        got.counts.above[0], got.log_probs[0] = 7, -1.0
     scores = torch.rand(2, 5)
     packed = pack_answer(scores)
     packed.flags.writeable = False  # as Ray returns it
