@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.ops.triton.launch import launch
+from rl4rec_kernels.ops.triton.launch import is_open, launch
 from rl4rec_kernels.ops.triton.log_prob_candidates import exponentials
 from rl4rec_kernels.ops.triton.pairs import exclusion_keys, score_targets
 from rl4rec_kernels.ops.triton.tile import (
@@ -79,14 +79,20 @@ def _competitors(keys, starts, valid, block, i, sides, BLOCK: tl.constexpr):
 @triton.jit
 def _sum_exponentials(
     references, sums, keys, starts, valid, tiles_per_range, num_ranges, scale, sides,
-    tile: tl.constexpr,
+    tile: tl.constexpr, SETTLE: tl.constexpr,
 ):  # fmt: skip
+    """Sum, or leave NaN to a second launch with `SETTLE`, as in `rank_catalog._count_catalog`."""
     BLOCK: tl.constexpr = tile.block
     num_queries, num_items = sides.num_queries, sides.num_items
     num_blocks = tl.cdiv(num_queries, BLOCK)
     block = tl.program_id(0) % num_blocks
     rows = block * BLOCK + tl.arange(0, BLOCK)
     inside = rows < num_queries
+    if SETTLE:
+        own = rows.to(tl.int64) * num_ranges + tl.program_id(0) // num_blocks
+        sums_before = tl.load(sums + own, mask=inside, other=0.0)
+        if tl.max((sums_before != sums_before).to(tl.int32), axis=0) == 0:
+            return
     query_rows = tl.minimum(rows, num_queries - 1)
     reference = tl.full([BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
@@ -94,7 +100,10 @@ def _sum_exponentials(
     first = number * tiles_per_range
     for i in range(first, tl.minimum(first + tiles_per_range, tl.cdiv(num_items, BLOCK))):
         items = tl.minimum(i * BLOCK + tl.arange(0, BLOCK), num_items - 1)
-        scores = tile_scores(sides, query_rows, items, tile)
+        scores = tile_scores(sides, query_rows, items, tile, SETTLE)
+        if not SETTLE:
+            num_open = tl.sum(is_open(scores).to(tl.int32), axis=1)
+            total = tl.where(num_open > 0, float("nan"), total)
         competes = _competitors(keys, starts, valid, block, i, sides, BLOCK)
         largest = tl.max(tl.where(competes, scores, float("-inf")), axis=1)
         largest = tl.maximum(reference, largest)
@@ -199,7 +208,9 @@ def log_prob_catalog(
     options = {**options, "maxnreg": None}
     args = (sums, keys, starts, valid, tiles_per_range, num_ranges, _scale(temperature))
     programs = num_blocks * num_ranges
-    launch(_sum_exponentials, programs, references, *args, sides, tile, **options)
+    launch(_sum_exponentials, programs, references, *args, sides, tile, False, **options)
+    options["num_stages"] = 1  # it is rarely needed, and takes more registers
+    launch(_sum_exponentials, programs, references, *args, sides, tile, True, **options)
     inverse = torch.full((1,), 1.0 / temperature, dtype=torch.float64, device=device)
     arguments = (normalizer, references, sums, scores, inverse, num_ranges, num_queries, BLOCK)
     launch(_add_ranges, num_blocks, log_probs, *arguments)

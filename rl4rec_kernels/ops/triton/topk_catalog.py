@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.ops.triton.launch import launch, processors
+from rl4rec_kernels.ops.triton.launch import is_open, launch, processors
 from rl4rec_kernels.ops.triton.pairs import exclusion_keys
 from rl4rec_kernels.ops.triton.tile import (
     BLOCK,
@@ -66,10 +66,11 @@ def _sample_groups(
         first = sample * tile_step * BLOCK
         items = first + tl.arange(0, BLOCK)
         query_rows, table_rows = tl.minimum(rows, num_queries - 1), tl.minimum(items, num_items - 1)
-        scores = tile_scores(sides, query_rows, table_rows, tile)
+        scores = tile_scores(sides, query_rows, table_rows, tile, False)
         is_item = is_row_of_item(items, num_items, valid)
-        # NaN would win a maximum.
-        scores = tl.where((scores == scores) & is_item[None, :], scores, float("-inf"))
+        # A sample may leave out what is not finite yet; NaN would win a maximum.
+        exists = (is_open(scores) == 0) & is_item[None, :]
+        scores = tl.where(exists, scores, float("-inf"))
         strip_best, slot = tl.max(
             tl.reshape(scores, [BLOCK, STRIPS, STRIP]), axis=2, return_indices=True
         )
