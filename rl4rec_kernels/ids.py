@@ -246,6 +246,11 @@ def is_sparse(largest: int, count: int) -> bool:
     return largest >= 10 * count + 1000
 
 
+def most_rows(count: int) -> int:
+    """The most rows of a table for so many items; more would only take memory."""
+    return max(1 << 24, 10 * count + 1000)
+
+
 def valid_rows(valid: Any, num_rows: int) -> np.ndarray:
     """Which rows are items, bool [num_rows]: all if `valid` is None."""
     if valid is None:

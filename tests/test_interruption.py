@@ -41,6 +41,10 @@ query, table = torch.randn(400_000, 64), torch.randn(200_000, 64)
 go()
 rk.rank_catalog(query, table, torch.zeros(400_000, dtype=torch.int64))
 """,
+    "bias_variance_estimator": """
+go()
+rk.bias_variance_estimator(("mrr",), 999, 10**7)
+""",
     "sample_negatives": """
 heavy = [1.0] * 100_000
 heavy[7] = 1e12

@@ -7,6 +7,12 @@ from typing import Any
 
 import numpy as np
 
+MAX_THREADS = 4096
+MAX_PROCESSES = 1024
+MAX_SEED = 2**64 - 1
+MAX_SECONDS = 10**9  # 32 years; Python's locks wait up to 292 years
+MAX_COUNT = 2**31 - 1  # of what is held in memory at once
+
 _CHARS = 500  # of a value in a message
 
 
@@ -58,6 +64,11 @@ def whole_number(name: str, value: Any, minimum: int, maximum: int | None = None
         allowed = f"at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise ValueError(f"{name} must be {allowed}, got {shown(result)}")
     return result
+
+
+def amount(name: str, value: Any, minimum: int, maximum: int = MAX_COUNT) -> int:
+    """As `whole_number`, for a bound that nobody means to reach: only errors above it name it."""
+    return whole_number(name, whole_number(name, value, minimum), minimum, maximum)
 
 
 def number(name: str, value: Any, minimum: float, maximum: float, *, strict: bool = False) -> float:

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from rl4rec_kernels._utils.checks import number, shown, whole_number
+from rl4rec_kernels._utils.checks import MAX_SEED, amount, number, shown, whole_number
 from rl4rec_kernels.data.export import to_hf
 from rl4rec_kernels.data.interactions import Interactions, load_interactions
 from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
 from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.data.splits import leave_one_out, split_index, split_seed
-from rl4rec_kernels.ids import RaggedIds, as_int64, prepend
+from rl4rec_kernels.ids import RaggedIds, as_int64, most_rows, prepend
 from rl4rec_kernels.negatives.checks import sampling_weights, verify_negatives
 from rl4rec_kernels.negatives.sampling import MAX_ITEMS, sample_negatives
 
@@ -117,10 +117,11 @@ class RecommendationDataset(Dataset[Sample]):
                 "prompt_generator must be callable, such as PromptGenerator(item_metadata), "
                 f"got {shown(prompt_generator)}"
             )
-        num_negs = whole_number("num_negs", num_negs, 0)
-        seed = whole_number("seed", seed, 0)
+        num_negs = amount("num_negs", num_negs, 0, MAX_ITEMS)
+        seed = amount("seed", seed, 0, MAX_SEED)
         if num_items is not None:
             num_items = whole_number("num_items", num_items, 2, MAX_ITEMS)
+            amount("num_items", num_items, 2, most_rows(len(item_metadata)))
         elif num_negs:
             raise ValueError(
                 f"num_negs={num_negs} needs num_items, the number of rows of the item "
@@ -130,6 +131,11 @@ class RecommendationDataset(Dataset[Sample]):
         if interactions is None:
             interactions = load_interactions(data_name, data_dir)
         known = np.fromiter(item_metadata, dtype=np.int64)
+        if known.max() >= most_rows(len(known)):
+            raise ValueError(
+                f"item_metadata has item {known.max()}, but the ids of {len(known)} items must be "
+                f"less than {most_rows(len(known))}; number the items from 1"
+            )
         if num_items is None:
             num_items = int(known.max()) + 1
         else:
@@ -233,7 +239,7 @@ class RecommendationDataset(Dataset[Sample]):
                 f"negatives must be [{len(self)}, n], a row for each of user_ids, got shape {shape}"
             )
         given = as_int64("negatives", negatives)
-        num_random = whole_number("num_random", num_random, 0)
+        num_random = amount("num_random", num_random, 0, MAX_ITEMS)
         verify_negatives(given, self.num_items, self.seen, self.user_ids, self._weights(0))
         if num_random:
             drawn = self._draw(num_random, prepend(given, self.seen))

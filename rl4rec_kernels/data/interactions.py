@@ -20,7 +20,7 @@ from rl4rec_kernels.data.files import (
     with_gz,
 )
 from rl4rec_kernels.data.raw_ids import Tokens
-from rl4rec_kernels.ids import RaggedIds, to_offsets
+from rl4rec_kernels.ids import RaggedIds, most_rows, to_offsets
 
 SEQUENCE_FILES = with_gz("sequential_data.txt")
 _ODD_SPACE = re.compile(r"[^\S \t\n]")
@@ -73,7 +73,15 @@ def load_interactions(name: str, data_dir: str | os.PathLike[str] | None = None)
     """
     directory = dataset_dir(name, data_dir)
     if path := first_file(directory, SEQUENCE_FILES):
-        return read_sequences(path)
+        found = read_sequences(path)
+        items = found.sequences.values
+        if items.max() >= most_rows(len(items)):
+            raise ValueError(
+                f"{path} has item {items.max()}, but the ids of {len(items)} interactions must be "
+                f"less than {most_rows(len(items))}; number the items from 1, here and in the "
+                "metadata"
+            )
+        return found
     if interaction_files(directory, name):
         return Interactions(*read_atomic_interactions(directory, name))
     raise FileNotFoundError(

@@ -6,7 +6,13 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from rl4rec_kernels._utils.checks import flag, whole_number
+from rl4rec_kernels._utils.checks import (
+    MAX_COUNT,
+    MAX_PROCESSES,
+    MAX_SEED,
+    amount,
+    flag,
+)
 from rl4rec_kernels.data.dataset import RecommendationDataset, Sample
 from rl4rec_kernels.data.interactions import load_interactions
 from rl4rec_kernels.data.metadata import load_item_metadata
@@ -71,7 +77,7 @@ def create_dataloader(
     seed : int
         Seed of the order.
     num_workers : int
-        Worker processes; the order does not depend on them.
+        Worker processes, at most 1,024; the order does not depend on them.
 
     Returns
     -------
@@ -83,14 +89,14 @@ def create_dataloader(
     TypeError, ValueError
         If a number is out of range.
     """
-    seed = whole_number("seed", seed, 0)
+    seed = amount("seed", seed, 0, MAX_SEED)
     # The sampler has its own generator, since a DataLoader draws its workers' seeds from the
     # loader's generator, and the order must not depend on the number of workers.
     order = _Order(dataset, generator=torch.Generator("cpu").manual_seed(seed))
-    num_workers = whole_number("num_workers", num_workers, 0)
+    num_workers = amount("num_workers", num_workers, 0, MAX_PROCESSES)
     return _Loader(
         dataset,
-        batch_size=whole_number("batch_size", batch_size, 1),
+        batch_size=amount("batch_size", batch_size, 1),
         sampler=order if flag("shuffle", shuffle) else None,
         generator=torch.Generator("cpu").manual_seed(seed),
         num_workers=num_workers,
@@ -147,15 +153,18 @@ def create_dataloaders(args: Any) -> DataLoaders:
         See `RecommendationDataset` and `load_item_metadata`.
     """
 
-    def integer(name: str, default: int, minimum: int = 0) -> int:
-        return whole_number(f"args.{name}", getattr(args, name, default), minimum)
+    def integer(name: str, default: int, minimum: int = 0, maximum: int = MAX_COUNT) -> int:
+        return amount(f"args.{name}", getattr(args, name, default), minimum, maximum)
 
     name = getattr(args, "dataset_name", None)
     if name is None:
         raise ValueError("args has no dataset_name; pass argparse.Namespace(dataset_name=…, …)")
     data_dir = getattr(args, "data_dir", None)
-    seed, num_negs = integer("seed", 42), integer("num_negs", 0)
-    options = {"batch_size": integer("batch_size", 32, 1), "num_workers": integer("num_workers", 0)}
+    seed, num_negs = integer("seed", 42, 0, MAX_SEED), integer("num_negs", 0)
+    options = {
+        "batch_size": integer("batch_size", 32, 1),
+        "num_workers": integer("num_workers", 0, 0, MAX_PROCESSES),
+    }
     eval_num_negs = getattr(args, "eval_num_negs", None)
 
     item_metadata = load_item_metadata(name, data_dir)

@@ -20,6 +20,7 @@ from rl4rec_kernels.data.files import (
 )
 from rl4rec_kernels.data.interactions import SEQUENCE_FILES
 from rl4rec_kernels.data.item_fields import normalize_item
+from rl4rec_kernels.ids import most_rows
 
 logger = logging.getLogger("rl4rec_kernels.data")
 
@@ -177,4 +178,9 @@ def _by_id(path: Path, entries: Iterable[tuple[str, Any, Any]]) -> dict[int, dic
         if int(key) in items:
             raise ValueError(f"{path}: {entry} has id {int(key)}, which another item already has")
         items[int(key)] = fields
+    if items and max(items) >= most_rows(len(items)):
+        raise ValueError(
+            f"{path} has item {max(items)}, but the ids of {len(items)} items must be less than "
+            f"{most_rows(len(items))}; number the items from 1, here and in the interactions"
+        )
     return items

@@ -41,6 +41,8 @@ METHODS = ("unbiased", "bias-variance")
 DEFAULT_GAMMA = 0.1
 
 _MAX_NEGS = 4096  # the normal equations are a square float64 matrix of this size, 128 MiB
+_MAX_ITEMS = 10**8  # for the bias-variance estimator: vectors of this length, in float64
+_LARGEST = 2**53  # whole numbers that float64 has
 _MIN_GAMMA = 1e-8  # less is lost in the rounding of float64
 _BLOCK_BYTES = 48 << 20  # of all matrices for one block of ranks
 _LONG_WORK = 20_000_000_000  # n m^2 that takes seconds, so that a progress bar is shown
@@ -124,7 +126,7 @@ def bias_variance_estimator(
     num_negs : int
         m, from 1 to 4,096.
     num_items : int
-        n, the number of items that could have been drawn, plus the target; at least m + 1.
+        n, the number of items that could have been drawn, plus the target; from m + 1 to 10^8.
     gamma : float
         Weight of the variance, from 1e-8 to 1.
     prior : callable, optional
@@ -164,6 +166,7 @@ def bias_variance_estimator(
             f"num_negs must be at most {_MAX_NEGS} for the bias-variance estimator, got "
             f"{num_negs}; draw fewer negatives, or use the unbiased one"
         )
+    whole_number("num_items", num_items, 2, _MAX_ITEMS)
     root = _weights(prior, num_items).sqrt()
     normal = torch.zeros(num_negs + 1, num_negs + 1, dtype=torch.float64, device="cpu")
     marginal = normal.new_zeros(num_negs + 1)
@@ -325,8 +328,8 @@ def check_method(method: Any) -> None:
 
 
 def _check_sizes(num_negs: Any, num_items: Any) -> tuple[int, int]:
-    num_negs = whole_number("num_negs", num_negs, 1)
-    num_items = whole_number("num_items", num_items, 2)
+    num_negs = whole_number("num_negs", num_negs, 1, _LARGEST)
+    num_items = whole_number("num_items", num_items, 2, _LARGEST)
     if num_items <= num_negs:
         raise ValueError(
             f"num_items must be more than num_negs, {num_negs}, since it counts the target too, "
@@ -365,7 +368,7 @@ def _check_rows(total: Tensor, num_items: Any) -> Tensor:
             )
         sizes = num_items.cpu()
     else:
-        sizes = torch.full_like(total, whole_number("num_items", num_items, 2))
+        sizes = torch.full_like(total, whole_number("num_items", num_items, 2, _LARGEST))
     for row in (total < 2).nonzero().flatten().tolist():
         raise ValueError(f"counts: row {row} has no negatives; leave it out")
     for row in (sizes < total).nonzero().flatten().tolist():

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import flag, number, shown, whole_number
+from rl4rec_kernels._utils.checks import MAX_SEED, amount, flag, number, shown, whole_number
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.evaluation.bootstrap import bootstrap_intervals
 from rl4rec_kernels.evaluation.correction import (
@@ -42,6 +42,9 @@ from rl4rec_kernels.ids import (
 from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts, rank_candidates, rank_catalog
 from rl4rec_kernels.ops._arguments import check_embeddings, widen_query
+
+_MAX_BOOTSTRAP = 10**6  # the means of all replicates are kept
+_MAX_BINS = 10**4
 
 DEFAULT_KS = (1, 5, 10, 20, 50, 100)
 
@@ -147,14 +150,14 @@ def evaluate(
     metrics += ("mrr", "auc", "logrank", "rank")
     parse_ties(ties)
     gamma = check_gamma(gamma)
-    num_bootstrap = whole_number("num_bootstrap", num_bootstrap, 2)
-    seed = whole_number("seed", seed, 0)
+    num_bootstrap = amount("num_bootstrap", num_bootstrap, 2, _MAX_BOOTSTRAP)
+    seed = amount("seed", seed, 0, MAX_SEED)
     confidence = number("confidence", confidence, 0, 1, strict=True)
     if isinstance(corrections, str):
         raise TypeError(f"corrections must be a sequence of names, such as ({shown(corrections)},)")
     for method in corrections:
         check_method(method)
-    members = group_rows(groups or {}, num_users, whole_number("num_bins", num_bins, 1))
+    members = group_rows(groups or {}, num_users, amount("num_bins", num_bins, 1, _MAX_BINS))
     if negatives is None and not whole_catalog:
         raise ValueError("whole_catalog is False, so negatives are required")
     items = check_targets(targets, num_users)

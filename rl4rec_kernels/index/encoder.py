@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import flag, optional_flag, shown, whole_number
+from rl4rec_kernels._utils.checks import amount, flag, optional_flag, shown
 from rl4rec_kernels._utils.forking import fork_safe_lock
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.torch_state import plain_torch
@@ -87,12 +87,12 @@ class Encoder:
                 f"model={shown(model)}, device={shown(device)}"
             )
         if batch_size is not None:
-            batch_size = whole_number("batch_size", batch_size, 1)
+            batch_size = amount("batch_size", batch_size, 1)
         for name, prefix in (("query_prefix", query_prefix), ("item_prefix", item_prefix)):
             if prefix is not None and not isinstance(prefix, str):
                 raise TypeError(f"{name} must be a string, got {shown(prefix)}")
         if max_length is not None:
-            max_length = whole_number("max_length", max_length, 1)
+            max_length = amount("max_length", max_length, 1)
             if not isinstance(model, str):
                 raise ValueError(
                     "max_length is for models given by name; set model.max_seq_length instead"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import optional_flag, shown, whole_number
+from rl4rec_kernels._utils.checks import amount, optional_flag, shown, whole_number
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.mapped import check_finite, check_mapped, row_blocks
 from rl4rec_kernels._utils.writing import replacing
@@ -280,7 +280,7 @@ class ItemIndex:
         TypeError, ValueError
             If `part` is not one of `parts`.
         """
-        parts = whole_number("parts", parts, 1)
+        parts = amount("parts", parts, 1)
         part = whole_number("part", part, 0, parts - 1)
         start, end = (self.num_rows * i // parts for i in (part, part + 1))
         return self.table[start:end], self.valid[start:end]

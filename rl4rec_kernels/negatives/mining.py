@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import optional_flag, whole_number
+from rl4rec_kernels._utils.checks import amount, optional_flag
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels._utils.progress import progress
 from rl4rec_kernels.ids import (
@@ -99,8 +99,8 @@ def mine_hard_negatives(
     query = widen_query(query, table)
     catalog = check_catalog(query, table, refine=refine)
     num_queries, num_rows = query.shape[0], catalog.values.shape[0]
-    num_negs = whole_number("num_negs", num_negs, 1)
-    skip_top = whole_number("skip_top", skip_top, 0)
+    num_negs = amount("num_negs", num_negs, 1)
+    skip_top = amount("skip_top", skip_top, 0)
     items = check_targets(targets, num_queries)
     is_item = valid_rows(valid, num_rows)
     check_valid_items("targets", items, is_item)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rl4rec_kernels import _sampler
-from rl4rec_kernels._utils.checks import whole_number
+from rl4rec_kernels._utils.checks import MAX_SEED, MAX_THREADS, whole_number
 from rl4rec_kernels.ids import RaggedIds, as_column, pack_ids
 
 MAX_ITEMS = 2**32 - 1
@@ -83,10 +83,10 @@ def sample_negatives(
     num_items = whole_number("num_items", num_items, 0, MAX_ITEMS)
     num_negs = whole_number("num_negs", num_negs, 0, MAX_ITEMS)
     first_item = whole_number("first_item", first_item, 0, num_items)
-    seed = whole_number("seed", seed, 0, 2**64 - 1)
+    seed = whole_number("seed", seed, 0, MAX_SEED)
     if num_threads is None:
         num_threads = len(os.sched_getaffinity(0))
-    num_threads = whole_number("num_threads", num_threads, 1, 4096)
+    num_threads = whole_number("num_threads", num_threads, 1, MAX_THREADS)
 
     values, offsets = pack_ids("seen", seen)
     num_users = len(offsets) - 1

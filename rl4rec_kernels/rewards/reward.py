@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rl4rec_kernels._utils.checks import flag, number, optional_flag, whole_number
+from rl4rec_kernels._utils.checks import (
+    MAX_SECONDS,
+    amount,
+    flag,
+    number,
+    optional_flag,
+    whole_number,
+)
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.labels import read_rows, read_targets
 from rl4rec_kernels.ids import RaggedIds, target_popularity
@@ -146,7 +153,7 @@ class RecReward:
         if group_size is not None:
             if not normalize:
                 raise ValueError(f"group_size={group_size} needs normalize=True")
-            group_size = whole_number("group_size", group_size, 2)
+            group_size = amount("group_size", group_size, 2)
         self.group_size = group_size
         number("temperature", temperature, 0, np.inf, strict=True)  # its message is the simpler one
         self.temperature = check_temperature(temperature)
@@ -156,7 +163,7 @@ class RecReward:
         if self.novelty and item_counts is None:
             raise ValueError(f"novelty={novelty} needs item_counts: pass the training data's")
         self.item_counts = None if item_counts is None else check_item_counts(item_counts)
-        self.timeout_s = number("timeout_s", timeout_s, 0, np.inf, strict=True)
+        self.timeout_s = number("timeout_s", timeout_s, 0, MAX_SECONDS, strict=True)
         self.retrieval_service_name = retrieval_service_name
         self.namespace = namespace
         self.dataset_name = dataset_name

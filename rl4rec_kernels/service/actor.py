@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl4rec_kernels._utils.checks import shown, whole_number
+from rl4rec_kernels._utils.checks import MAX_THREADS, amount, shown
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.data.metadata import load_item_metadata
 from rl4rec_kernels.index.cache import cached_index
@@ -184,6 +184,6 @@ def load_datasets(
 
 def _threads(num_threads: int | None) -> int:
     if num_threads is not None:
-        return whole_number("num_threads", num_threads, 1)
+        return amount("num_threads", num_threads, 1, MAX_THREADS)
     given = require("ray", "ray").get_runtime_context().get_assigned_resources().get("CPU", 0)
     return int(given) if given >= 1 else len(os.sched_getaffinity(0))

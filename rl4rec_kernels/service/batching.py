@@ -1,6 +1,5 @@
 """A service for many concurrent callers, which batches their calls."""
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import number, whole_number
+from rl4rec_kernels._utils.checks import MAX_SECONDS, amount, number
 from rl4rec_kernels.service.base import AsyncRetrievalBackend
 from rl4rec_kernels.service.batcher import AdmissionQueue, Batcher
 from rl4rec_kernels.service.calls import Answer, Call
@@ -61,10 +60,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "max_rank_batch_size", "max_inflight_texts", "max_chars"):
-            whole_number(name, getattr(self, name), 1)
-        whole_number("cache_mib", self.cache_mib, 0)
+            amount(name, getattr(self, name), 1)
+        amount("cache_mib", self.cache_mib, 0)
         for name in ("batch_wait_timeout_s", "queue_timeout_s"):
-            number(name, getattr(self, name), 0, math.inf)
+            number(name, getattr(self, name), 0, MAX_SECONDS)
 
 
 class BatchingService(AsyncRetrievalBackend):

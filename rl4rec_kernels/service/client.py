@@ -2,13 +2,12 @@
 
 import asyncio
 import itertools
-import math
 import random
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from rl4rec_kernels._utils.checks import number, shown
+from rl4rec_kernels._utils.checks import MAX_SECONDS, number, shown
 from rl4rec_kernels.service.base import RetrievalBackend
 from rl4rec_kernels.service.batcher import ServiceOverloadedError
 from rl4rec_kernels.service.calls import Call
@@ -64,8 +63,8 @@ class RetrievalClient(RetrievalBackend):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         reconnect_s: float = 120.0,
     ) -> None:
-        self.timeout_s = number("timeout_s", timeout_s, 0, math.inf, strict=True)
-        self.reconnect_s = number("reconnect_s", reconnect_s, 0, math.inf, strict=True)
+        self.timeout_s = number("timeout_s", timeout_s, 0, MAX_SECONDS, strict=True)
+        self.reconnect_s = number("reconnect_s", reconnect_s, 0, MAX_SECONDS, strict=True)
         self.name, self.namespace = name, namespace
         self._ray = connected_ray()
         self._handles: dict[str, Any] = {name: find_actor(name, namespace)}
@@ -211,6 +210,7 @@ def connect(name: str, namespace: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> 
     NoClusterError
         If there is no such actor.
     """
+    number("timeout_s", timeout_s, 0, MAX_SECONDS, strict=True)
     ray = connected_ray()
     # Handles are a connection's.
     key = (namespace, name, timeout_s, ray.get_runtime_context().get_job_id())

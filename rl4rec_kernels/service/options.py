@@ -6,7 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rl4rec_kernels._utils.checks import number, shown, whole_number
+from rl4rec_kernels._utils.checks import (
+    MAX_PROCESSES,
+    MAX_SECONDS,
+    MAX_THREADS,
+    amount,
+    number,
+    shown,
+)
 from rl4rec_kernels.index.encoder import Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.service.batching import Limits
@@ -41,13 +48,13 @@ def check_options(
             raise ValueError(f"{label} must be a string that is not empty, got {shown(text)}")
     if data_dir is not None and not isinstance(data_dir, str | os.PathLike):
         raise TypeError(f"data_dir must be a path, got {shown(data_dir)}")
-    whole_number("replicas", replicas, 1)
-    whole_number("shards", shards, 0)
+    amount("replicas", replicas, 1, MAX_PROCESSES)
+    amount("shards", shards, 0, MAX_PROCESSES)
     number("num_cpus", num_cpus, 0, math.inf)
     number("num_gpus", num_gpus, 0, math.inf)
-    number("timeout_s", timeout_s, 0, math.inf, strict=True)
+    number("timeout_s", timeout_s, 0, MAX_SECONDS, strict=True)
     if num_threads is not None:
-        whole_number("num_threads", num_threads, 1)
+        amount("num_threads", num_threads, 1, MAX_THREADS)
     if limits is not None:
         if not isinstance(limits, Mapping):
             raise TypeError(f"limits must be a dict of numbers by name, got {shown(limits)}")
