@@ -65,7 +65,7 @@ def _first_items(items: Tensor, exclude: Ids, rows: int) -> Tensor:
     items = items[: int(lengths.max()) + 1]
     slots = torch.searchsorted(items, ids).clamp(max=len(items) - 1)
     is_hit = items[slots] == ids
-    queries = torch.arange(rows, device=ids.device).repeat_interleave(lengths)
+    queries = torch.arange(rows, dtype=torch.int64, device=ids.device).repeat_interleave(lengths)
     excluded = is_hit.new_zeros(rows, len(items))
     excluded[queries[is_hit], slots[is_hit]] = True
     first = items[excluded.int().argmin(1)]
