@@ -186,6 +186,9 @@ def reward(
     reward_type: Annotated[str, typer.Option(help="ndcg, hit, mrr, mixed or a metric.")] = "ndcg",
     k: Annotated[int, typer.Option(help="Cut-off of ndcg, hit, mrr and mixed.")] = 10,
     encoder: EncoderName = "minilm",
+    max_line_mib: Annotated[
+        int, typer.Option(min=1, max=1 << 20, help="A longer line is an error.")
+    ] = 32,
 ) -> None:
     """Compute rewards: JSON lines in, JSON lines out.
 
@@ -201,7 +204,7 @@ def reward(
     if input is None and sys.stdin is None:
         raise OSError("standard input is closed; pass a file, or lines")
     with input.open("rb") if input else sys.stdin.buffer as stream:
-        lines = ArrivingLines(stream)
+        lines = ArrivingLines(stream, max_line_mib)
         requests = read_requests(lines, items.raw_items)
         while batch := dict(_available(requests, lines)):
             for value in _rewards_of_lines(reward_fn, batch):
@@ -223,9 +226,12 @@ class ArrivingLines:
     ----------
     stream : binary file
         A file or a pipe.
+    max_line_mib : int
+        MiB of a line, so that a stream without line ends does not fill the memory.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, max_line_mib: int = 32) -> None:
+        self._limit_mib, self._waiting, self._complete = max_line_mib, 0, 0
         self.name = getattr(stream, "name", "the input")
         self._stream = stream
         self._decoder = getincrementaldecoder("utf-8-sig")()  # "\r" does not end a line
@@ -252,6 +258,14 @@ class ArrivingLines:
         """Read what is there, or wait for more."""
         chunk = self._stream.read1(_CHUNK)  # type: ignore[attr-defined]
         self._at_end = not chunk
+        rest = len(chunk) - 1 - chunk.rfind(b"\n")
+        self._waiting = rest + (self._waiting if rest == len(chunk) else 0)
+        self._complete += chunk.count(b"\n")
+        if self._waiting > self._limit_mib << 20:
+            raise ValueError(
+                f"{self.name}, line {self._complete + 1} is longer than {self._limit_mib} MiB; end "
+                "lines with a line feed, or raise --max-line-mib"
+            )
         text = self._decoder.decode(chunk, final=self._at_end)
         self._parts.append(text)
         if "\n" in text or self._at_end:
@@ -336,10 +350,10 @@ def _rewards_of_lines(
     """Return the rewards of requests by line number; an error names the line that causes it."""
     try:
         return reward_rows(reward_fn, list(requests.values()))
-    except (IndexError, TypeError, ValueError):
+    except (IndexError, TypeError, ValueError) as together:
         for number, request in requests.items():
             try:
                 reward_rows(reward_fn, [request])
             except (IndexError, TypeError, ValueError) as error:
                 raise ValueError(f"line {number}: {error}") from error
-        raise
+        raise ValueError(f"lines {min(requests)} to {max(requests)}: {together}") from together

@@ -12,11 +12,14 @@ def reward_rows(reward_fn: Any, rows: Sequence[Mapping[str, Any]]) -> list[float
     reward_fn : RecReward
         Computes them, in one call per kind.
     rows : sequence of mapping
-        With ``text`` and ``target``, and optionally ``history`` and ``neg_items``.
+        With ``text`` and ``target``, and optionally ``history`` and ``neg_items``. Without
+        negatives besides padding (-1), the target is ranked among all items, whatever the other
+        rows have.
     """
+    has_negatives = [any(item != -1 for item in row.get("neg_items") or ()) for row in rows]
     rewards: list[float] = [0.0] * len(rows)
     for sampled in (True, False):
-        chosen = [i for i, row in enumerate(rows) if bool(row.get("neg_items")) is sampled]
+        chosen = [i for i, has in enumerate(has_negatives) if has is sampled]
         if chosen:
             values = reward_fn(
                 generated_texts=[rows[i]["text"] for i in chosen],

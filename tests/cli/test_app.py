@@ -59,6 +59,33 @@ def test_reward(index):
     assert [json.loads(line)["reward"] for line in done.stdout.splitlines()] == [1, 1, 2]
 
 
+def test_padding_alone_is_no_negatives_beside_any_line(index):
+    padded = '{"text": "red ball", "target": 2, "neg_items": [-1]}'
+    other = '{"text": "red ball", "target": 2, "neg_items": [7]}'
+    plain = '{"text": "red ball", "target": 2}'
+    done = rl4rec(*REWARD, str(index), stdin="\n".join([padded, other, plain]))
+    alone, _, want = (json.loads(line)["reward"] for line in done.stdout.splitlines())
+    assert alone == want
+    assert json.loads(rl4rec(*REWARD, str(index), stdin=padded).stdout)["reward"] == want
+
+
+@pytest.mark.parametrize("chunks", [["x" * 9] * (1 << 18), ["a\n" * 9 + "x" * (1 << 21)]])
+def test_a_line_without_an_end_is_refused_with_the_bound(chunks):
+    stream = io.BufferedReader(io.BytesIO("".join(chunks).encode()))
+    with raises(ValueError, f"line {10 if len(chunks) == 1 else 1}", "1 MiB", "--max-line-mib"):
+        list(ArrivingLines(stream, max_line_mib=1))
+
+
+@pytest.mark.parametrize(("output", "code"), [("/dev/full", 2), ("| head -1", 1)])
+def test_output_that_cannot_be_written_is_one_line_or_none(output, code):
+    command = f"{sys.executable} -m rl4rec_kernels doctor"
+    command += f" > {output}" if code == 2 else f" {output}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == (code == 2), done.stderr
+    assert code == 1 or "No space left" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
