@@ -219,7 +219,7 @@ def of_adapters() -> Results:
         "areal": areal.reward_fn("", texts[0], None, None, target=3, **extra),
         "easyr1": easyr1.compute_score([one]),
         "ms_swift": asyncio.run(ms_swift.RecORM()(texts, **columns)),
-        "rllm": tuple(rllm.RecEvaluator().evaluate(task, episode)),
+        "rllm": repr(rllm.RecEvaluator().evaluate(task, episode)),
         "skyrl": skyrl.RecTextEnv(extras={"reward_spec": {"ground_truth": labels[0]}}).step(
             texts[0]
         ),

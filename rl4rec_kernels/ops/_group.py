@@ -92,7 +92,8 @@ class Group:
 
         def digests() -> Tensor:
             things.extend(work())
-            return torch.tensor([_digest(thing) for thing in things], dtype=torch.int64)
+            digests = [_digest(thing) for thing in things]
+            return torch.tensor(digests, dtype=torch.int64, device="cpu")
 
         columns = self.gather((len(names),), digests).unbind(1)
         for name, column in zip(names, columns, strict=True):
