@@ -111,11 +111,7 @@ def parse_ties(ties: str) -> Ties:
 
 
 def check_counts(counts: RankCounts) -> None:
-    """Raise TypeError or ValueError unless counts are three int64 tensors of one shape [B].
-
-    On the CPU their values are checked too, but not while a compiler or a transform asks for
-    shapes only. A negative total is allowed: it marks a row of unchecked ids, see `unchecked_ids`.
-    """
+    """Raise TypeError or ValueError unless counts are three int64 tensors of one shape [B]."""
     for name, count in zip(RankCounts._fields, counts, strict=True):
         if count.dtype != torch.int64:
             raise TypeError(f"counts.{name} must be int64, got {count.dtype}")
@@ -124,17 +120,16 @@ def check_counts(counts: RankCounts) -> None:
                 f"counts must be three tensors of one shape [B], but counts.{name} "
                 f"is {tuple(count.shape)}"
             )
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return
-    if not all(type(count) is Tensor and count.is_cpu for count in counts):
-        return
+
+
+def check_count_values(counts: RankCounts) -> None:
+    """Raise ValueError if counts on the CPU are impossible; the operator checks its own in C++."""
     above, tied, total = (count.numpy() for count in counts)
     below = total - 1 - above
-    if (above | tied | below | below - tied).min(initial=0) < 0:
-        bad = ((above | tied | below | below - tied) < 0) & (total >= 0)
-        for row in bad.nonzero()[0]:
-            raise ValueError(
-                f"counts: row {row} has above={above[row]}, tied={tied[row]} and "
-                f"total={total[row]}; none may be negative, and above + tied must be less than "
-                "total, which counts the target too"
-            )
+    bad = (above | tied | below | below - tied) < 0
+    for row in bad.nonzero()[0]:
+        raise ValueError(
+            f"counts: row {row} has above={above[row]}, tied={tied[row]} and total={total[row]}; "
+            "none may be negative, and above + tied must be less than total, which counts the "
+            "target too"
+        )

@@ -46,8 +46,17 @@ Tensor metrics_from_counts(const Tensor& above, const Tensor& tied, const Tensor
   };
   const Tensor columns[] = {column(above, "counts.above"), column(tied, "counts.tied"),
                             column(total, "counts.total")};
-  return metrics(columns[0].const_data_ptr<int64_t>(), columns[1].const_data_ptr<int64_t>(),
-                 columns[2].const_data_ptr<int64_t>(), rows, above);
+  const int64_t* values[3];
+  for (int i = 0; i < 3; ++i) values[i] = columns[i].const_data_ptr<int64_t>();
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t a = values[0][row], t = values[1][row], n = values[2][row];
+    if (n < 0) continue;  // a row with an unchecked id
+    check(a >= 0 && t >= 0 && a < n - t, "counts: row ", row, " has above=", a, ", tied=", t,
+          " and total=", n,
+          "; none may be negative, and above + tied must be less than total, which counts the "
+          "target too");
+  }
+  return metrics(values[0], values[1], values[2], rows, above);
 }
 
 RL4REC_OPERATOR(metrics_from_counts,

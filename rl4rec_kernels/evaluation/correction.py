@@ -28,6 +28,7 @@ from rl4rec_kernels.metrics import (
     Metric,
     RankCounts,
     Ties,
+    check_count_values,
     check_counts,
     parse_metrics,
     parse_ties,
@@ -268,7 +269,8 @@ def corrected_metrics(
     check_counts(counts)
     check_method(method)
     gamma = check_gamma(gamma)
-    above, tied, total = (count.cpu() for count in counts)
+    above, tied, total = on_cpu = RankCounts(*(count.cpu() for count in counts))
+    check_count_values(on_cpu)
     sizes = _check_rows(total, num_items)
     if method == "bias-variance":
         sizes = torch.maximum(_round_sizes(sizes), total)

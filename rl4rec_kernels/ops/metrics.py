@@ -46,9 +46,9 @@ def metrics_from_counts(
     Raises
     ------
     ValueError
-        If a metric or the tie rule is unknown, or the counts differ in shape. On the CPU also if
-        a count is negative, or ``above + tied`` is not less than ``total``; the message names the
-        row. On a GPU, and in compiled code, such a row's metrics mean nothing.
+        If a metric or the tie rule is unknown, or the counts differ in shape. With ``"cpu"`` also
+        if a count is negative, or ``above + tied`` is not less than ``total``; the message names
+        the row. With the other backends such a row's metrics mean nothing.
     TypeError
         If the counts are not int64.
 

@@ -220,7 +220,7 @@ def corrected(counts, num_items, *options):
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda: unbiased_rank(1, 0, 5), ("num_negs", "at least 1", 0)),
+        (lambda: unbiased_rank(1, 0, 5), ("num_negs", "from 1 to", 0)),
         (lambda: unbiased_rank(1, 5, 5), ("num_items", "num_negs", 5)),
         (lambda: unbiased_rank(-1, 99, 999), ("rank", "at least 1", -1)),
         (lambda: unbiased_rank(math.nan, 99, 999), ("rank", "at least 1", "nan")),
