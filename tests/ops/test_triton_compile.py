@@ -19,6 +19,7 @@ KERNELS = {
     "_finish",
     "_log_prob_candidates",
     "_metrics_from_counts",
+    "_recount_catalog",
     "_sample_groups",
     "_score_all",
     "_score_candidates",

@@ -10,16 +10,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.ops.triton.launch import launch
-from rl4rec_kernels.ops.triton.tile import BLOCK, Operands, tile_scores
+from rl4rec_kernels.ops.triton.launch import is_open, launch
+from rl4rec_kernels.ops.triton.tile import BLOCK, Operands, float64_scores, tile_scores
 
 
 @triton.jit
 def _pair_scores(sides, query_rows, table_rows, tile: tl.constexpr):
-    scores = tile_scores(sides, query_rows, table_rows, tile)
+    scores = tile_scores(sides, query_rows, table_rows, tile, False)
     BLOCK: tl.constexpr = tile.block
     slots = tl.arange(0, BLOCK)
-    return tl.sum(tl.where(slots[:, None] == slots[None, :], scores, 0.0), axis=1)
+    own = tl.sum(tl.where(slots[:, None] == slots[None, :], scores, 0.0), axis=1)
+    if tl.max(is_open(own).to(tl.int32), axis=0) > 0:
+        own = tl.where(is_open(own), float64_scores(sides, query_rows, table_rows, tile), own)
+    return own
 
 
 @triton.jit

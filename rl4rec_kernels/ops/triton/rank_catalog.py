@@ -27,16 +27,28 @@ from rl4rec_kernels.ops.triton.tile import (
 
 @triton.jit
 def _count_catalog(
-    counts, left, target_scores, valid, tiles_per_program, sides, tile: tl.constexpr,
-    SETTLE: tl.constexpr,
+    counts, left, target_scores, valid, tiles_per_program, sides, tile: tl.constexpr
 ):  # fmt: skip
-    """Count, or leave it to the program of the same number of a second launch, with `SETTLE`.
+    """Count, or leave it to the program of the same number of `_recount_catalog`.
 
     Scoring pairs again takes registers that the common case, in which all are finite, needs.
     """
-    if SETTLE:  # noqa: SIM102 - a constant
-        if tl.load(left + tl.program_id(0)) == 0:
-            return
+    _count(counts, left, target_scores, valid, tiles_per_program, sides, tile, False)
+
+
+@triton.jit
+def _recount_catalog(
+    counts, left, target_scores, valid, tiles_per_program, sides, tile: tl.constexpr
+):  # fmt: skip
+    if tl.load(left + tl.program_id(0)) != 0:
+        _count(counts, left, target_scores, valid, tiles_per_program, sides, tile, True)
+
+
+@triton.jit
+def _count(
+    counts, left, target_scores, valid, tiles_per_program, sides, tile: tl.constexpr,
+    SETTLE: tl.constexpr,
+):  # fmt: skip
     # Programs that run at the same time share items: these are read from memory once.
     BLOCK: tl.constexpr = tile.block
     num_queries, num_items = sides.num_queries, sides.num_items
@@ -110,8 +122,8 @@ def _count_all(
         programs, tiles_per_program = share_tiles(sides)
         left = torch.empty(programs, dtype=torch.int32, device=counts.device)
         args = (left, target_scores, valid, tiles_per_program, sides, tile)
-        launch(_count_catalog, programs, counts, *args, False, **options)
-        launch(_count_catalog, programs, counts, *args, True, **{**options, "maxnreg": None})
+        launch(_count_catalog, programs, counts, *args, **options)
+        launch(_recount_catalog, programs, counts, *args, **{**options, "maxnreg": None})
 
 
 def rank_catalog(

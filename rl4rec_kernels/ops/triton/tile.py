@@ -181,29 +181,33 @@ def tile_scores(sides, query_rows, table_rows, tile: tl.constexpr, SETTLE: tl.co
 @triton.jit
 def _settle(scores, sides, query_rows, table_rows, tile: tl.constexpr):
     """Score pairs without a finite score again in float64, a query at a time: see `is_open`."""
-    DIM: tl.constexpr = tile.dim
     BLOCK: tl.constexpr = tile.block
-    STEP: tl.constexpr = 16
     slots = tl.arange(0, BLOCK)
     open_rows = tl.max(is_open(scores).to(tl.int32), axis=1)
     for slot in range(0, BLOCK + 0 * tl.program_id(0)):  # not a constant: not unrolled
         if tl.sum(tl.where(slots == slot, open_rows, 0), axis=0) > 0:
-            row = tl.sum(tl.where(slots == slot, query_rows, 0), axis=0).to(tl.int64)
-            exact = tl.zeros([BLOCK], tl.float64)
-            for start in range(0, DIM + 0 * tl.program_id(0), STEP):
-                columns = start + tl.arange(0, STEP)
-                inside = columns < DIM
-                query = sides.query + row * sides.query_stride + columns
-                a = to_float32(tl.load(query, mask=inside, other=0)).to(tl.float64)
-                items = table_rows.to(tl.int64)[:, None] * sides.table_stride + columns[None, :]
-                b = tl.load(sides.table + items, mask=inside[None, :], other=0)
-                if b.dtype == tl.uint8:
-                    b = _from_float8(b)
-                exact += tl.sum(a[None, :] * to_float32(b).to(tl.float64), axis=1)
-            if sides.query_scale is not None:
-                exact *= tl.load(sides.query_scale + row).to(tl.float64)
-            if sides.table_scale is not None:
-                exact *= tl.load(sides.table_scale + table_rows).to(tl.float64)
-            found = exact.to(tl.float32)[None, :]
+            row = tl.sum(tl.where(slots == slot, query_rows, 0), axis=0)
+            found = float64_scores(sides, row, table_rows, tile)[None, :]
             scores = tl.where((slots == slot)[:, None] & is_open(scores), found, scores)
     return scores
+
+
+@triton.jit
+def float64_scores(sides, query_rows, table_rows, tile: tl.constexpr):
+    """Scores of pairs, or of one query, float32 [block]: added up in float64, in order."""
+    DIM: tl.constexpr = tile.dim
+    BLOCK: tl.constexpr = tile.block
+    exact = tl.zeros([BLOCK], tl.float64)
+    queries = sides.query + query_rows.to(tl.int64) * sides.query_stride
+    items = sides.table + table_rows.to(tl.int64) * sides.table_stride
+    for column in range(0, DIM + 0 * tl.program_id(0)):
+        a = tl.load(queries + column)
+        b = tl.load(items + column)
+        if b.dtype == tl.uint8:
+            b = _from_float8(b)
+        exact += to_float32(a).to(tl.float64) * to_float32(b).to(tl.float64)
+    if sides.query_scale is not None:
+        exact *= tl.load(sides.query_scale + query_rows).to(tl.float64)
+    if sides.table_scale is not None:
+        exact *= tl.load(sides.table_scale + table_rows).to(tl.float64)
+    return exact.to(tl.float32)
