@@ -53,7 +53,7 @@ def _count_candidates(
 
         if is_bad:
             tl.store(bad, 1)
-            total -= length + 1  # chunks add up to `length` at most: the row's total is negative
+            total -= length + 2  # chunks add up to `length` at most, or to 1: it stays negative
         if walk.offsets is not None:
             chunks = tl.load(walk.first_chunk + row + 1) - tl.load(walk.first_chunk + row)
         else:
