@@ -15,7 +15,7 @@ RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
-.PHONY: help install demo grpo test check format bench bench-service build-gpu test-gpu \
+.PHONY: help install demo grpo test test-kernels test-others check format bench bench-service build-gpu test-gpu \
         run-test-gpu bench-gpu sanitize sanitize-address sanitize-thread docs peers test-peers test-trainers \
         bench-run bench-compare clean
 
@@ -57,8 +57,21 @@ demo: $(VENV)/installed
 grpo: $(VENV)/installed $(ML100K)
 	$(RUN) $(BIN)/python examples/grpo_trl.py --data $(CACHE)/ml-100k $(OPTIONS)
 
+# Without TESTS, two processes share the tests, which takes a bit more than half the time.
+KERNELS := tests/ops tests/cuda tests/negatives tests/evaluation tests/test_ambient.py
+
 test: $(VENV)/installed $(ML100K)
+ifdef TESTS
 	$(RUN) $(BIN)/python -m pytest $(TESTS)
+else
+	@$(MAKE) --no-print-directory --jobs=2 test-kernels test-others
+endif
+
+test-kernels: $(VENV)/installed
+	$(RUN) $(BIN)/python -m pytest $(KERNELS)
+
+test-others: $(VENV)/installed $(ML100K)
+	$(RUN) $(BIN)/python -m pytest $(KERNELS:%=--ignore=%)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rl4rec_kernels._utils.checks import (
-    MAX_SECONDS,
     amount,
     flag,
     number,
@@ -32,7 +31,7 @@ from rl4rec_kernels.rewards.formulas import (
 )
 from rl4rec_kernels.rewards.negatives import NegativesReport, clean_negatives
 from rl4rec_kernels.service.base import RetrievalBackend
-from rl4rec_kernels.service.client import DEFAULT_TIMEOUT_S
+from rl4rec_kernels.service.client import DEFAULT_TIMEOUT_S, check_timeout
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE, find_service
 
 logger = logging.getLogger("rl4rec_kernels.rewards")
@@ -163,7 +162,7 @@ class RecReward:
         if self.novelty and item_counts is None:
             raise ValueError(f"novelty={novelty} needs item_counts: pass the training data's")
         self.item_counts = None if item_counts is None else check_item_counts(item_counts)
-        self.timeout_s = number("timeout_s", timeout_s, 0, MAX_SECONDS, strict=True)
+        self.timeout_s = check_timeout(timeout_s)
         self.retrieval_service_name = retrieval_service_name
         self.namespace = namespace
         self.dataset_name = dataset_name

@@ -63,7 +63,7 @@ class RetrievalClient(RetrievalBackend):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         reconnect_s: float = 120.0,
     ) -> None:
-        self.timeout_s = number("timeout_s", timeout_s, 0, MAX_SECONDS, strict=True)
+        self.timeout_s = check_timeout(timeout_s)
         self.reconnect_s = number("reconnect_s", reconnect_s, 0, MAX_SECONDS, strict=True)
         self.name, self.namespace = name, namespace
         self._ray = connected_ray()
@@ -202,6 +202,11 @@ class _Attempts:
         return min(pause, self.left())
 
 
+def check_timeout(timeout_s: Any) -> float:
+    """Return the seconds that a call may take, or raise TypeError or ValueError."""
+    return number("timeout_s", timeout_s, 0, MAX_SECONDS, strict=True)
+
+
 def connect(name: str, namespace: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> RetrievalClient:
     """Return this process's client for an actor.
 
@@ -210,7 +215,6 @@ def connect(name: str, namespace: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> 
     NoClusterError
         If there is no such actor.
     """
-    number("timeout_s", timeout_s, 0, MAX_SECONDS, strict=True)
     ray = connected_ray()
     # Handles are a connection's.
     key = (namespace, name, timeout_s, ray.get_runtime_context().get_job_id())

@@ -11,7 +11,7 @@ from rl4rec_kernels.index.encoder import Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.service.base import RetrievalBackend
 from rl4rec_kernels.service.calls import Call
-from rl4rec_kernels.service.client import DEFAULT_TIMEOUT_S, connect
+from rl4rec_kernels.service.client import DEFAULT_TIMEOUT_S, check_timeout, connect
 from rl4rec_kernels.service.connection import NoClusterError
 from rl4rec_kernels.service.items import Items, LocalItems, answer_calls, find_items
 
@@ -114,9 +114,12 @@ def find_service(
 
     Raises
     ------
+    TypeError, ValueError
+        If `timeout_s` is invalid.
     LookupError
         If there is none; the message says how to start one.
     """
+    check_timeout(timeout_s)
     if (namespace, name) in _registry:
         return _registry[namespace, name]
     try:
