@@ -130,15 +130,17 @@ __device__ __forceinline__ Value sum_over_lanes(Value sum) {
   return sum;
 }
 
-// The score of an item, added up in float64: for pairs whose products or sums exceed float32, see
-// rl4rec_kernels/ops/reference.py. The whole warp must call this.
+// The score of an item's row, added up in float64: for pairs whose products or sums exceed float32,
+// see rl4rec_kernels/ops/reference.py. The whole warp must call this. (Rows by reference would be
+// copied to the stack.)
 template <typename T>
-__device__ __noinline__ float score_in_float64(const Rows<T>& table, const float* query,
-                                               int64_t id) {
+__device__ __noinline__ float score_in_float64(const typename T::Bits* row, int64_t dim,
+                                               const float* query) {
   constexpr int kPack = Rows<T>::kPack;
   double sum = 0.0;
-  for (int64_t at = lane_of_thread() * kPack; at < table.dim; at += kLanes * kPack) {
-    const Pack<T> pack = load_pack<T, false>(table.row(id), at, table.dim);
+  for (int64_t at = lane_of_thread() * kPack; at < dim; at += kLanes * kPack) {
+    const Pack<T> pack = load_pack<T, false>(row, at, dim);
+#pragma unroll
     for (int i = 0; i < kPack; ++i) sum += static_cast<double>(query[at + i]) * pack[i];
   }
   return static_cast<float>(sum_over_lanes(sum));
@@ -174,7 +176,8 @@ __device__ __forceinline__ float score_items(const Rows<T>& table, const float* 
   unsigned open = __ballot_sync(kAllLanes, !(fabsf(score) <= kMaxFloat));
   for (; open != 0; open &= open - 1) {
     const int lane = __popc((open - 1) & ~open);
-    const float found = score_in_float64(table, query, __shfl_sync(kAllLanes, id, lane));
+    const int64_t own_id = __shfl_sync(kAllLanes, id, lane);
+    const float found = score_in_float64<T>(table.row(own_id), table.dim, query);
     if (lane_of_thread() == lane) score = found;
   }
   return score;
