@@ -79,7 +79,7 @@ def expected(samples, index_file, encoder) -> list[float]:
 def service(ray, index_file, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A service on Ray with the data set, and with one that has only the first items."""
     short = tmp_path_factory.mktemp("index") / "short.safetensors"
-    rk.ItemIndex.from_embeddings(torch.eye(3, 384)).save(short)
+    rk.ItemIndex.from_embeddings(torch.eye(2, 384), ids=(1, 2)).save(short)
     files = {"tiny": str(index_file), "short": str(short)}
     yield start_service(files, name=NAME, namespace=NAMESPACE)
     stop_service(NAME, NAMESPACE)
