@@ -22,6 +22,11 @@ class RewardLost(BaseException):
     Not an `Exception`: some trainers catch these and continue without a reward.
     """
 
+    @classmethod
+    def by(cls, error: Exception) -> "RewardLost":
+        """Return what to raise instead of an error that a trainer might catch."""
+        return cls(f"{type(error).__name__}: {error}")
+
 
 def reward_for(options: Mapping[str, Any] | None) -> RecReward:
     """Return the reward with these options, or with those of ``RL4REC_REWARD`` if None.

@@ -83,7 +83,7 @@ def reward_fn(
             "retrieval service is alive and not overloaded, or use RecWorkflow, which waits longer"
         ) from None
     except Exception as error:
-        raise RewardLost(f"{type(error).__name__}: {error}") from error
+        raise RewardLost.by(error) from error
 
 
 @cache
@@ -115,7 +115,7 @@ def _workflow() -> Any:
             try:
                 return (await score_async(self._reward, [completion], [label]))[0]["score"]
             except Exception as error:
-                raise RewardLost(f"{type(error).__name__}: {error}") from error
+                raise RewardLost.by(error) from error
 
     RecWorkflow.__qualname__ = "RecWorkflow"
     return RecWorkflow

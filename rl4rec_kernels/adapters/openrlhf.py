@@ -67,7 +67,7 @@ def reward_func(
         values = score(reward_for(reward_options), texts, labels)
     except Exception as error:
         logger.exception("no reward")
-        raise RewardLost(f"{type(error).__name__}: {error}") from error
+        raise RewardLost.by(error) from error
     columns = {
         name: torch.tensor([value[name] for value in values], dtype=torch.float32, device="cpu")
         for name in values[0]

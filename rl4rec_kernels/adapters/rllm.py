@@ -68,7 +68,7 @@ class RecEvaluator:
             label = task.metadata.get("ground_truth")
             value = score(self.reward, [answer(episode)], [label])[0]
         except Exception as error:
-            raise RewardLost(f"{type(error).__name__}: {error}") from error
+            raise RewardLost.by(error) from error
         signals = [SimpleNamespace(name=name, value=value[name]) for name in ("rank", "hit")]
         return SimpleNamespace(
             reward=value["score"], is_correct=value["hit"] == 1, signals=signals, metadata={}

@@ -74,7 +74,7 @@ class RecEpisode:
             reply = [{**message, "role": "assistant"}]
             values = await score_async(reward_for(self._options), [reply], [self._label])
         except Exception as error:
-            raise RewardLost(f"{type(error).__name__}: {error}") from error
+            raise RewardLost.by(error) from error
         reward = values[0].pop("score")
         return import_module("tinker_cookbook.rl.types").StepResult(
             reward=reward,

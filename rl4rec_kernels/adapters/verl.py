@@ -72,7 +72,7 @@ async def compute_score(
         reward, label = _read(data_source, ground_truth, extra_info, reward_kwargs)
         return (await score_async(reward, [solution_str], [label]))[0]
     except Exception as error:
-        raise RewardLost(f"{type(error).__name__}: {error}") from error
+        raise RewardLost.by(error) from error
 
 
 def compute_score_sync(

@@ -8,7 +8,6 @@ from typing import Any
 
 from rl4rec_kernels._utils.checks import (
     MAX_PROCESSES,
-    MAX_SECONDS,
     MAX_THREADS,
     amount,
     number,
@@ -17,6 +16,7 @@ from rl4rec_kernels._utils.checks import (
 from rl4rec_kernels.index.encoder import Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.service.batching import Limits
+from rl4rec_kernels.service.client import check_timeout
 
 _BACKENDS = ("torch", "openvino")
 
@@ -52,7 +52,7 @@ def check_options(
     amount("shards", shards, 0, MAX_PROCESSES)
     number("num_cpus", num_cpus, 0, math.inf)
     number("num_gpus", num_gpus, 0, math.inf)
-    number("timeout_s", timeout_s, 0, MAX_SECONDS, strict=True)
+    check_timeout(timeout_s)
     if num_threads is not None:
         amount("num_threads", num_threads, 1, MAX_THREADS)
     if limits is not None:
