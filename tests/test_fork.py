@@ -163,8 +163,8 @@ def threading_run(work: Callable[[], Any]) -> Any:
 
 
 def assert_same(got: list[Any], want: list[Any]) -> None:
-    """Counts exactly, scores up to their last bits, which depend on the batch."""
-    assert numbers(got) == pytest.approx(numbers(want), abs=1e-5)
+    """Counts exactly, scores up to the encoder's last bits, which depend on the batch of texts."""
+    assert numbers(got) == pytest.approx(numbers(want), abs=1e-4)
 
 
 def numbers(answer: Any) -> list[float]:
