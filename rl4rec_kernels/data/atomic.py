@@ -11,6 +11,7 @@ and ``<name>.test.inter`` instead of ``<name>.inter``, and a column ``item_id_li
 before the ``item_id`` of its row.
 """
 
+import csv
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ def read_atomic(path: Path, required: Iterable[str]) -> AtomicTable:
     Raises ValueError if the header or a line is malformed, or a required column is missing or has
     empty cells.
     """
-    lines = numbered_lines(read_text(path))
+    text = read_text(path)
+    lines = numbered_lines(text)
     if not lines:
         raise ValueError(
             f"{path} is empty; its first line must name and type the columns, such as "
@@ -101,21 +103,13 @@ def read_atomic(path: Path, required: Iterable[str]) -> AtomicTable:
                 f"{path}, line {number}: {name} has the type {types[name]}, but each row must have "
                 f"one; use the type token, and {HISTORY}:token_seq for the items before"
             )
-    for number, line in lines[1:]:
-        found = line.count("\t") + 1
-        if found != len(heads):
-            raise ValueError(
-                f"{path}, line {number}: {found} cells, but the header has {len(heads)} columns; "
-                "separate them with single tabs"
-            )
-    if not lines[1:]:
+    cells, numbers = _cells(path, text, lines[1:], len(heads))
+    if not numbers:
         raise ValueError(f"{path} has a header but no rows")
-    # One list of all cells, sliced by column: a list per row is several times slower.
-    cells = "\t".join(line for _, line in lines[1:]).split("\t")
     columns = {
         name: [cell.strip(" ") for cell in cells[i :: len(heads)]] for i, name in enumerate(types)
     }
-    table = AtomicTable(path, columns, types, [number for number, _ in lines[1:]])
+    table = AtomicTable(path, columns, types, numbers)
     for name in required:
         if "" in columns[name]:
             number = table.lines[columns[name].index("")]
@@ -127,6 +121,47 @@ def read_atomic(path: Path, required: Iterable[str]) -> AtomicTable:
                 "control character; remove it"
             )
     return table
+
+
+def _cells(
+    path: Path, text: str, lines: list[tuple[int, str]], width: int
+) -> tuple[list[str], list[int]]:
+    """Split rows of `width` cells: one list of all cells, and the number of each row's first line.
+
+    Quotes are those of Python's csv module in strict mode, by which RecBole reads these files
+    (pandas with ``engine="python"``, `Dataset._load_feat` of RecBole 1.2): a cell that begins with
+    ``"`` ends at the next single ``"``, and ``""`` inside is one.
+    """
+    if '"' not in text:  # one list, sliced by column: a list per row is several times slower
+        wrong = [(number, line) for number, line in lines if line.count("\t") + 1 != width]
+        if wrong:
+            number, line = wrong[0]
+            raise ValueError(_WRONG_WIDTH.format(path, number, line.count("\t") + 1, width))
+        return "\t".join(line for _, line in lines).split("\t"), [number for number, _ in lines]
+    cells: list[str] = []
+    numbers: list[int] = []
+    end = lines[0][0] - 1 if lines else 0
+    rows = csv.reader((line + "\n" for line in text.split("\n")[end:]), delimiter="\t", strict=True)
+    first = end + 1
+    try:
+        for row in rows:
+            if len(row) > 1 or (row and not row[0].isspace() and row[0]):
+                if len(row) != width:
+                    raise ValueError(_WRONG_WIDTH.format(path, first, len(row), width))
+                cells += row
+                numbers.append(first)
+            first = end + rows.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f'{path}, line {first}: {error}; a cell that begins with " must end with ", and one '
+            'inside is written as ""'
+        ) from None
+    return cells, numbers
+
+
+_WRONG_WIDTH = (
+    "{}, line {}: {} cells, but the header has {} columns; separate them with single tabs"
+)
 
 
 def number_tokens(tokens: Iterable[str]) -> dict[str, int]:

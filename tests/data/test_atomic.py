@@ -222,3 +222,30 @@ def test_one_split_without_histories_is_refused(tmp_path):
     write(tmp_path, tiny__test__inter=history)
     with raises(ValueError, "tiny.train.inter", "item_id_list"):
         load_interactions("tiny", tmp_path)
+
+
+def test_quotes_are_those_of_recbole(tmp_path):
+    """RecBole reads the files with pandas, so titles are what pandas makes of them."""
+    pandas = pytest.importorskip("pandas")
+    cells = ['"7"" Mirror"', '7" Mirror', '"a\tb"', 'a "b" c', '"two\nlines"', '""']
+    rows = "".join(f"{token}\t{cell}\tx\n\n" for token, cell in zip("tuvwxy", cells, strict=True))
+    item = "item_id:token\ttitle:token_seq\tbrand:token\n" + rows
+    write(tmp_path, tiny__inter='user_id:token\titem_id:token\na\tt\na\t"u"\n', tiny__item=item)
+    table = pandas.read_csv(
+        tmp_path / "tiny" / "tiny.item", sep="\t", engine="python", keep_default_na=False
+    )
+    metadata = load_item_metadata("tiny", tmp_path)
+    assert [m["token"] for m in metadata.values()] == table["item_id:token"].tolist()
+    titles = [" ".join(title.split()) for title in table["title:token_seq"]]
+    assert [m.get("title", "") for m in metadata.values()] == titles
+    assert titles[:2] == ['7" Mirror'] * 2
+    assert load_interactions("tiny", tmp_path).sequences.to_lists() == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"), [('x\t"a\ny\tb\n', 2), ('x\ta\ny\t"b" c\n', 3), ('x\t"' + "a" * 2**18, 2)]
+)
+def test_quotes_that_do_not_close_are_named(tmp_path, rows, line):
+    write(tmp_path, tiny__inter=INTER, tiny__item="item_id:token\ttitle:token_seq\n" + rows)
+    with raises(ValueError, "tiny.item", f"line {line}:", '"'):
+        load_item_metadata("tiny", tmp_path)
