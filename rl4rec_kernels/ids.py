@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.arrays import Array, as_tensor
 from rl4rec_kernels._utils.checks import shown
 
 
@@ -46,6 +47,9 @@ class RaggedIds(NamedTuple):
         """Unpack into lists of int."""
         values, offsets = np.asarray(self.values), np.asarray(self.offsets)
         return [values[start:end].tolist() for start, end in pairwise(offsets)]
+
+
+IdLists = Array | Sequence[Sequence[int]] | RaggedIds  # rows of ids; in an array -1 is padding
 
 
 # Conversions. Below, RaggedIds hold int64 NumPy arrays.
@@ -255,6 +259,7 @@ def valid_rows(valid: Any, num_rows: int) -> np.ndarray:
     """Which rows are items, bool [num_rows]: all if `valid` is None."""
     if valid is None:
         return np.ones(num_rows, dtype=bool)
+    valid = as_tensor("valid", valid)
     if not isinstance(valid, Tensor) or valid.dtype != torch.bool or valid.shape != (num_rows,):
         dtype, shape = getattr(valid, "dtype", type(valid)), tuple(getattr(valid, "shape", ()))
         raise ValueError(f"valid must be a bool tensor [{num_rows}], got {dtype} {shape}")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.arrays import Array
 from rl4rec_kernels._utils.checks import MAX_SEED, amount, flag, number, shown, whole_number
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.evaluation.bootstrap import bootstrap_intervals
@@ -41,7 +42,7 @@ from rl4rec_kernels.ids import (
 )
 from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts, rank_candidates, rank_catalog
-from rl4rec_kernels.ops._arguments import check_embeddings, widen_query
+from rl4rec_kernels.ops._arguments import as_embeddings, check_embeddings
 
 _MAX_BOOTSTRAP = 10**6  # the means of all replicates are kept
 _MAX_BINS = 10**4
@@ -50,8 +51,8 @@ DEFAULT_KS = (1, 5, 10, 20, 50, 100)
 
 
 def evaluate(
-    query: Tensor,
-    table: Tensor,
+    query: Array,
+    table: Array,
     targets: Any,
     *,
     negatives: Any = None,
@@ -75,9 +76,9 @@ def evaluate(
 
     Parameters
     ----------
-    query : Tensor, shape [B, D]
+    query : Tensor or array, shape [B, D]
         One row per user, float32, float16 or bfloat16.
-    table : Tensor, shape [N, D]
+    table : Tensor or array, shape [N, D]
         Embeddings of all items.
     targets : B item ids
         The true next items, rows of the table.
@@ -139,7 +140,7 @@ def evaluate(
     >>> evaluate(table[:2], table, [0, 1], ks=(1,)).overall.protocols["whole catalog"]["hit@1"]
     Estimate(mean=1.0, low=1.0, high=1.0)
     """
-    query = widen_query(query, table)
+    query, table = as_embeddings(query, table)
     check_embeddings(query, table)
     num_users, num_rows = query.shape[0], table.shape[0]
     if not num_users:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
+from rl4rec_kernels._utils.arrays import Array
 from rl4rec_kernels._utils.checks import amount, optional_flag
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels._utils.progress import progress
@@ -20,21 +20,21 @@ from rl4rec_kernels.ids import (
     valid_rows,
 )
 from rl4rec_kernels.ops import topk_catalog
-from rl4rec_kernels.ops._arguments import check_catalog, widen_query
+from rl4rec_kernels.ops._arguments import as_embeddings, check_catalog
 from rl4rec_kernels.ops.quantize import QuantizedTable
 
 _BLOCK = 4096  # queries per call, to show progress and to let Ctrl-C through
 
 
 def mine_hard_negatives(
-    query: Tensor,
-    table: Tensor | QuantizedTable,
+    query: Array,
+    table: Array | QuantizedTable,
     targets: Any,
     seen: Any,
     num_negs: int,
     skip_top: int = 0,
     *,
-    valid: Tensor | None = None,
+    valid: Array | None = None,
     refine: bool = False,
     user_ids: npt.ArrayLike | None = None,
     show_progress: bool | None = None,
@@ -44,9 +44,9 @@ def mine_hard_negatives(
 
     Parameters
     ----------
-    query : Tensor, shape [B, D]
+    query : Tensor or array, shape [B, D]
         float32, float16 or bfloat16; finite.
-    table : Tensor, shape [N, D], or QuantizedTable
+    table : Tensor or array, shape [N, D], or QuantizedTable
         Embeddings of all items, such as `ItemIndex.table`; finite.
     targets : B item ids
         The true next items, which are never negatives.
@@ -96,7 +96,7 @@ def mine_hard_negatives(
     >>> mine_hard_negatives(torch.ones(1, 1), table, targets=[3], seen=[[0]], num_negs=2)
     array([[4, 2]])
     """
-    query = widen_query(query, table)
+    query, table = as_embeddings(query, table)
     catalog = check_catalog(query, table, refine=refine)
     num_queries, num_rows = query.shape[0], catalog.values.shape[0]
     num_negs = amount("num_negs", num_negs, 1)

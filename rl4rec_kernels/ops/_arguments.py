@@ -4,14 +4,16 @@ The kernels check values (ids out of range) as they read them. So a call needs n
 its ids, and works inside ``torch.compile``.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.arrays import Array, as_tensor
 from rl4rec_kernels._utils.checks import flag, number, shown, whole_number
 from rl4rec_kernels._utils.mapped import check_mapped
-from rl4rec_kernels.ids import RaggedIds, check_layout
+from rl4rec_kernels.ids import RaggedIds, check_layout, pack_ids
 from rl4rec_kernels.ops.quantize import QuantizedTable
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -52,19 +54,25 @@ def _on_two_devices(name: str, tensor: Tensor, other_name: str, other: Tensor) -
     )
 
 
-def widen_query(query: Any, table: Any) -> Any:
-    """Give a half-precision query the dtype of a float32 or quantized table under autocast.
+@overload
+def as_embeddings(query: Any, table: QuantizedTable) -> tuple[Tensor, QuantizedTable]: ...
+@overload
+def as_embeddings(query: Any, table: Array) -> tuple[Tensor, Tensor]: ...
+def as_embeddings(query: Any, table: Any) -> Any:
+    """Return embeddings as tensors that the checks below expect.
 
-    Autocast makes layers return half precision whatever they were given. Widening the query loses
-    nothing and copies no table; without autocast a query of another dtype is an error.
+    NumPy arrays become tensors that share their memory. Under autocast a half-precision query gets
+    the dtype of a float32 or quantized table: autocast makes layers return half precision whatever
+    they were given, and widening the query loses nothing and copies no table. Without autocast a
+    query of another dtype is an error.
     """
-    if isinstance(table, QuantizedTable):
-        table = table.row_stats
-    both = isinstance(query, Tensor) and isinstance(table, Tensor)
-    differ = both and query.dtype in _FLOATS and query.dtype != table.dtype == torch.float32
+    query, table = as_tensor("query", query), as_tensor("table", table)
+    stats = table.row_stats if isinstance(table, QuantizedTable) else table
+    both = isinstance(query, Tensor) and isinstance(stats, Tensor)
+    differ = both and query.dtype in _FLOATS and query.dtype != stats.dtype == torch.float32
     if differ and torch.is_autocast_enabled(query.device.type):
-        return query.to(table.dtype)
-    return query
+        return query.to(stats.dtype), table
+    return query, table
 
 
 def check_temperature(temperature: Any) -> float:
@@ -86,11 +94,11 @@ def check_embeddings(query: Any, table: Any) -> None:
     """
     for name, tensor in (("query", query), ("table", table)):
         if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
+            raise TypeError(f"{name} must be a tensor or array, got {type(tensor).__name__}")
         if tensor.dtype not in _FLOATS:
             raise TypeError(
                 f"{name} must be float32, float16 or bfloat16, got {tensor.dtype}; "
-                f"convert it with {name}.float()"
+                f"convert it with {name}.float(), or {name}.astype(np.float32) if it is an array"
             )
         if tensor.dim() != 2:
             raise ValueError(
@@ -132,6 +140,7 @@ def check_catalog(query: Any, table: Any, valid: Any = None, refine: bool = Fals
                 "leave refine out: a plain table is scored exactly"
             )
     if valid is not None:
+        valid = as_tensor("valid", valid)
         if not isinstance(valid, Tensor) or valid.dtype != torch.bool:
             raise TypeError(f"valid must be a bool tensor, got {_found(valid)}")
         if valid.shape != values.shape[:1]:
@@ -205,8 +214,8 @@ def check_targets(targets: Any, query: Tensor) -> None:
         raise _on_two_devices("targets", targets, "query", query)
 
 
-def check_log_q(log_q: Any, table: Tensor) -> None:
-    """Check the logs of sampling probabilities, one per row of the table, or None.
+def check_log_q(log_q: Any, table: Tensor) -> Tensor | None:
+    """Check and return the logs of sampling probabilities, one per row of the table, or None.
 
     Raises
     ------
@@ -214,7 +223,8 @@ def check_log_q(log_q: Any, table: Tensor) -> None:
         If it is neither.
     """
     if log_q is None:
-        return
+        return None
+    log_q = as_tensor("log_q", log_q)
     if not isinstance(log_q, Tensor) or log_q.dtype != torch.float32:
         raise TypeError(f"log_q must be a float32 tensor, got {_found(log_q)}")
     if log_q.shape != table.shape[:1]:
@@ -223,6 +233,7 @@ def check_log_q(log_q: Any, table: Tensor) -> None:
         )
     if log_q.device != table.device:
         raise _on_two_devices("log_q", log_q, "table", table)
+    return log_q
 
 
 def check_k(k: int, num_rows: int) -> int:
@@ -239,16 +250,20 @@ def split_excluded(exclude: Any, query: Tensor) -> Ids:
 
 
 def split_ids(name: str, ids: Any, query: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return ``(ids [B, C], None)`` for a matrix, ``(values, offsets)`` for ragged ids.
+    """Return ``(ids [B, C], None)`` for a matrix, ``(values, offsets)`` for ragged ids or lists.
 
     Raises
     ------
     TypeError
-        If the ids are not integers in a tensor or RaggedIds.
+        If the ids are not integers in a tensor, an array, lists or RaggedIds.
     ValueError
         If shapes or devices do not match `query`.
     """
     offsets, rows = None, query.shape[0]
+    if isinstance(ids, list | tuple) and not isinstance(ids, RaggedIds):
+        ids = pack_ids(name, ids, rows)
+    elif isinstance(ids, np.ndarray):
+        ids = as_tensor(name, ids).to(query.device)
     if isinstance(ids, RaggedIds):
         values, offsets = (torch.as_tensor(part, device=query.device) for part in ids)
         check_layout(name, RaggedIds(values, offsets), rows)
@@ -263,8 +278,8 @@ def split_ids(name: str, ids: Any, query: Tensor) -> tuple[Tensor, Tensor | None
             )
     else:
         raise TypeError(
-            f"{name} must be a tensor or RaggedIds, got {type(ids).__name__}; "
-            "pack lists of ids with RaggedIds.from_lists(...)"
+            f"{name} must be a tensor, an array, lists of ids or RaggedIds, "
+            f"got {type(ids).__name__}"
         )
     if values.dtype not in _INTS:
         raise TypeError(f"{name} must hold int32 or int64 ids, got {values.dtype}")

@@ -6,16 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels._utils.arrays import Array
+from rl4rec_kernels.ids import IdLists
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _backends, _gradients, reference
-from rl4rec_kernels.ops._arguments import check_embeddings, split_ids, widen_query
+from rl4rec_kernels.ops._arguments import as_embeddings, check_embeddings, split_ids
 from rl4rec_kernels.ops._transforms import Score, is_transformed
 from rl4rec_kernels.ops.metrics import metric_arguments, metrics_from_counts
 
 
 def score_candidates(
-    query: Tensor, table: Tensor, candidates: Tensor | RaggedIds, *, backend: str = "auto"
+    query: Array, table: Array, candidates: IdLists, *, backend: str = "auto"
 ) -> Tensor:
     """Score each query's candidates by the dot product of their embeddings.
 
@@ -24,11 +25,11 @@ def score_candidates(
 
     Parameters
     ----------
-    query : Tensor, shape [B, D]
+    query : Tensor or array, shape [B, D]
         float32, float16 or bfloat16.
-    table : Tensor, shape [N, D]
+    table : Tensor or array, shape [N, D]
         Embeddings of all items; of the dtype of `query`, or lower if `query` is float32.
-    candidates : Tensor, shape [B, C], or RaggedIds with B rows
+    candidates : Tensor or array, shape [B, C], B lists of ids, or RaggedIds with B rows
         int32 or int64 rows of the table; -1 is padding.
     backend : {"auto", "cpu", "cuda", "triton", "reference"}
         The implementation to use. ``"auto"`` uses C++ on the CPU; on a GPU CUDA C++ if it was
@@ -48,7 +49,7 @@ def score_candidates(
     IndexError
         If an id is not in the table; the message names its row and column.
     """
-    query, ids, backend = _check(query, table, candidates, backend)
+    query, table, ids, backend = _check(query, table, candidates, backend)
     if backend == "reference":
         return reference.score_candidates(query, table, *ids).float()
     if is_transformed():
@@ -57,7 +58,7 @@ def score_candidates(
 
 
 def rank_candidates(
-    query: Tensor, table: Tensor, candidates: Tensor | RaggedIds, *, backend: str = "auto"
+    query: Array, table: Array, candidates: IdLists, *, backend: str = "auto"
 ) -> RankCounts:
     """Count how each row's candidates score against its target.
 
@@ -68,7 +69,7 @@ def rank_candidates(
     ----------
     query, table, backend
         As in `score_candidates`.
-    candidates : Tensor, shape [B, C], or RaggedIds with B rows
+    candidates : Tensor or array, shape [B, C], B lists of ids, or RaggedIds with B rows
         int32 or int64 rows of the table. The first of each row is the target. -1 is padding;
         repeats of the target are dropped, other ids count as often as they occur.
 
@@ -86,16 +87,16 @@ def rank_candidates(
     IndexError
         If an id is not in the table; the message names its row and column.
     """
-    query, ids, backend = _check(query, table, candidates, backend)
+    query, table, ids, backend = _check(query, table, candidates, backend)
     if backend == "reference":
         return reference.rank_candidates(query, table, *ids)
     return RankCounts(*_backends.operators(backend).rank_candidates(query, table, *ids))
 
 
 def reward_candidates(
-    query: Tensor,
-    table: Tensor,
-    candidates: Tensor | RaggedIds,
+    query: Array,
+    table: Array,
+    candidates: IdLists,
     metrics: Sequence[str] = ("ndcg@10",),
     ties: str = "expected",
     *,
@@ -124,7 +125,7 @@ def reward_candidates(
         If an id is not in the table; the message names its row and column.
     """
     numbers = metric_arguments(metrics, ties)
-    query, ids, backend = _check(query, table, candidates, backend)
+    query, table, ids, backend = _check(query, table, candidates, backend)
     if backend == "reference":
         counts = reference.rank_candidates(query, table, *ids)
         return metrics_from_counts(counts, metrics, ties, backend=backend)
@@ -134,11 +135,11 @@ def reward_candidates(
 
 def _check(
     query: Any, table: Any, candidates: Any, backend: str
-) -> tuple[Tensor, tuple[Tensor, Tensor | None], str]:
-    query = widen_query(query, table)
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor | None], str]:
+    query, table = as_embeddings(query, table)
     check_embeddings(query, table)
     ids = split_ids("candidates", candidates, query)
-    return query, ids, _backends.resolve_backend(backend, query)
+    return query, table, ids, _backends.resolve_backend(backend, query)
 
 
 def _explain_with(operator: Callable[..., Any]) -> Callable[..., None]:

@@ -6,18 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels._utils.arrays import Array
+from rl4rec_kernels.ids import IdLists
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _backends, reference
 from rl4rec_kernels.ops._arguments import (
     NO_IDS,
     Catalog,
     Ids,
+    as_embeddings,
     check_catalog,
     check_k,
     check_targets,
     split_excluded,
-    widen_query,
 )
 from rl4rec_kernels.ops._blocks import (
     best_of_slices,
@@ -33,12 +34,12 @@ from rl4rec_kernels.ops.quantize import QuantizedTable
 
 
 def rank_catalog(
-    query: Tensor,
-    table: Tensor | QuantizedTable,
+    query: Array,
+    table: Array | QuantizedTable,
     targets: Tensor,
-    exclude: Tensor | RaggedIds | None = None,
+    exclude: IdLists | None = None,
     *,
-    valid: Tensor | None = None,
+    valid: Array | None = None,
     refine: bool = False,
     backend: str = "auto",
 ) -> RankCounts:
@@ -51,16 +52,16 @@ def rank_catalog(
 
     Parameters
     ----------
-    query : Tensor, shape [B, D]
+    query : Tensor or array, shape [B, D]
         float32, float16 or bfloat16.
-    table : Tensor, shape [N, D], or QuantizedTable
+    table : Tensor or array, shape [N, D], or QuantizedTable
         Embeddings of all items; of the dtype of `query`, or lower if `query` is float32.
     targets : Tensor, shape [B]
         int32 or int64 rows of the table.
-    exclude : Tensor, shape [B, X], or RaggedIds with B rows, optional
+    exclude : Tensor or array, shape [B, X], B lists of ids, or RaggedIds with B rows, optional
         Items that do not compete with a query's target, for example the user's history; -1 is
         padding, and repeats are allowed. It never removes the target itself.
-    valid : Tensor, bool, shape [N], optional
+    valid : Tensor or array, bool, shape [N], optional
         Which rows are items; others never compete. Default: all.
     refine : bool
         For a quantized table: score in float32 those items again whose quantized score is so close
@@ -104,7 +105,7 @@ def rank_catalog(
     query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
     check_targets(targets, query)
     if backend == "reference":
-        return reference.rank_catalog(query, _exact(catalog), targets, *excluded, valid)
+        return reference.rank_catalog(query, _exact(catalog), targets, *excluded, catalog.valid)
     if is_streamed(query, catalog):
         return rank_slices(query, catalog, targets, excluded)
     operator = _backends.operators(backend).rank_catalog
@@ -112,14 +113,14 @@ def rank_catalog(
 
 
 def reward_catalog(
-    query: Tensor,
-    table: Tensor | QuantizedTable,
+    query: Array,
+    table: Array | QuantizedTable,
     targets: Tensor,
-    exclude: Tensor | RaggedIds | None = None,
+    exclude: IdLists | None = None,
     metrics: Sequence[str] = ("ndcg@10",),
     ties: str = "expected",
     *,
-    valid: Tensor | None = None,
+    valid: Array | None = None,
     refine: bool = False,
     backend: str = "auto",
 ) -> Tensor:
@@ -148,7 +149,7 @@ def reward_catalog(
     query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
     check_targets(targets, query)
     if backend == "reference":
-        counts = reference.rank_catalog(query, _exact(catalog), targets, *excluded, valid)
+        counts = reference.rank_catalog(query, _exact(catalog), targets, *excluded, catalog.valid)
         return metrics_from_counts(counts, metrics, ties, backend=backend)
     if is_streamed(query, catalog):
         return metrics_from_counts(rank_slices(query, catalog, targets, excluded), metrics, ties)
@@ -158,12 +159,12 @@ def reward_catalog(
 
 
 def topk_catalog(
-    query: Tensor,
-    table: Tensor | QuantizedTable,
+    query: Array,
+    table: Array | QuantizedTable,
     k: int,
-    exclude: Tensor | RaggedIds | None = None,
+    exclude: IdLists | None = None,
     *,
-    valid: Tensor | None = None,
+    valid: Array | None = None,
     refine: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -210,7 +211,7 @@ def topk_catalog(
     )
     if backend == "reference":
         scores, best = reference.topk_catalog(
-            query.detach(), _exact(catalog).detach(), k, *excluded, valid
+            query.detach(), _exact(catalog).detach(), k, *excluded, catalog.valid
         )
         return scores.float(), best
     if is_streamed(query, catalog):
@@ -224,7 +225,7 @@ def topk_catalog(
 def _check(
     query: Any, table: Any, exclude: Any, valid: Any, refine: bool, backend: str
 ) -> tuple[Tensor, Catalog, Ids, str]:
-    query = widen_query(query, table)
+    query, table = as_embeddings(query, table)
     catalog = check_catalog(query, table, valid, refine)
     excluded = split_excluded(exclude, query)
     return query, catalog, excluded, _backends.resolve_backend(backend, query, cuda=False)

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels._utils.arrays import Array
+from rl4rec_kernels.ids import IdLists
 from rl4rec_kernels.ops import _backends, _gradients, reference
 from rl4rec_kernels.ops._arguments import (
     Ids,
+    as_embeddings,
     check_catalog,
     check_embeddings,
     check_log_q,
@@ -17,18 +19,17 @@ from rl4rec_kernels.ops._arguments import (
     check_temperature,
     split_excluded,
     split_ids,
-    widen_query,
 )
 from rl4rec_kernels.ops._blocks import explain_ids, in_blocks
 from rl4rec_kernels.ops._transforms import refuse_derivatives
 
 
 def log_prob_candidates(
-    query: Tensor,
-    table: Tensor,
-    candidates: Tensor | RaggedIds,
+    query: Array,
+    table: Array,
+    candidates: IdLists,
     temperature: float = 1.0,
-    log_q: Tensor | None = None,
+    log_q: Array | None = None,
     *,
     backend: str = "auto",
 ) -> Tensor:
@@ -40,16 +41,16 @@ def log_prob_candidates(
 
     Parameters
     ----------
-    query : Tensor, shape [B, D]
+    query : Tensor or array, shape [B, D]
         float32, float16 or bfloat16.
-    table : Tensor, shape [N, D]
+    table : Tensor or array, shape [N, D]
         Embeddings of all items; of the dtype of `query`, or lower if `query` is float32.
-    candidates : Tensor, shape [B, C], or RaggedIds with B rows
+    candidates : Tensor or array, shape [B, C], B lists of ids, or RaggedIds with B rows
         int32 or int64 rows of the table. The first of each row is the target. -1 is padding;
         repeats of the target are dropped, other ids count as often as they occur.
     temperature : float
         More than 1e-30 and less than 1e30. To learn it, divide the query by it instead.
-    log_q : Tensor, float32, shape [N], optional
+    log_q : Tensor or array, float32, shape [N], optional
         The log of the probability with which each item is sampled as a negative, which is
         subtracted from the logits, the target's as well, see Notes. It gets no gradient.
     backend : {"auto", "cpu", "triton", "reference"}
@@ -78,11 +79,11 @@ def log_prob_candidates(
     2008; Yi et al., Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations,
     RecSys 2019, equation 3). A constant added to `log_q` changes nothing.
     """
+    query, table = as_embeddings(query, table)
     temperature = _check("log_prob_candidates", query, table, temperature)
-    query = widen_query(query, table)
     check_embeddings(query, table)
     ids = split_ids("candidates", candidates, query)
-    check_log_q(log_q, table)
+    log_q = check_log_q(log_q, table)
     backend = _backends.resolve_backend(backend, query, cuda=False)
     if backend == "reference":
         return reference.log_prob_candidates(query, table, *ids, log_q, temperature).float()
@@ -92,12 +93,12 @@ def log_prob_candidates(
 
 
 def log_prob_catalog(
-    query: Tensor,
-    table: Tensor,
+    query: Array,
+    table: Array,
     targets: Tensor,
-    exclude: Tensor | RaggedIds | None = None,
+    exclude: IdLists | None = None,
     temperature: float = 1.0,
-    valid: Tensor | None = None,
+    valid: Array | None = None,
     *,
     backend: str = "auto",
 ) -> Tensor:
@@ -114,10 +115,10 @@ def log_prob_catalog(
         As in `log_prob_candidates`.
     targets : Tensor, shape [B]
         int32 or int64 rows of the table.
-    exclude : Tensor, shape [B, X], or RaggedIds with B rows, optional
+    exclude : Tensor or array, shape [B, X], B lists of ids, or RaggedIds with B rows, optional
         Items that get no probability for a query, for example the user's history; -1 is padding,
         and repeats are allowed. It never removes the target itself.
-    valid : Tensor, bool, shape [N], optional
+    valid : Tensor or array, bool, shape [N], optional
         Which rows are items; others get no probability. Default: all.
 
     Returns
@@ -135,19 +136,21 @@ def log_prob_catalog(
     IndexError
         If an id is not in the table; the message names it.
     """
+    query, table = as_embeddings(query, table)
     temperature = _check("log_prob_catalog", query, table, temperature)
-    query = widen_query(query, table)
     check_embeddings(query, table)
     catalog = check_catalog(query, table, valid)
     excluded = split_excluded(exclude, query)
     check_targets(targets, query)
     backend = _backends.resolve_backend(backend, query, cuda=False)
     if backend == "reference":
-        found = reference.log_prob_catalog(query, table, targets, *excluded, valid, temperature)
+        found = reference.log_prob_catalog(
+            query, table, targets, *excluded, catalog.valid, temperature
+        )
         return found.float()
     operator = _backends.operators(backend).log_prob_catalog
     if torch.is_grad_enabled() and (query.requires_grad or table.requires_grad):
-        return operator(query, table, targets, *excluded, valid, temperature)[0]
+        return operator(query, table, targets, *excluded, catalog.valid, temperature)[0]
     return in_blocks(
         lambda *arguments: operator(*arguments[:6], temperature)[0],
         query,

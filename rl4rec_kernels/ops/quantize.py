@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.arrays import Array, as_tensor
 from rl4rec_kernels._utils.checks import flag
 from rl4rec_kernels._utils.mapped import check_mapped
 
@@ -43,7 +44,7 @@ class QuantizedTable(NamedTuple):
 
 
 def quantize_table(
-    table: Tensor, dtype: torch.dtype = torch.int8, *, keep_source: bool = True
+    table: Array, dtype: torch.dtype = torch.int8, *, keep_source: bool = True
 ) -> QuantizedTable:
     """Copy a table in bfloat16, or in int8 or float8 with a scale per row.
 
@@ -55,7 +56,7 @@ def quantize_table(
 
     Parameters
     ----------
-    table : Tensor, shape [N, D]
+    table : Tensor or array, shape [N, D]
         float32, float16 or bfloat16; finite. May be memory-mapped: it is read by blocks.
     dtype : torch.dtype
         ``torch.int8``: the largest magnitude of a row becomes 127. ``torch.bfloat16``: nearest
@@ -75,6 +76,7 @@ def quantize_table(
         If an argument is invalid, or a row is not finite; the message names the row.
     """
     keep_source = flag("keep_source", keep_source)
+    table = as_tensor("table", table)
     floats = (torch.float32, torch.float16, torch.bfloat16)
     if not isinstance(table, Tensor) or table.dtype not in floats:
         what = table.dtype if isinstance(table, Tensor) else type(table).__name__

@@ -15,11 +15,11 @@ from rl4rec_kernels.ops._arguments import (
     NO_IDS,
     Catalog,
     Ids,
+    as_embeddings,
     check_catalog,
     check_k,
     check_targets,
     split_excluded,
-    widen_query,
 )
 from rl4rec_kernels.ops._blocks import (
     best_of_slices,
@@ -289,7 +289,7 @@ class ShardedTable:
         return RankCounts(above, tied, competitors + 1)
 
     def _check_query(self, query: Any, refine: bool) -> Tensor:
-        query = widen_query(query, self._table)
+        query, _ = as_embeddings(query, self._table)
         check_catalog(query, self._table, refine=refine)
         _backends.resolve_backend("auto", query)
         return query

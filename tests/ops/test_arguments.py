@@ -1,5 +1,6 @@
 """Bad arguments of the operators get an error that names them, and the value."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,7 +29,10 @@ def ragged_with(*offsets: int) -> RaggedIds:
         ({"query": QUERY.half()}, TypeError, ("query", "torch.float16", "table", "torch.float32")),
         ({"query": QUERY[:, :7]}, ValueError, ("query", 7, "table", 8)),
         ({"table": TABLE.to("meta")}, ValueError, ("query is on cpu", "table", "meta")),
-        ({"candidates": [[0, 1], [2, 3]]}, TypeError, ("candidates", "RaggedIds.from_lists")),
+        ({"candidates": [[0, 1], ["a"]]}, TypeError, ("candidates[1]",)),
+        ({"candidates": [[0, 1]]}, ValueError, ("candidates", 1, 2)),
+        ({"candidates": {0: [1]}}, TypeError, ("candidates", "dict")),
+        ({"candidates": np.array([["a"], ["b"]])}, TypeError, ("candidates", "<U1")),
         ({"candidates": None}, TypeError, ("candidates", "NoneType")),
         ({"candidates": IDS.float()}, TypeError, ("candidates", "int32", "int64", "float32")),
         ({"candidates": IDS[:1]}, ValueError, ("candidates", "[2, C]", (1, 2))),
@@ -119,7 +123,7 @@ INVALID = torch.tensor([True, False] + [True] * 7)
         ({"targets": torch.tensor([1, 2, 3])}, ValueError, ("targets", "[2]", (3,))),
         ({"targets": torch.tensor([1, -1])}, IndexError, ("targets", "id -1", "query 1")),
         ({"targets": torch.tensor([1, 2**32 + 1])}, IndexError, ("targets", "id 4294967297")),
-        ({"exclude": [[1], []]}, TypeError, ("exclude", "RaggedIds", "list")),
+        ({"exclude": [[1], [0.5]]}, TypeError, ("exclude[1]", "float64")),
         ({"exclude": RaggedIds.from_lists([[1]])}, ValueError, ("exclude", "2 rows", 1)),
         ({"exclude": RaggedIds.from_lists([[1], [9]])}, IndexError, ("exclude", "id 9", "row 1")),
         ({"exclude": RaggedIds.from_lists([[-2], []])}, IndexError, ("exclude", "id -2", "row 0")),

@@ -1,0 +1,42 @@
+"""NumPy arrays as tensors that share their memory."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array = Tensor | npt.NDArray[Any]  # of numbers
+
+
+class _Writable:
+    """Memory of an array that says it may be written, for torch, which has no read-only tensors."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array  # keeps the memory
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def as_tensor(name: str, value: Any) -> Any:
+    """Return a NumPy array as a tensor on the CPU; leave everything else as it is.
+
+    Memory is shared, also that of a read-only array such as a memory map, so the tensor is for
+    reading. Arrays with negative strides or another byte order are copied.
+
+    Raises
+    ------
+    TypeError
+        If torch has no such dtype.
+    """
+    if not isinstance(value, np.ndarray):
+        return value
+    if not value.dtype.isnative or any(stride < 0 for stride in value.strides):
+        value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
+    if not value.flags.writeable:
+        value = np.asarray(_Writable(value))
+    try:
+        return torch.from_numpy(value)
+    except TypeError:
+        raise TypeError(f"{name} must hold numbers, got an array of {value.dtype}") from None
