@@ -11,6 +11,10 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(
 ML100K := $(CACHE)/ml-100k/ml-100k.inter
 RUN    := RL4REC_ML100K=$(CURDIR)/$(CACHE) PATH=$(CURDIR)/$(BIN):$$PATH
 
+# The tests compile the CUDA operators wherever there is a compiler, also for a torch without CUDA.
+RL4REC_CUDA ?= $(if $(shell command -v nvcc),1)
+export RL4REC_CUDA
+
 # A change in SOURCES rebuilds the extensions. CPP also has the C++ of the tests, for clang-format.
 CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
@@ -40,6 +44,11 @@ $(VENV)/base: $(CONSTRAINTS)
 
 $(VENV)/installed: $(VENV)/base $(SOURCES)
 	PATH=$(CURDIR)/$(BIN):$$PATH $(PIP) --no-build-isolation --editable '.[dev]'
+	touch $@ $(VENV)/demo
+
+# The demo needs much less: neither Ray nor Triton nor the tools of developers, and no CUDA operators.
+$(VENV)/demo: $(VENV)/base $(SOURCES)
+	RL4REC_CUDA=0 PATH=$(CURDIR)/$(BIN):$$PATH $(PIP) --no-build-isolation --editable '.[demo]'
 	touch $@
 
 $(ML100K): | $(VENV)/base
@@ -51,7 +60,7 @@ $(ML100K): | $(VENV)/base
 
 install: $(VENV)/installed
 
-demo: $(VENV)/installed
+demo: $(VENV)/demo
 	$(RUN) $(BIN)/rl4rec demo $(if $(DATA),--data $(DATA)) --out demo_out
 
 grpo: $(VENV)/installed $(ML100K)

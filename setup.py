@@ -2,9 +2,10 @@
 
 ``rl4rec_kernels._C`` has the torch operators (LibTorch Stable ABI, one build for torch >= 2.10);
 ``rl4rec_kernels._sampler`` is the negative sampler, a pybind11 module that does not use torch;
-``rl4rec_kernels._C_cuda`` has the operators for NVIDIA GPUs and is built if nvcc is found:
-RL4REC_CUDA=0 leaves it out, RL4REC_CUDA=1 requires it. RL4REC_BUILD_TYPE is CMake's build type
-(default: Release). RL4REC_SANITIZE=address or thread builds for a sanitizer (see `make sanitize`).
+``rl4rec_kernels._C_cuda`` has the operators for NVIDIA GPUs and is built if nvcc is found and torch
+was built with CUDA: RL4REC_CUDA=0 leaves it out, RL4REC_CUDA=1 requires it. RL4REC_BUILD_TYPE is
+CMake's build type (default: Release). RL4REC_SANITIZE=address or thread builds for a sanitizer (see
+`make sanitize`).
 """
 
 import os
@@ -21,6 +22,15 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 
 
+def torch_has_cuda() -> bool:
+    """Whether the torch that is installed was built with CUDA."""
+    try:
+        import torch
+    except ModuleNotFoundError:  # the build says so, see below
+        return False
+    return torch.version.cuda is not None
+
+
 def find_nvcc() -> str | None:
     """Return the path of nvcc, or None if the GPU operators are not built."""
     wanted = os.environ.get("RL4REC_CUDA", "")
@@ -28,7 +38,7 @@ def find_nvcc() -> str | None:
         raise SystemExit(
             f"RL4REC_CUDA={wanted!r} must be 0 (no GPU operators), 1 (require them) or unset"
         )
-    if wanted == "0":
+    if wanted == "0" or (wanted == "" and not torch_has_cuda()):
         return None
     toolkits = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
     folders = [os.environ.get("PATH", ""), *(f"{toolkit}/bin" for toolkit in toolkits if toolkit)]

@@ -23,6 +23,7 @@ from rl4rec_kernels.evaluation.correction import (
 )
 from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.index import Encoder, ItemIndex
+from rl4rec_kernels.index.cache import cached_index
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.negatives.mining import mine_hard_negatives
 from rl4rec_kernels.negatives.sampling import sample_negatives
@@ -72,6 +73,7 @@ __all__ = [
     "ShardedTable",
     "__version__",
     "bias_variance_estimator",
+    "cached_index",
     "corrected_metrics",
     "cpu_level",
     "create_dataloader",

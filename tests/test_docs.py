@@ -97,6 +97,7 @@ def data_dir(ml100k_dir, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.name)
 def test_examples_run(page, data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("RL4REC_DATA", str(data_dir))
+    monkeypatch.setenv("RL4REC_CACHE", str(data_dir / "cache"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(local, "_registry", {})
     torch.manual_seed(0)

@@ -81,6 +81,16 @@ def test_operators_that_were_not_built_are_named(tree):
     assert done.stderr.rstrip().endswith("pip install --no-build-isolation -e .")
 
 
+def test_a_source_tree_that_hides_an_installed_package_names_it(tree, tmp_path_factory):
+    installed = tmp_path_factory.mktemp("installed") / "rl4rec_kernels"
+    installed.mkdir()
+    (installed / "_C.built.so").touch()
+    done = run("-c", "import rl4rec_kernels", cwd=tree, PYTHONPATH=str(installed.parent))
+    assert f"ImportError: the compiled operators are missing from {tree}" in done.stderr
+    assert str(installed) in done.stderr
+    assert "directory" in done.stderr
+
+
 def test_operators_that_cannot_be_loaded_are_named(tree):
     (tree / "rl4rec_kernels" / "_C.broken.so").write_bytes(b"of another machine")
     done = run("-c", "import rl4rec_kernels", cwd=tree)

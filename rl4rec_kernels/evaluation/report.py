@@ -104,7 +104,7 @@ class Evaluation:
         ImportError
             If rich is not installed.
         """
-        require("rich", "cli")
+        require("rich", "evaluate")
         from rich.table import Table
 
         if group_by is None:
@@ -146,7 +146,7 @@ class Evaluation:
         ImportError
             If matplotlib is not installed.
         """
-        require("matplotlib", "cli")
+        require("matplotlib", "evaluate")
         from matplotlib.figure import Figure  # not pyplot, which may need a display
 
         columns = max(2, len(self.groups))

@@ -30,7 +30,35 @@ def cached_index(
 ) -> ItemIndex:
     """Open the cached index of a data set, or encode its items and cache them.
 
-    If the cache cannot be written, a warning says so.
+    Indexes are kept in ``$RL4REC_CACHE/index``, by default in ``~/.cache/rl4rec/index``. Items are
+    encoded again if the encoder or the items have changed. If the cache cannot be written, a
+    warning says so.
+
+    Parameters
+    ----------
+    name : str
+        The data set; the name of the file.
+    item_metadata : mapping of int to mapping
+        The items, as `load_item_metadata` gives them.
+    encoder : Encoder
+        The encoder of the items.
+
+    Returns
+    -------
+    ItemIndex
+        The same as ``ItemIndex.build(item_metadata, encoder)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is invalid; the message names it.
+
+    Examples
+    --------
+    >>> import rl4rec_kernels as rk
+    >>> items = {1: {"title": "Nail polish"}, 2: {"title": "Hair dryer"}}
+    >>> rk.cached_index("doc-example", items, rk.Encoder("minilm")).table.shape
+    torch.Size([3, 384])
     """
     try:
         path = cache_dir() / "index" / file_name(name, ".safetensors")

@@ -195,7 +195,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 @contextmanager
 def _safetensors(path: Path, remedy: str) -> Iterator[tuple[Any, int]]:
     """Open a safetensors file, and give it and its descriptor; ValueError if it is damaged."""
-    safetensors = require("safetensors", "encoder")
+    safetensors = require("safetensors", "index")
     try:
         with opened(path) as (descriptor, same), safetensors.safe_open(same, "pt") as file:
             yield file, descriptor

@@ -211,7 +211,7 @@ class ItemIndex:
             If the directory does not exist.
         """
         path = check_destination(path)
-        save_file = require("safetensors.torch", "encoder").save_file
+        save_file = require("safetensors.torch", "index").save_file
         tensors = {"table": self.table.contiguous(), "valid": self.valid.contiguous()}
         with replacing(path) as part:
             save_file(tensors, part, metadata={"format": FORMAT, **self.origin})

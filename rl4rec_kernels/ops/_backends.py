@@ -9,6 +9,7 @@ while a CUDA graph is captured.
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -31,8 +32,12 @@ _PACKAGE = Path(__file__).parent.parent
 def _load() -> None:
     built = sorted(_PACKAGE.glob("_C.*so"))
     if not built:
+        # Python imports a source tree in the current directory before an installed package.
+        folders = [Path(folder) / _PACKAGE.name for folder in sys.path]
+        installed = [folder for folder in folders if any(folder.glob("_C.*so"))]
+        remedy = f"run in another directory to use {installed[0]}, or " if installed else ""
         raise ImportError(
-            f"the compiled operators are missing from {_PACKAGE}; build them with: "
+            f"the compiled operators are missing from {_PACKAGE}; {remedy}build them with: "
             "pip install --no-build-isolation -e ."
         )
     try:
