@@ -2,6 +2,7 @@
 
 ``rl4rec_kernels._C`` has the torch operators (LibTorch Stable ABI, one build for torch >= 2.10);
 ``rl4rec_kernels._sampler`` is the negative sampler, a pybind11 module that does not use torch;
+``rl4rec_kernels._ids``, another one, reads and checks lists of ids;
 ``rl4rec_kernels._C_cuda`` has the operators for NVIDIA GPUs and is built if nvcc is found and torch
 was built with CUDA: RL4REC_CUDA=0 leaves it out, RL4REC_CUDA=1 requires it. RL4REC_BUILD_TYPE is
 CMake's build type (default: Release). RL4REC_SANITIZE=address or thread builds for a sanitizer (see
@@ -125,6 +126,7 @@ setup(
     ext_modules=[
         Extension("rl4rec_kernels._C", sources=[]),
         Extension("rl4rec_kernels._sampler", sources=[]),
+        Extension("rl4rec_kernels._ids", sources=[]),
         *([Extension("rl4rec_kernels._C_cuda", sources=[])] if NVCC else []),
     ],
     cmdclass={"build_ext": CMakeBuild},

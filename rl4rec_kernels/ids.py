@@ -1,14 +1,14 @@
 """Item ids: ragged lists of them, conversions from what callers pass, and their checks."""
 
-import struct
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels import _ids
 from rl4rec_kernels._utils.arrays import Array, as_tensor
 from rl4rec_kernels._utils.checks import shown
 
@@ -61,9 +61,16 @@ def as_ragged(name: str, rows: Any, num_rows: int) -> RaggedIds:
     Raises TypeError, ValueError or IndexError unless there are `num_rows` rows of whole numbers
     from -1.
     """
+    packed = _ids.pack(rows, True) if type(rows) is list and len(rows) == num_rows else None
+    if packed is not None and packed[2] >= -1:
+        return RaggedIds(*packed[:2])
     ids = pack_ids(name, rows, num_rows)
     if ids.values.size and ids.values.min() < -1:
-        raise IndexError(f"{name}: {ids.values.min()} is not an item id (-1 is padding)")
+        place = int(ids.values.argmin())
+        raise IndexError(
+            f"{name}: {ids.values[place]}{_in_row(place, ids.offsets)} is not an item id (-1 is "
+            "padding)"
+        )
     kept = ids.values != -1
     return ids if kept.all() else select(ids, kept)
 
@@ -105,7 +112,8 @@ def as_column(
     name: str, ids: Any, num_rows: int, too_large: type[Exception] = ValueError
 ) -> np.ndarray:
     """Turn one id per row into int64 [num_rows], or raise TypeError or ValueError."""
-    array = as_int64(name, ids, too_large)
+    packed = _ids.pack([ids], False)
+    array = as_int64(name, ids, too_large) if packed is None else packed[0]
     if array.shape != (num_rows,):
         raise ValueError(
             f"{name} must have one id for each of the {num_rows} rows, got shape {array.shape}"
@@ -114,28 +122,15 @@ def as_column(
 
 
 def _pack(name: str, rows: list[Any]) -> RaggedIds:
-    if set(map(type, rows)) == {list}:
-        values = _int_values(list(chain.from_iterable(rows)))
-        if values is not None:
-            return RaggedIds(values, to_offsets(list(map(len, rows))))
+    packed = _ids.pack(rows, False)
+    if packed is not None:
+        return RaggedIds(*packed[:2])
     arrays = [as_int64(f"{name}[{i}]", row) for i, row in enumerate(rows)]
     for i, array in enumerate(arrays):
         if array.size and array.ndim != 1:
             raise TypeError(f"{name}[{i}] must be a flat list of ids, got shape {array.shape}")
     values = np.concatenate([np.empty(0, np.int64), *map(np.ravel, arrays)])
     return RaggedIds(values, to_offsets([array.size for array in arrays]))
-
-
-def _int_values(flat: list[Any]) -> np.ndarray | None:
-    """Numbers as int64, four times as fast as np.array; None unless all are int."""
-    memory = bytearray(8 * len(flat))
-    try:
-        struct.pack_into(f"{len(flat)}q", memory, 0, *flat)
-    except struct.error:
-        return None
-    values = np.frombuffer(memory, np.int64)
-    is_bool = any(type(flat[i]) is bool for i in np.flatnonzero((values == 0) | (values == 1)))
-    return None if is_bool else values
 
 
 # Rows of ragged ids
@@ -172,15 +167,7 @@ def slice_rows(ids: RaggedIds, start: int, end: int) -> RaggedIds:
 
 def prepend(columns: np.ndarray, ids: RaggedIds) -> RaggedIds:
     """Put the ids `columns` [rows, n] before those of each row."""
-    offsets = ids.offsets + np.arange(len(ids.offsets)) * columns.shape[1]
-    values = np.empty(offsets[-1], np.int64)  # np.insert takes several times as long
-    is_old = np.ones(len(values), dtype=bool)
-    for i, column in enumerate(columns.T):
-        places = offsets[:-1] + i
-        values[places] = column
-        is_old[places] = False
-    values[is_old] = ids.values
-    return RaggedIds(values, offsets)
+    return RaggedIds(*_ids.prepend(columns, *ids))
 
 
 def merge(parts: Sequence[RaggedIds | None]) -> RaggedIds:
@@ -225,24 +212,38 @@ def check_targets(targets: Any, num_rows: int) -> np.ndarray:
     return as_column("targets", targets, num_rows, IndexError)
 
 
-def check_inside(name: str, ids: np.ndarray, num_items: int) -> None:
-    """Raise IndexError unless all ids are rows of a table."""
-    if ids.size and (ids.min() < 0 or ids.max() >= num_items):
-        outside = (ids < 0) | (ids >= num_items)
-        raise IndexError(
-            f"{name}: item {ids[outside][0]} is not in the index, whose ids are below {num_items}; "
-            "check that both are of the same data set"
-        )
+def check_inside(name: str, ids: RaggedIds | np.ndarray, num_items: int) -> None:
+    """Raise IndexError unless all ids, rows of them or one per row, are rows of a table."""
+    _check_items(name, ids, num_items, None)
 
 
-def check_valid_items(name: str, ids: np.ndarray, valid: np.ndarray) -> None:
-    """Raise IndexError unless all ids are rows of a table that the mask `valid` [N] marks."""
-    check_inside(name, ids, len(valid))
-    if not valid[ids].all():
+def check_valid_items(name: str, ids: RaggedIds | np.ndarray, valid: np.ndarray) -> None:
+    """Raise IndexError unless all are rows of a table that the mask `valid` [N] marks."""
+    _check_items(name, ids, len(valid), valid)
+
+
+def _check_items(
+    name: str, ids: RaggedIds | np.ndarray, num_items: int, valid: np.ndarray | None
+) -> None:
+    values, offsets = ids if isinstance(ids, RaggedIds) else (ids, None)
+    bad = _ids.first_bad(values, num_items, valid)
+    if bad < 0:
+        return
+    item = f"{values[bad]}{_in_row(bad, offsets)}"
+    if 0 <= values[bad] < num_items:
         raise IndexError(
-            f"{name}: {ids[~valid[ids]][0]} is not an item (it is padding, or has no metadata); "
-            "leave it out"
+            f"{name}: {item} is not an item (it is padding, or has no metadata); leave it out"
         )
+    raise IndexError(
+        f"{name}: item {item} is not in the index, whose ids are below {num_items}; check that "
+        "both are of the same data set"
+    )
+
+
+def _in_row(place: int, offsets: np.ndarray | None) -> str:
+    """The row of a value, for a message."""
+    row = place if offsets is None else np.searchsorted(offsets, place, side="right") - 1
+    return f" in row {row}"
 
 
 def is_sparse(largest: int, count: int) -> bool:

@@ -7,7 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl4rec_kernels import RaggedIds
-from rl4rec_kernels.ids import check_layout, merge, pack_ids, prepend, rows_of, select, slice_rows
+from rl4rec_kernels.ids import (
+    as_column,
+    as_ragged,
+    check_inside,
+    check_layout,
+    check_valid_items,
+    merge,
+    pack_ids,
+    prepend,
+    rows_of,
+    select,
+    slice_rows,
+)
 from tests.errors import raises
 
 IDS = st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5), max_size=6)
@@ -83,3 +95,39 @@ def test_bad_offsets_are_named(offsets):
 def test_ids_of_2_to_the_63_are_refused_even_where_they_look_like_padding():
     with raises(ValueError, "seen.values", 2**64 - 1):
         pack_ids("seen", RaggedIds(np.array([2**64 - 1], dtype=np.uint64), np.array([0, 1])))
+
+
+@given(st.lists(st.lists(st.integers(-1, 9), max_size=5), max_size=6))
+def test_padding_is_left_out(rows):
+    want = [[item for item in row if item >= 0] for row in rows]
+    for given_rows in (rows, [np.array(row, np.int64) for row in rows]):
+        assert as_ragged("ids", given_rows, len(rows)).to_lists() == want
+
+
+VALID = np.array([False, True, True, False, True])
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ([[1], [], [4, 2, 5]], ("ids", "5 in row 2", "below 5")),
+        ([[1], [2, -7, 9]], ("ids", "-7 in row 1")),
+        ([[4, 3]], ("ids", "3 in row 0", "not an item")),
+        ([[2**40]], ("ids", f"{2**40} in row 0", "below 5")),
+    ],
+)
+def test_bad_items_are_named_with_their_rows(rows, named):
+    ids = RaggedIds.from_lists(rows)
+    with raises(IndexError, *named):
+        check_valid_items("ids", ids, VALID)
+    if 3 not in rows[0]:
+        with raises(IndexError, *named):
+            check_inside("ids", ids, len(VALID))
+
+
+def test_bad_items_of_a_column_and_below_padding_are_named_with_their_rows():
+    with raises(IndexError, "targets", "0 in row 2", "not an item"):
+        check_valid_items("targets", as_column("targets", [1, 2, 0], 3), VALID)
+    for rows in ([[1], [-2, 3]], [np.array([1]), np.array([-2, 3])]):
+        with raises(IndexError, "ids", "-2 in row 1"):
+            as_ragged("ids", rows, 2)

@@ -29,7 +29,7 @@ LAYERS = [
     ["__init__", "__main__"],
 ]
 HEIGHT = {layer: height for height, entry in enumerate(LAYERS) for layer in entry}
-COMPILED = ("_sampler",)  # extension modules import nothing
+COMPILED = ("_sampler", "_ids")  # extension modules import nothing
 LAZY = ("import_module", "require", "__import__")
 EXCEPTIONS = {("ops/sharded.py", "index")}  # ShardedTable.open imports ItemIndex when it is called
 

@@ -100,8 +100,9 @@ def _library(stem: str) -> str | None:
 
 
 def _built() -> Iterator[Finding]:
-    """The native libraries; without the first two the package could not have been imported."""
-    for name, stem in (("operators", "_C"), ("sampler", "_sampler"), ("CUDA operators", "_C_cuda")):
+    """The native libraries; only without the last the package could have been imported."""
+    stems = {"operators": "_C", "sampler": "_sampler", "ids": "_ids", "CUDA operators": "_C_cuda"}
+    for name, stem in stems.items():
         file = _library(stem)
         detail = file or "not built; install again with nvcc present and RL4REC_CUDA=1"
         yield Finding("Built", name, State.OK if file else State.ABSENT, detail)

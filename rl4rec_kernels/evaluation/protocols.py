@@ -167,7 +167,7 @@ def evaluate(
     excluded = None if exclude is None else as_ragged("exclude", exclude, num_users)
     sampled = None if negatives is None else as_ragged("negatives", negatives, num_users)
     if excluded is not None:
-        check_inside("exclude", excluded.values, num_rows)
+        check_inside("exclude", excluded, num_rows)
     if sampled is not None:
         _check_negatives(sampled, items, excluded, may_compete)
     check_finite("query", query)
@@ -233,7 +233,7 @@ def _check_negatives(
                 "sample_negatives(…, seen=exclude)"
             )
 
-    check_valid_items("negatives", negatives.values, valid)
+    check_valid_items("negatives", negatives, valid)
     empty = np.flatnonzero(np.diff(negatives.offsets) == 0)
     if empty.size:
         raise ValueError(f"negatives: row {empty[0]} has none; add some, or leave the row out")

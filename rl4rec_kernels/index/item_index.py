@@ -16,7 +16,7 @@ from rl4rec_kernels._utils.mapped import check_finite, check_mapped, row_blocks
 from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.data.item_fields import as_text
 from rl4rec_kernels.data.raw_ids import RawIds
-from rl4rec_kernels.ids import check_valid_items, is_sparse
+from rl4rec_kernels.ids import RaggedIds, check_valid_items, is_sparse
 from rl4rec_kernels.index.encoder import Encoder, check_encoder
 from rl4rec_kernels.index.files import (
     FORMAT,
@@ -307,13 +307,14 @@ class ItemIndex:
                 "build it again with this one"
             )
 
-    def check_items(self, name: str, ids: np.ndarray) -> None:
-        """Check that all ids are items.
+    def check_items(self, name: str, ids: RaggedIds | np.ndarray) -> None:
+        """Check that all ids, rows of them or one per row, are items.
 
         Raises
         ------
         IndexError
-            If one is not in the table, or its row is not an item; the message names it.
+            If one is not in the table, or its row is not an item; the message names it and where
+            it is.
         """
         check_valid_items(name, ids, self.valid.numpy())
 

@@ -105,7 +105,7 @@ def mine_hard_negatives(
     is_item = valid_rows(valid, num_rows)
     check_valid_items("targets", items, is_item)
     excluded = as_ragged("seen", seen, num_queries)
-    check_inside("seen", excluded.values, num_rows)
+    check_inside("seen", excluded, num_rows)
     users = None if user_ids is None else np.asarray(user_ids)
     if users is not None and users.shape != (num_queries,):
         raise ValueError(f"user_ids must have shape ({num_queries},), got {users.shape}")

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from rl4rec_kernels import _ids
 from rl4rec_kernels.data.labels import read_rows
-from rl4rec_kernels.ids import RaggedIds, rows_of, select
+from rl4rec_kernels.ids import RaggedIds
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class NegativesReport:
         return f"{self.duplicates} repeats and {self.targets} targets"
 
 
+NOTHING_REMOVED = NegativesReport()
+
+
 def clean_negatives(
     neg_items: Any, targets: np.ndarray, required: bool | None
 ) -> tuple[RaggedIds | None, NegativesReport]:
@@ -43,9 +47,9 @@ def clean_negatives(
             raise ValueError(
                 "use_negatives_only=True needs neg_items: pass them, or use_negatives_only=None"
             )
-        return None, NegativesReport()
+        return None, NOTHING_REMOVED
     cleaned, removed = remove_repeats(given, targets)
-    is_empty = np.diff(cleaned.offsets) == 0
+    is_empty = cleaned.offsets[1:] == cleaned.offsets[:-1]
     if is_empty.any():
         raise ValueError(
             f"neg_items: row {is_empty.argmax()} has no negatives besides its target, which would "
@@ -56,14 +60,7 @@ def clean_negatives(
 
 def remove_repeats(negatives: RaggedIds, targets: np.ndarray) -> tuple[RaggedIds, NegativesReport]:
     """Remove each row's target, and all but the first of equal negatives in a row."""
-    values, row = negatives.values, rows_of(negatives)
-    is_target = values == targets[row]
-    order = np.lexsort((values, row))  # stable: the first of equal negatives comes first
-    ordered = values[order]
-    again = (ordered[1:] == ordered[:-1]) & (row[1:] == row[:-1])
-    if not again.any() and not is_target.any():
-        return negatives, NegativesReport()
-    repeated = np.zeros(len(values), dtype=bool)
-    repeated[order[1:]] = again
-    report = NegativesReport(int((repeated & ~is_target).sum()), int(is_target.sum()))
-    return select(negatives, ~(repeated | is_target)), report
+    values, offsets, repeats, of_targets = _ids.clean(*negatives, targets)
+    if values is None or offsets is None:
+        return negatives, NOTHING_REMOVED
+    return RaggedIds(values, offsets), NegativesReport(repeats, of_targets)

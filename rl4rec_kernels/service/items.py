@@ -62,9 +62,9 @@ class Items(ABC):
         if call.targets is not None:
             self._index.check_items("targets", call.targets)
         if call.candidates is not None:  # with the targets, which have just been checked
-            self._index.check_items("neg_items", call.candidates.values)
+            self._index.check_items("neg_items", call.candidates)
         if call.histories is not None:
-            check_inside("histories", call.histories.values, self.num_rows)
+            check_inside("histories", call.histories, self.num_rows)
 
     def answer(self, calls: Sequence[Call], query: Tensor) -> list[Answer]:
         """Answer calls of one kind; `query` holds the encodings of all their texts in order."""

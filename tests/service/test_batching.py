@@ -101,10 +101,10 @@ BAD = [
     ({"texts": ["a", "\ud800"]}, ValueError, ("texts[1]", "Unicode")),
     ({"texts": ["a", "x" * 2**20]}, ValueError, ("texts[1]", "1,048,576", "100,000")),
     ({"targets": [1]}, ValueError, ("targets", 2, "(1,)")),
-    ({"targets": [1, 10**6]}, IndexError, ("targets", 10**6, "not in the index")),
-    ({"neg_items": [[1], [0]]}, IndexError, ("neg_items", "0 ")),
+    ({"targets": [1, 10**6]}, IndexError, ("targets", f"{10**6} in row 1", "not in the index")),
+    ({"neg_items": [[1], [0]]}, IndexError, ("neg_items", "0 in row 1")),
     ({"neg_items": [[1]]}, ValueError, ("neg_items", 2, "got 1")),
-    ({"histories": [[1], [-7]]}, IndexError, ("histories", -7)),
+    ({"histories": [[1], [-7]]}, IndexError, ("histories", "-7 in row 1")),
 ]
 
 
