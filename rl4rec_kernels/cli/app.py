@@ -148,7 +148,7 @@ def _with_raw_ids(dataset: RecommendationDataset, sample: Sample) -> dict[str, A
     return {
         **sample,
         "history": items.of(sample["history"]),
-        "target": items.of([sample["target"]])[0],
+        "target": items.of_target(sample["target"]),
         "user_id": dataset.raw_users.of([sample["user_id"]])[0],
         "neg_items": items.of(sample["neg_items"]),
     }

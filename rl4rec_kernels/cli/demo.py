@@ -222,10 +222,10 @@ def run(dataset_dir: Path, num_users: int | None, seed: int, encoder: Encoder) -
         Example(
             test.raw_users.of([s["user_id"]])[0],
             text,
-            as_text(item_metadata[s["target"]].get("title")) or "untitled",
+            as_text(item_metadata[target].get("title")) or "untitled",
             reward,
         )
-        for s, text, reward in zip(samples, texts, rewards, strict=False)
+        for s, target, text, reward in zip(samples, targets.tolist(), texts, rewards, strict=False)
     ]
     return Result(len(rows), contests, examples)
 

@@ -31,6 +31,7 @@ from rl4rec_kernels.data.files import (
 from rl4rec_kernels.data.item_fields import canonical_name
 from rl4rec_kernels.data.raw_ids import Tokens, is_number_token
 from rl4rec_kernels.data.splits import SPLITS
+from rl4rec_kernels.data.times import read_times, to_seconds
 from rl4rec_kernels.ids import RaggedIds, is_sparse, to_offsets
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -177,8 +178,8 @@ def number_tokens(tokens: Iterable[str]) -> dict[str, int]:
 
 def read_atomic_interactions(
     directory: Path, name: str
-) -> tuple[np.ndarray, RaggedIds, Tokens, Tokens, np.ndarray | None]:
-    """Read the interactions: user ids, sequences, user tokens, item tokens and target positions.
+) -> tuple[np.ndarray, RaggedIds, Tokens, Tokens, np.ndarray | None, np.ndarray | None]:
+    """Read the interactions: what `Interactions` has, in the same order.
 
     A user's interactions are sorted by ``timestamp`` if the file has that column; otherwise, and
     among equal timestamps, they keep their order in the file. Every row counts as an interaction,
@@ -197,13 +198,14 @@ def read_atomic_interactions(
         raise ValueError(f"{table.path} has no column {HISTORY}, but the other splits do; add it")
     read = _read_histories if any(with_history) else _read_rows
     row_of = {token: row for row, token in enumerate(user_of)}
-    sequences, positions = read(tables, row_of, item_of)
+    sequences, positions, times = read(tables, row_of, item_of)
     return (
         np.fromiter(user_of.values(), dtype=np.int64, count=len(user_of)),
         sequences,
         _tokens(user_of),
         _tokens(item_of),
         None if "" in tables else positions,
+        times,
     )
 
 
@@ -229,8 +231,8 @@ def _check_meaning(table: AtomicTable) -> None:
 
 def _read_rows(
     tables: dict[str, AtomicTable], row_of: dict[str, int], item_of: dict[str, int]
-) -> tuple[RaggedIds, np.ndarray]:
-    """Read rows of one interaction each: the sequences, and the last position in each split."""
+) -> tuple[RaggedIds, np.ndarray, np.ndarray | None]:
+    """Read rows of one interaction each: sequences, the last position in each split, times."""
     keys: list[tuple[np.ndarray, ...]] = []
     items: list[int] = []
     last = np.full((len(SPLITS), len(row_of)), -1)
@@ -254,12 +256,15 @@ def _read_rows(
         keys.append((times, np.full(len(here), part), here))
     # lexsort is stable, and its last key is the primary one.
     order = np.lexsort([np.concatenate(key) for key in zip(*keys, strict=True)])
-    return RaggedIds(np.array(items, dtype=np.int64)[order], to_offsets(length)), last
+    with_times = all("timestamp" in table.columns for table in tables.values())
+    sequences = RaggedIds(np.array(items, dtype=np.int64)[order], to_offsets(length))
+    ordered = np.concatenate([key[0] for key in keys])[order] if with_times else None
+    return sequences, last, ordered
 
 
 def _read_histories(
     tables: dict[str, AtomicTable], row_of: dict[str, int], item_of: dict[str, int]
-) -> tuple[RaggedIds, np.ndarray]:
+) -> tuple[RaggedIds, np.ndarray, None]:
     """Read rows with the history of their item, as `_read_rows`.
 
     All rows of a user must belong to one sequence, each being the beginning of the longest.
@@ -292,7 +297,7 @@ def _read_histories(
                 )
             last[index, row] = max(position, last[index, row])
         sequences.append(longest)
-    return RaggedIds.from_lists(sequences), last
+    return RaggedIds.from_lists(sequences), last, None
 
 
 def read_atomic_metadata(directory: Path, name: str) -> dict[int, dict[str, Any]]:
@@ -354,18 +359,10 @@ def _tokens(ids: dict[str, int]) -> Tokens:
 
 
 def _times(table: AtomicTable) -> np.ndarray:
-    cells = table.columns["timestamp"]
-    try:
-        times = np.array(cells, dtype=np.float64)
-    except ValueError:
-        times = np.array([_float_or_nan(cell) for cell in cells])
-    bad = np.flatnonzero(~np.isfinite(times))
-    if bad.size:
-        raise ValueError(
-            f"{table.path}, line {table.lines[bad[0]]}: timestamp {shown(cells[bad[0]])} is not a "
-            "number; write seconds, or leave out the whole column"
-        )
-    return times
+    def where(row: int) -> str:
+        return f"{table.path}, line {table.lines[row]}"
+
+    return to_seconds(read_times(table.columns["timestamp"], where), where)
 
 
 def _float_or_nan(cell: str) -> float:

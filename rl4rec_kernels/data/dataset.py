@@ -5,7 +5,7 @@ import logging
 import math
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex, TypedDict
 
 import numpy as np
@@ -17,7 +17,8 @@ from rl4rec_kernels.data.export import to_hf
 from rl4rec_kernels.data.interactions import Interactions, load_interactions
 from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
 from rl4rec_kernels.data.raw_ids import RawIds
-from rl4rec_kernels.data.splits import leave_one_out, split_index, split_seed
+from rl4rec_kernels.data.samples import split_rule, split_sequences
+from rl4rec_kernels.data.splits import split_index, split_seed
 from rl4rec_kernels.ids import RaggedIds, as_int64, most_rows, prepend
 from rl4rec_kernels.negatives.checks import sampling_weights, verify_negatives
 from rl4rec_kernels.negatives.sampling import MAX_ITEMS, sample_negatives
@@ -30,7 +31,7 @@ class Sample(TypedDict):
 
     prompt: str
     history: list[int]
-    target: int
+    target: int | list[int]
     user_id: int
     neg_items: list[int]
 
@@ -38,11 +39,10 @@ class Sample(TypedDict):
 class RecommendationDataset(Dataset[Sample]):
     """One split of a dataset, one sample per user.
 
-    The target is the user's last item (``"test"``), the last but one (``"valid"``) or the one
-    before (``"train"``), unless the files are split already; the history is everything before the
-    target. What had to be left out is in
-    `report`, and logged as a warning. Negatives are drawn and checked in the constructor; prompts
-    are made when a sample is accessed.
+    By default the target is the user's last item (``"test"``), the last but one (``"valid"``) or
+    the one before (``"train"``), unless the files are split already; the history is everything
+    before the target. What had to be left out is in `report`, and logged as a warning. Negatives
+    are drawn and checked in the constructor; prompts are made when a sample is accessed.
 
     Parameters
     ----------
@@ -69,14 +69,27 @@ class RecommendationDataset(Dataset[Sample]):
         `item_counts`, so with ``neg_alpha > 0`` items that are in no history are never drawn.
     interactions : Interactions, optional
         Interactions that are already loaded. No file is read then.
+    split_by : str
+        How sequences are cut into train, valid and test. ``"leave_one_out"``: see above.
+        ``"ratio"``: each user's by `ratios`, rounded as by RecBole. ``"time"``: those of all users
+        at the same two times. With the last two, all items of valid or test are a user's targets,
+        and the target of train is the last item of its part.
+    ratios : three numbers
+        The shares of train, valid and test. By time, they are shares of all interactions.
+    cuts : two times, optional
+        With ``split_by="time"``: where valid and test begin, in seconds since 1970 or as dates.
+        Default: where `ratios` are.
+    augment : bool
+        Make one sample per target, with everything before it as its history. In train these are
+        all prefixes of the user's part.
 
     Attributes
     ----------
-    user_ids, targets : int64, shape [U]
-        The users and their next items.
-    histories, seen : RaggedIds, U rows
-        The items before the target, and all items the user interacted with, in any split.
-    negatives : int64, shape [U, num_negs]
+    user_ids : int64, shape [S]
+        The user of each sample; U users have S = U samples unless there is one per target.
+    targets : int64, shape [S], or RaggedIds, S rows
+        The next items; RaggedIds if a sample may have several.
+    negatives : int64, shape [S, num_negs]
         The ``neg_items`` of all samples; see `with_negatives`.
     raw_users, raw_items : RawIds
         Turn ids into those of the data set's own file, and back. They are the same unless the file
@@ -86,6 +99,8 @@ class RecommendationDataset(Dataset[Sample]):
     -----
     An item that the user has in any split is never a negative, so a later item is not one either,
     and all splits exclude the same items. Negatives always have metadata, and are never padding.
+    With one sample per target, they also depend on the length of the history, and `histories` and
+    `seen` have the square of a user's items: they are made when they are asked for.
 
     Raises
     ------
@@ -109,8 +124,13 @@ class RecommendationDataset(Dataset[Sample]):
         *,
         neg_alpha: float = 0.0,
         interactions: Interactions | None = None,
+        split_by: str = "leave_one_out",
+        ratios: Sequence[float] = (0.8, 0.1, 0.1),
+        cuts: Sequence[Any] | None = None,
+        augment: bool = False,
     ) -> None:
         split_index(split)
+        rule = split_rule(split_by, ratios, cuts, augment)
         check_metadata(item_metadata)
         if not callable(prompt_generator):
             raise TypeError(
@@ -141,14 +161,7 @@ class RecommendationDataset(Dataset[Sample]):
         else:
             _check_range(num_items, known, interactions)
 
-        positions = interactions.target_positions
-        samples = leave_one_out(
-            split,
-            interactions.user_ids,
-            interactions.sequences,
-            known,
-            None if positions is None else positions[split_index(split)],
-        )
+        samples = split_sequences(split, interactions, known, rule)
         self.data_name = data_name
         self.item_metadata = item_metadata
         self.prompt_generator = prompt_generator
@@ -158,8 +171,7 @@ class RecommendationDataset(Dataset[Sample]):
         self.seed = seed
         self.user_ids = samples.user_ids
         self.targets = samples.targets
-        self.histories = samples.histories
-        self.seen = samples.seen
+        self._samples = samples
         self.neg_alpha = neg_alpha
         self.user_tokens = interactions.user_tokens
         self.item_tokens = interactions.item_tokens
@@ -168,14 +180,28 @@ class RecommendationDataset(Dataset[Sample]):
         self.report = samples.report
         self.negatives = np.empty((len(self), 0), dtype=np.int64)
         if num_negs:
-            self.negatives = self._draw(num_negs, self.seen)
+            self.negatives = self._draw(num_negs)
         if not self.report.clean:
             logger.warning("%s %s", data_name, self.report)
 
     @property
+    def histories(self) -> RaggedIds:
+        """The items before the target of each sample, oldest first."""
+        return self._samples.histories
+
+    @property
+    def seen(self) -> RaggedIds:
+        """All items that the user of each sample interacted with, in any split."""
+        return self._samples.seen
+
+    @property
     def item_counts(self) -> np.ndarray:
-        """How often each item occurs in the histories of this split, int64 [num_items]."""
-        return np.bincount(self.histories.values, minlength=self.num_items)
+        """How often each item occurs in the histories of this split, int64 [num_items].
+
+        Of several samples of a user, only the last history counts, which contains the others.
+        """
+        counted = self._samples.last_histories
+        return np.bincount(counted.values, minlength=self.num_items)
 
     def __len__(self) -> int:
         return int(self.user_ids.size)
@@ -189,15 +215,21 @@ class RecommendationDataset(Dataset[Sample]):
         return {
             "prompt": self.prompt_generator(history),
             "history": history,
-            "target": int(self.targets[i]),
+            "target": self.target(i),
             "user_id": int(self.user_ids[i]),
             "neg_items": self.negatives[i].tolist(),
         }
 
     def history(self, index: int) -> list[int]:
         """Return the history of the sample at `index`, without making its prompt."""
-        start, end = self.histories.offsets[index : index + 2]
-        return list(self.histories.values[start:end].tolist())
+        return list(self._samples.history(index).tolist())
+
+    def target(self, index: int) -> int | list[int]:
+        """Return the target of the sample at `index`: a list if `targets` is `RaggedIds`."""
+        if isinstance(self.targets, RaggedIds):
+            start, end = self.targets.offsets[index : index + 2]
+            return list(self.targets.values[start:end].tolist())
+        return int(self.targets[index])
 
     def with_negatives(
         self, negatives: npt.ArrayLike, *, num_random: int = 0
@@ -206,8 +238,8 @@ class RecommendationDataset(Dataset[Sample]):
 
         Parameters
         ----------
-        negatives : int, shape [U, n]
-            The users' negatives, in the order of `user_ids`, such as those that
+        negatives : int, shape [S, n]
+            The samples' negatives, in the order of `user_ids`, such as those that
             `mine_hard_negatives` finds for `targets` and `seen`.
         num_random : int
             How many more to draw per user, as the constructor does with this dataset's `seed` and
@@ -240,9 +272,12 @@ class RecommendationDataset(Dataset[Sample]):
             )
         given = as_int64("negatives", negatives)
         num_random = amount("num_random", num_random, 0, MAX_ITEMS)
-        verify_negatives(given, self.num_items, self.seen, self.user_ids, self._weights(0))
+        weights = self._weights(0)
+        for rows in self._samples.chunks():
+            seen, users = self._samples.seen_rows(rows), self.user_ids[rows]
+            verify_negatives(given[rows], self.num_items, seen, users, weights)
         if num_random:
-            drawn = self._draw(num_random, prepend(given, self.seen))
+            drawn = self._draw(num_random, given)
             given = np.concatenate([given, drawn], axis=1)
         other = copy.copy(self)
         other.negatives, other.num_negs = given, given.shape[1]
@@ -268,17 +303,24 @@ class RecommendationDataset(Dataset[Sample]):
         known = np.fromiter(self.item_metadata, dtype=np.int64)
         return sampling_weights(self.num_items, known, self.item_counts, alpha)
 
-    def _draw(self, num_negs: int, seen: RaggedIds) -> np.ndarray:
-        """Draw negatives and check them, int64 [U, num_negs]."""
+    def _draw(self, num_negs: int, given: np.ndarray | None = None) -> np.ndarray:
+        """Draw negatives, none of a sample's `given` ones, and check them, int64 [S, num_negs]."""
         seed, weights = split_seed(self.seed, self.split), self._weights(self.neg_alpha)
-        negatives = sample_negatives(
-            self.num_items, seen, num_negs, seed=seed, user_ids=self.user_ids, weights=weights
-        )
-        try:
-            verify_negatives(negatives, self.num_items, seen, self.user_ids, weights)
-        except ValueError as error:
-            raise RuntimeError(f"{error}: a bug of the sampler, please report it") from error
-        return negatives
+        keys = self._samples.keys
+        drawn = np.empty((len(self), num_negs), dtype=np.int64)
+        # The last samples come first: their keys are those of the users, whom errors then name.
+        for rows in self._samples.chunks():
+            seen, users = self._samples.seen_rows(rows), self.user_ids[rows]
+            if given is not None:
+                seen = prepend(given[rows], seen)
+            drawn[rows] = sample_negatives(
+                self.num_items, seen, num_negs, seed=seed, user_ids=keys[rows], weights=weights
+            )
+            try:
+                verify_negatives(drawn[rows], self.num_items, seen, users, weights)
+            except ValueError as error:
+                raise RuntimeError(f"{error}: a bug of the sampler, please report it") from error
+        return drawn
 
     def __repr__(self) -> str:
         return (

@@ -26,9 +26,11 @@ class Samples(Protocol):
     prompt_generator: Any
     user_ids: np.ndarray
     raw_users: RawIds
-    targets: np.ndarray
-    histories: RaggedIds
+    targets: np.ndarray | RaggedIds
     negatives: np.ndarray
+
+    @property
+    def histories(self) -> RaggedIds: ...
 
     def __len__(self) -> int: ...
 
@@ -141,7 +143,13 @@ def to_hf(
     generator = dataset.prompt_generator
     make_prompt = generator.messages if conversational else generator
     rows, histories = range(len(dataset)), dataset.histories.to_lists()
-    targets, negatives = dataset.targets.tolist(), dataset.negatives.tolist()
+    negatives = dataset.negatives.tolist()
+    several = isinstance(dataset.targets, RaggedIds)
+    targets: list[Any] = (
+        dataset.targets.to_lists()
+        if isinstance(dataset.targets, RaggedIds)
+        else dataset.targets.tolist()
+    )
     users: list[Any] = dataset.raw_users.of(dataset.user_ids.tolist())
     user_type = number
     if not all(isinstance(user, int) for user in users):
@@ -149,7 +157,7 @@ def to_hf(
     fields: dict[str, tuple[Callable[[], list[Any]], Any]] = {
         "prompt": (lambda: [make_prompt(history) for history in histories], prompt),
         "history": (lambda: histories, ids),
-        "target": (lambda: targets, number),
+        "target": (lambda: targets, ids if several else number),
         "user_id": (lambda: users, user_type),
         "neg_items": (lambda: negatives, ids),
         "label": (lambda: list(map(write_label, targets, histories, negatives)), text),

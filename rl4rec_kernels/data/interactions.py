@@ -42,6 +42,8 @@ class Interactions:
     target_positions : int64, shape [3, U], optional
         If the files are split: where in a user's sequence the targets of train, valid and test are,
         −1 if there is none. Otherwise they are a user's last items.
+    times : float64, shape [nnz], optional
+        When each interaction was, in seconds since 1970, or in another unit if it is not a time.
     """
 
     user_ids: np.ndarray
@@ -49,6 +51,7 @@ class Interactions:
     user_tokens: Tokens | None = None
     item_tokens: Tokens | None = None
     target_positions: np.ndarray | None = None
+    times: np.ndarray | None = None
 
 
 def load_interactions(name: str, data_dir: str | os.PathLike[str] | None = None) -> Interactions:

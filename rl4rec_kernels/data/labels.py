@@ -19,28 +19,34 @@ class Label(NamedTuple):
 
     Attributes
     ----------
-    target : int
-        The true next item.
+    target : int or list of int
+        The true next item, or several, as after a ratio split.
     history : list of int
         The items the user interacted with before.
     neg_items : list of int
         The negatives; if empty, the target is ranked among all items.
     """
 
-    target: int
+    target: int | list[int]
     history: list[int]
     neg_items: list[int]
 
 
-def write_label(target: int, history: Sequence[int] = (), neg_items: Sequence[int] = ()) -> str:
-    """Return the label of a sample as JSON text.
+def write_label(
+    target: int | Sequence[int], history: Sequence[int] = (), neg_items: Sequence[int] = ()
+) -> str:
+    """Return the label of a sample as JSON text; `target` may be several items.
 
     Raises
     ------
     TypeError
         If an id is not a whole number; see `item_id`.
     """
-    ids = item_id("target", target), item_ids("history", history), item_ids("neg_items", neg_items)
+    ids = (
+        item_or_items("target", target),
+        item_ids("history", history),
+        item_ids("neg_items", neg_items),
+    )
     return json.dumps(Label(*ids)._asdict(), separators=(",", ":"))
 
 
@@ -71,7 +77,7 @@ def read_label(label: Any, name: str = "label") -> Label:
         given = ", ".join(f"{key}={shown(label[key])}" for key in label) or "nothing"
         raise ValueError(f"{name} has no target, only {given}; {_REMEDY}")
     return Label(
-        item_id(f"{name}: target", target),
+        item_or_items(f"{name}: target", target),
         item_ids(f"{name}: history", label.get("history")),
         item_ids(f"{name}: neg_items", label.get("neg_items")),
     )
@@ -116,6 +122,20 @@ def item_ids(name: str, values: Any) -> list[int]:
             ids.append(item)
         elif not is_missing_id(value):
             raise TypeError(f"{name} must be a list of item ids, got {shown(value)} at {i}")
+    return ids
+
+
+def item_or_items(name: str, value: Any) -> int | list[int]:
+    """Read a target: the id of an item, or a list of several ids.
+
+    A list of one is read as that one by `item_id`, as it is in a column that is an array.
+    """
+    rows = as_list(value)
+    if rows is None or len(rows) == 1:
+        return item_id(name, value)
+    ids = item_ids(name, rows)
+    if not ids:
+        raise ValueError(f"{name} is empty: pass at least one item id")
     return ids
 
 

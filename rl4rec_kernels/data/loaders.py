@@ -24,7 +24,7 @@ class Batch(TypedDict):
     """A batch of samples as lists; ``neg_items`` is None if there are no negatives."""
 
     prompts: list[str]
-    targets: list[int]
+    targets: list[int | list[int]]
     histories: list[list[int]]
     user_ids: list[int]
     neg_items: list[list[int]] | None
@@ -135,6 +135,8 @@ def create_dataloaders(args: Any) -> DataLoaders:
         - ``eval_num_negs`` (``num_negs``): negatives of valid and test. 0 ranks their targets among
           all items, as published results should;
         - ``neg_alpha`` (0.0): see `RecommendationDataset`;
+        - ``split_by``, ``ratios`` and ``cuts``: see `RecommendationDataset`;
+        - ``augment`` (False): one sample per target in train;
         - ``batch_size`` (32);
         - ``seed`` (42): of the negatives, and of the order of the training samples;
         - ``num_workers`` (0): worker processes per DataLoader;
@@ -168,6 +170,11 @@ def create_dataloaders(args: Any) -> DataLoaders:
     eval_num_negs = getattr(args, "eval_num_negs", None)
 
     item_metadata = load_item_metadata(name, data_dir)
+    rule = {
+        option: getattr(args, option)
+        for option in ("split_by", "ratios", "cuts")
+        if hasattr(args, option)
+    }
     max_history = getattr(args, "max_history", DEFAULT_MAX_HISTORY)
     generator = PromptGenerator(item_metadata, max_history=max_history)
     interactions = load_interactions(name, data_dir)
@@ -183,6 +190,8 @@ def create_dataloaders(args: Any) -> DataLoaders:
                 seed,
                 neg_alpha=getattr(args, "neg_alpha", 0.0),
                 interactions=interactions,
+                augment=split == "train" and flag("args.augment", getattr(args, "augment", False)),
+                **rule,
             ),
             shuffle=split == "train",
             seed=seed,

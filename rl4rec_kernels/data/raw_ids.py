@@ -40,6 +40,10 @@ class RawIds:
             return list(ids)
         return [read_token(self._tokens[item]) for item in ids]
 
+    def of_target(self, target: int | list[int]) -> int | str | list[int | str]:
+        """Return the file's own ids of the target or targets of a sample."""
+        return self.of(target) if isinstance(target, list) else self.of([target])[0]
+
     def find(self, raw: int | str) -> int | None:
         """Return the id of one of the file's own ids, or None if the file does not have it."""
         if self._tokens is None:
