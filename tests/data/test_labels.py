@@ -21,7 +21,7 @@ NAN = float("nan")
 IDS = [3, 3.0, np.int8(3), np.uint64(3), np.float16(3), np.array(3), np.array([3.0])]
 IDS += [torch.tensor(3), torch.tensor([3.0]), decimal.Decimal(3), np.array([3], object)]
 BAD = [3.9, np.float32(3.5), True, np.True_, torch.tensor(True), "3", b"3", float("inf"), 2.0**60]
-BAD += [np.float16(0.5), np.array([3, 4]), np.datetime64("2020-01-01"), [[3]], {3}, 3j]
+BAD += [np.float16(0.5), np.datetime64("2020-01-01"), [[3]], {3}, 3j]
 MISSING = [None, NAN, np.float32(NAN), np.datetime64("NaT"), decimal.Decimal("NaN"), np.array(NAN)]
 
 
@@ -45,6 +45,20 @@ def test_other_values_are_refused_by_name(value):
             read_label({"target": 3, "neg_items": [5, value]}, "labels[2]")
     with raises((TypeError, ValueError)):
         write_label(value)
+
+
+@pytest.mark.parametrize("values", [[3, 4], (3, 4), np.array([3, 4]), torch.tensor([3.0, 4.0])])
+def test_a_label_may_have_several_targets_but_an_id_is_one(values):
+    with raises(TypeError, "target[7]", "item id"):
+        item_id("target[7]", values)
+    assert read_label({"target": values}) == ([3, 4], [], [])
+    assert read_label(write_label(values, [1])) == ([3, 4], [1], [])
+
+
+@pytest.mark.parametrize("values", [[], [3, "4"], [3, 4.5], [NAN, None]])
+def test_several_targets_are_ids(values):
+    with raises((TypeError, ValueError), "labels[2]", "target"):
+        read_label({"target": values}, "labels[2]")
 
 
 def test_the_value_is_shown():
