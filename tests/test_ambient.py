@@ -207,14 +207,14 @@ def of_adapters() -> Results:
     episode = types.SimpleNamespace(artifacts={"answer": texts[0]}, trajectories=[])
     environment = nemo_rl.RecEnvironment({"reward": samples.OPTIONS})
     step = environment.step(log, [{"ground_truth": label} for label in labels])
-    post = environment.global_post_process_and_metrics({"rewards": step.rewards})[1]
+    post = environment.global_post_process_and_metrics({"rewards": step[3]})[1]
     verl = verl_adapter.compute_score("toys", texts[0], 3, extra, **samples.OPTIONS)
     return {
         "trl": TRLReward(reward)(texts, texts, **columns),
         "trl, asynchronous": asyncio.run(AsyncTRLReward(reward)(texts, texts, **columns)),
         "verl": asyncio.run(verl),
         "openrlhf": openrlhf.reward_func(["q" + texts[0]], ["q"], labels[:1]),
-        "nemo_rl": (tuple(step), post),
+        "nemo_rl": (step, post),
         "slime": asyncio.run(slime.custom_rm(types.SimpleNamespace(), sample)),
         "areal": areal.reward_fn("", texts[0], None, None, target=3, **extra),
         "easyr1": easyr1.compute_score([one]),

@@ -47,7 +47,9 @@ TRAINERS = {
         _IN_TRAINER,
     ),
     "nemo_rl": Trainer(
-        "NeMo-RL 0.6", "the actor class `rl4rec_kernels.adapters.nemo_rl.RecEnvironmentActor`"
+        "NeMo-RL 0.7",
+        "`rl4rec_kernels.adapters.nemo_rl.register()`, as `examples/nemo_rl_grpo.py` does",
+        "a harness of its calls, on Ray",
     ),
     "slime": Trainer("slime 0.3.1", "`--custom-rm-path rl4rec_kernels.adapters.slime.custom_rm`"),
     "areal": Trainer(
