@@ -6,50 +6,53 @@ Importing the package registers the operators ``torch.ops.rl4rec.*``. Optional d
 
 from importlib.metadata import PackageNotFoundError, version
 
-import rl4rec_kernels.adapters  # noqa: F401 - registers the columns of each trainer
-from rl4rec_kernels.data import (
-    PromptGenerator,
-    RecommendationDataset,
-    create_dataloader,
-    create_dataloaders,
-    export_dataset,
-    load_item_metadata,
-)
-from rl4rec_kernels.evaluation import Evaluation, evaluate
-from rl4rec_kernels.evaluation.correction import (
-    bias_variance_estimator,
-    corrected_metrics,
-    unbiased_rank,
-)
-from rl4rec_kernels.ids import RaggedIds
-from rl4rec_kernels.index import Encoder, ItemIndex
-from rl4rec_kernels.index.cache import cached_index
-from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.negatives.mining import mine_hard_negatives
-from rl4rec_kernels.negatives.sampling import sample_negatives
-from rl4rec_kernels.ops import (
-    cpu_level,
-    log_prob_candidates,
-    log_prob_catalog,
-    metrics_from_counts,
-    rank_candidates,
-    rank_catalog,
-    reward_candidates,
-    reward_catalog,
-    score_candidates,
-    topk_catalog,
-)
-from rl4rec_kernels.ops.quantize import QuantizedTable, quantize_table
-from rl4rec_kernels.ops.sharded import ShardedTable
-from rl4rec_kernels.rewards.reward import RecReward, RecRewardFrunction
-from rl4rec_kernels.service import (
-    LocalRetrievalService,
-    RetrievalClient,
-    RetrievalService,
-    find_service,
-    start_service,
-    stop_service,
-)
+from rl4rec_kernels.cli import while_importing
+
+with while_importing():  # all that can fail
+    import rl4rec_kernels.adapters  # noqa: F401 - registers the columns of each trainer
+    from rl4rec_kernels.data import (
+        PromptGenerator,
+        RecommendationDataset,
+        create_dataloader,
+        create_dataloaders,
+        export_dataset,
+        load_item_metadata,
+    )
+    from rl4rec_kernels.evaluation import Evaluation, evaluate
+    from rl4rec_kernels.evaluation.correction import (
+        bias_variance_estimator,
+        corrected_metrics,
+        unbiased_rank,
+    )
+    from rl4rec_kernels.ids import RaggedIds
+    from rl4rec_kernels.index import Encoder, ItemIndex
+    from rl4rec_kernels.index.cache import cached_index
+    from rl4rec_kernels.metrics import RankCounts
+    from rl4rec_kernels.negatives.mining import mine_hard_negatives
+    from rl4rec_kernels.negatives.sampling import sample_negatives
+    from rl4rec_kernels.ops import (
+        cpu_level,
+        log_prob_candidates,
+        log_prob_catalog,
+        metrics_from_counts,
+        rank_candidates,
+        rank_catalog,
+        reward_candidates,
+        reward_catalog,
+        score_candidates,
+        topk_catalog,
+    )
+    from rl4rec_kernels.ops.quantize import QuantizedTable, quantize_table
+    from rl4rec_kernels.ops.sharded import ShardedTable
+    from rl4rec_kernels.rewards.reward import RecReward, RecRewardFrunction
+    from rl4rec_kernels.service import (
+        LocalRetrievalService,
+        RetrievalClient,
+        RetrievalService,
+        find_service,
+        start_service,
+        stop_service,
+    )
 
 try:
     __version__ = version("rl4rec-kernels")  # of pyproject.toml, at installation

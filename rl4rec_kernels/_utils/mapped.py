@@ -109,9 +109,9 @@ def _is_mapped(address: int, file: _File) -> bool:
     """Whether `file` is mapped at an address; True if the system does not say."""
     if not _MAPS.exists():
         return True
-    for line in _MAPS.read_text().splitlines():
+    for line in _MAPS.read_bytes().split(b"\n")[:-1]:  # names may be in any encoding
         bounds, _, _, _, inode = line.split(maxsplit=5)[:5]
-        begin, end = (int(bound, 16) for bound in bounds.split("-"))
+        begin, end = (int(bound, 16) for bound in bounds.split(b"-"))
         if begin <= address < end:
             return int(inode) == os.fstat(file.descriptor).st_ino
     return False

@@ -46,8 +46,10 @@ def replacing(path: Path) -> Iterator[str]:
             with _or_warn(path, f"does not have the permissions {mode:03o}"):
                 os.chmod(part, mode)
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(part)):
+            error.filename = str(path)  # otherwise a full disk has no name
         raise
     # The new file is complete, whatever happens from here on.
     with _or_warn(path, "may be the old one again after a power failure", any_error=True):

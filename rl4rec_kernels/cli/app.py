@@ -60,20 +60,16 @@ _CHUNK = 1 << 20  # bytes that are read at once, if they are there
 
 
 def main() -> None:
-    """Run the command line; an error is one line, without a traceback."""
+    """Run the command line; `rl4rec_kernels.cli.main` reports errors."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for verbose in ("httpx", "sentence_transformers", "transformers"):
         logging.getLogger(verbose).setLevel(logging.WARNING)
     try:
         app()
-    except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except Exception as error:
         if type(error).__module__.partition(".")[0] != "ray":
             raise
-        print(f"error: {original_error(error)}", file=sys.stderr)
-        sys.exit(2)
+        raise RuntimeError(original_error(error)) from error
 
 
 @app.command()
@@ -197,12 +193,12 @@ def reward(
     in the order of the input. Lines are answered as they come, those that come together in batches.
     Items have the ids of the data set's file.
     """
+    if input is None and sys.stdin is None:
+        raise OSError("standard input is closed; pass a file, or lines")
     items = ItemIndex.open(index)
     service = LocalRetrievalService({"items": items}, Encoder(encoder))
     reward_fn = RecReward(service=service, dataset_name="items", reward_type=reward_type, k=k)
     _json_is_utf8()
-    if input is None and sys.stdin is None:
-        raise OSError("standard input is closed; pass a file, or lines")
     with input.open("rb") if input else sys.stdin.buffer as stream:
         lines = ArrivingLines(stream, max_line_mib)
         requests = read_requests(lines, items.raw_items)

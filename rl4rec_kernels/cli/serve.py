@@ -1,6 +1,8 @@
 """The commands ``rl4rec serve``, ``status`` and ``stop``: the retrieval service on Ray."""
 
 import json
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -131,6 +133,8 @@ def serve(
     except NoClusterError:
         pass  # stopped by another process
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatient ones would leave a part running
+        print(f"stopping {name}", file=sys.stderr, flush=True)
         stop_service(name, namespace)
     ray.shutdown()
 

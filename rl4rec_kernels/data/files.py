@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.contents import GZIP, HEAD_BYTES, kind_of
+from rl4rec_kernels._utils.unpacking import unpack_gzip
 
 DATA_DIR_VARIABLE = "RL4REC_DATA"
 
@@ -50,7 +51,7 @@ def dataset_dir(name: str, data_dir: str | os.PathLike[str] | None = None) -> Pa
     root = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "data")
     if (root / name).is_dir():
         return root / name
-    found = f"{root} does not exist"
+    found = f"{root} is not a directory" if root.exists() else f"{root} does not exist"
     if root.is_dir():
         names = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir()))
         found = f"found {names or 'no datasets'}"
@@ -82,15 +83,16 @@ def with_gz(*names: str) -> list[str]:
 def read_text(path: Path) -> str:
     """Read a UTF-8 file, unpacking ``.gz``; line ends become ``\\n``.
 
-    Raises ValueError if the file is not UTF-8 text, is a damaged gzip file, or has a line that
-    programs would read in different ways; the message names the file and the line.
+    Raises ValueError if the file is not UTF-8 text, is a damaged gzip file or holds more than
+    ``RL4REC_MAX_UNPACKED_MIB``, or has a line that programs would read in different ways; the
+    message names the file and the line.
     """
     raw = path.read_bytes()
     packed = path.suffix == ".gz"
     if packed:
         kind = kind_of(raw[:HEAD_BYTES])
         try:
-            raw = gzip.decompress(raw)
+            raw = unpack_gzip(path, raw)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             why = error if raw.startswith(GZIP) or kind is None else f"it is {kind}"
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,11 @@ from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.contents import HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.mapped import opened, watch
+from rl4rec_kernels._utils.unpacking import check_unpacked, check_zip
+from rl4rec_kernels._utils.writing import replacing
 
 FORMAT = "rl4rec_kernels.ItemIndex/1"
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # in messages of Rust
 TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -75,6 +79,22 @@ def check_destination(path: str | os.PathLike[str]) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent} is not a directory; create it first")
     return path
+
+
+def write_index(path: Path, tensors: dict[str, Tensor], origin: Mapping[str, str]) -> None:
+    """Write an index file, replacing an existing one in one step.
+
+    Raises OSError with the path if it cannot be written, for example because the disk is full.
+    """
+    safetensors = require("safetensors.torch", "index")
+    with replacing(path) as part:
+        try:
+            safetensors.save_file(tensors, part, metadata={"format": FORMAT, **origin})
+        except require("safetensors", "index").SafetensorError as error:
+            code = _SYSTEM_ERROR.search(str(error))
+            if code is None:
+                raise OSError(f"{path} cannot be written: {error}") from error
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def read_index(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
@@ -169,8 +189,9 @@ def read_embeddings(path: Path) -> tuple[Tensor, Any]:
 
 def _read_torch(path: Path) -> Any:
     """Read what torch.save wrote, if it is no more than tensors."""
+    check_zip(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
     except Exception as error:  # the type depends on the damage
@@ -179,6 +200,11 @@ def _read_torch(path: Path) -> Any:
             f"{path} is {kind or 'damaged, or contains more than tensors'}, which is never loaded; "
             "save one with torch.save(embeddings, path)"
         ) from error
+    for tensor in loaded.values() if isinstance(loaded, Mapping) else [loaded]:
+        is_dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided
+        if is_dense and tensor.nbytes > tensor.untyped_storage().nbytes():
+            check_unpacked(path, tensor.nbytes)  # an expanded one takes no room in its file
+    return loaded
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.checks import amount, optional_flag, shown, whole_number
-from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.mapped import check_finite, check_mapped, row_blocks
-from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.data.item_fields import as_text
 from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.ids import RaggedIds, check_valid_items, is_sparse
 from rl4rec_kernels.index.encoder import Encoder, check_encoder
 from rl4rec_kernels.index.files import (
-    FORMAT,
     check_destination,
     check_table,
     check_valid,
@@ -28,6 +25,7 @@ from rl4rec_kernels.index.files import (
     metadata_fields,
     read_embeddings,
     read_index,
+    write_index,
 )
 from rl4rec_kernels.index.texts import DEFAULT_FIELDS, item_texts, texts_fingerprint
 
@@ -209,12 +207,12 @@ class ItemIndex:
             If the name does not end in .safetensors.
         FileNotFoundError
             If the directory does not exist.
+        OSError
+            If the file cannot be written, for example because the disk is full.
         """
         path = check_destination(path)
-        save_file = require("safetensors.torch", "index").save_file
         tensors = {"table": self.table.contiguous(), "valid": self.valid.contiguous()}
-        with replacing(path) as part:
-            save_file(tensors, part, metadata={"format": FORMAT, **self.origin})
+        write_index(path, tensors, self.origin)
 
     @classmethod
     @torch.inference_mode(False)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -220,3 +221,23 @@ def test_movielens_is_fetched_without_a_cache(tmp_path, monkeypatch, caplog):
     assert found.name == "ml-100k"
     assert (found / "ml-100k.inter").read_text() == "inter"
     assert str(found) in caplog.text
+
+
+@pytest.fixture
+def small_files():
+    """Files of at most 8 KiB, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path, small_files):
+    index = ItemIndex.from_embeddings(torch.ones(99, 99), ids=range(1, 100))
+    path = tmp_path / "index.safetensors"
+    with raises(OSError, path):
+        index.save(path)
+    path = tmp_path / "result.json"
+    with raises(OSError, path), replacing(path) as part, open(part, "w") as file:
+        file.write("x" * 10_000)
+    assert os.listdir(tmp_path) == []

@@ -86,6 +86,41 @@ def test_output_that_cannot_be_written_is_one_line_or_none(output, code):
     assert code == 1 or "No space left" in done.stderr
 
 
+def test_an_error_while_importing_is_one_line():
+    done = rl4rec("doctor", RL4REC_CPU_LEVEL="bogus")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "RL4REC_CPU_LEVEL='bogus'" in done.stderr
+
+
+@pytest.mark.parametrize("program", [["-m", "rl4rec_kernels"], ["{rl4rec}"]])
+def test_ctrl_c_while_importing_leaves_no_traceback(tmp_path, program):
+    """A module that the package imports interrupts the import, as a key would."""
+    (tmp_path / "torch.py").write_text(
+        "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(60)"
+    )
+    script = tmp_path / "rl4rec"
+    script.write_text("from rl4rec_kernels.cli import main; main()")
+    paths = os.pathsep.join([str(tmp_path), os.getcwd()])
+    arguments = [part.format(rl4rec=script) for part in program]
+    done = python(*arguments, "--help", PYTHONPATH=paths)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_errors_never_go_among_the_output_if_standard_error_is_closed():
+    command = f"{sys.executable} -m rl4rec_kernels index info nothing.safetensors 2>&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_closed_standard_input_is_named_first():
+    command = f"{sys.executable} -m rl4rec_kernels reward --index nothing.safetensors <&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "standard input" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
 @pytest.mark.parametrize(
     ("line", "named"),
     [
