@@ -1,7 +1,9 @@
 """Checks of arguments, and how messages show values."""
 
+import inspect
 import math
 import reprlib
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,6 +16,7 @@ MAX_SECONDS = 10**9  # 32 years; Python's locks wait up to 292 years
 MAX_COUNT = 2**31 - 1  # of what is held in memory at once
 
 _CHARS = 500  # of a value in a message
+_MESSAGE_CHARS = 4000  # of a message to another machine
 
 
 class _Short(reprlib.Repr):
@@ -33,6 +36,24 @@ class _Short(reprlib.Repr):
 def shown(value: Any) -> str:
     """Return the ``repr`` of any value for a message: short, and without an error."""
     return _Short().repr(value)
+
+
+def shortened(message: str) -> str:
+    """Cut the middle out of a message that may contain much of what a caller has passed."""
+    half = _MESSAGE_CHARS // 2
+    return message if len(message) <= 2 * half else f"{message[:half]} … {message[-half:]}"
+
+
+def named_options(name: str, given: Any, options: Callable[..., Any]) -> dict[str, Any]:
+    """Return a mapping of options, {} for None, or raise TypeError if it has others."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name} must be a dict of options by name, got {shown(given)}")
+    known = inspect.signature(options).parameters
+    if unknown := [key for key in given if key not in known]:
+        raise TypeError(f"{name} has {shown(unknown[0])}; known are {', '.join(known)}")
+    return dict(given)
 
 
 def flag(name: str, value: Any) -> bool:

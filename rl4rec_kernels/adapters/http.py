@@ -9,9 +9,10 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from rl4rec_kernels._utils.checks import shown, whole_number
+from rl4rec_kernels._utils.checks import flag, named_options, shortened, shown, whole_number
 from rl4rec_kernels._utils.forking import fork_safe_pool
 from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels.adapters._http_body import Bodies, HttpLimits, RefusedError
 from rl4rec_kernels.adapters.openrlhf import response
 from rl4rec_kernels.data.labels import read_label
 from rl4rec_kernels.rewards.completions import strip_special_tokens
@@ -26,8 +27,8 @@ logger = logging.getLogger("rl4rec_kernels.adapters.http")
 
 ROUTE = "/reward"
 
-_MAX_BYTES = 32 << 20  # of a request
 _THREADS = 64  # that wait for the service: the number of requests that are answered together
+_MAX_REQUESTS = 8192  # that are read or answered; more wait for these
 
 
 class RewardEndpoint:
@@ -43,62 +44,78 @@ class RewardEndpoint:
     reward : mapping
         Arguments of `RecReward`.
     token : str, optional
-        Required in each request, as ``Authorization: Bearer …``, or as ``?token=…``, because
-        OpenRLHF cannot send additional headers.
+        Required in each request, as ``Authorization: Bearer …``.
+    token_in_url : bool
+        Whether it may also be sent as ``?token=…``, because OpenRLHF cannot send additional
+        headers. Logs of proxies contain it then.
+    limits : mapping, optional
+        Fields of `HttpLimits`.
     """
 
-    def __init__(self, reward: Mapping[str, Any], token: str | None = None) -> None:
+    def __init__(
+        self,
+        reward: Mapping[str, Any],
+        token: str | None = None,
+        token_in_url: bool = False,
+        limits: Mapping[str, Any] | None = None,
+    ) -> None:
         self._reward = RecReward(**reward)
         self._token = None if token is None else token.encode()
+        self._token_in_url = flag("token_in_url", token_in_url)
+        self._bodies = Bodies(HttpLimits(**limits or {}))
         self._threads = fork_safe_pool(_THREADS)
 
     async def __call__(self, request: Any) -> Any:
         """Answer a Starlette request."""
         status, answer = await self._answer(request)
-        headers = {"Retry-After": "1"} if status == 503 else None
+        headers = {"Retry-After": "1"} if status in (429, 503) else None
         responses = require("starlette.responses", "serve")
         return responses.JSONResponse(answer, status_code=status, headers=headers)
 
     async def _answer(self, request: Any) -> tuple[int, Any]:
         if not self._may_pass(request):
-            remedy = "send it as 'Authorization: Bearer TOKEN' or '?token=TOKEN'"
+            remedy = "send it as 'Authorization: Bearer TOKEN'"
             return 401, {"error": f"the token is missing or wrong; {remedy}"}
         if request.method != "POST":
             return 405, {"error": "send a POST request"}
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > _MAX_BYTES:
-                limit = f"{_MAX_BYTES >> 20} MiB"
-                return 413, {"error": f"the request is larger than {limit}; send fewer texts"}
         try:
-            rows, is_single = read_rows(bytes(body))
-            loop = asyncio.get_running_loop()
-            rewards = await loop.run_in_executor(self._threads, reward_rows, self._reward, rows)
+            async with self._bodies.read(request) as body:
+                loop = asyncio.get_running_loop()
+                return 200, await loop.run_in_executor(self._threads, self._rewards, body)
+        except RefusedError as refused:
+            return _failure(refused.status, refused)
         except (ServiceOverloadedError, ServiceUnavailableError, TimeoutError) as error:
             return _failure(503, error)
         except (LookupError, TypeError, ValueError) as error:
             return _failure(400, error)
+
+    def _rewards(self, body: bytearray) -> Any:
+        """The answer to a request, in the format of its trainer."""
+        rows, is_single = read_rows(body)
+        rewards = reward_rows(self._reward, rows)
         if is_single:
-            return 200, rewards[0]
-        return 200, {"rewards": rewards, "scores": rewards, "extra_logs": {}}
+            return rewards[0]
+        return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
 
     def _may_pass(self, request: Any) -> bool:
         if self._token is None:
             return True
         given = request.headers.get("authorization", "")
-        given = given.removeprefix("Bearer ") or request.query_params.get("token", "")
+        given = given.removeprefix("Bearer ")
+        if self._token_in_url:
+            given = given or request.query_params.get("token", "")
         # In constant time, which does not reveal how much of the token is right.
         return hmac.compare_digest(given.encode(errors="replace"), self._token)
 
 
 def _failure(status: int, error: Exception) -> tuple[int, dict[str, str]]:
+    message = shortened(str(error))  # it may contain what the client sent
     # OpenRLHF's client shows the status only.
-    logger.warning("HTTP %d: %s: %s", status, type(error).__name__, error)
-    return status, {"error": str(error)}
+    logger.warning("HTTP %d: %s: %s", status, type(error).__name__, message)
+    return status, {"error": message}
 
 
-def read_rows(body: bytes) -> tuple[list[dict[str, Any]], bool]:
+def read_rows(body: bytes | bytearray) -> tuple[list[dict[str, Any]], bool]:
     """Parse a request into rows for `reward_rows`, and whether it is slime's, with a single text.
 
     Raises
@@ -138,6 +155,8 @@ def start_http(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
+    token_in_url: bool = False,
+    limits: Mapping[str, Any] | None = None,
     **reward: Any,
 ) -> str:
     """Start the endpoint of a service on Ray Serve.
@@ -148,7 +167,7 @@ def start_http(
         The data set, and the service that has it.
     host, port
         Where it listens. Access from other machines requires a token.
-    token : str, optional
+    token, token_in_url, limits
         See `RewardEndpoint`.
     **reward
         More arguments of `RecReward`, such as ``reward_type``, ``k`` and ``ties``.
@@ -172,16 +191,18 @@ def start_http(
         "dataset_name": dataset_name,
         **reward,
     }
-    check_http(host, port, token, arguments)
+    check_http(host, port, token, arguments, limits)
+    flag("token_in_url", token_in_url)
     connected_ray()
     is_new = check_serve(host, port, name, namespace)
     serve = require("ray.serve", "serve")
     deployment = serve.deployment(
-        name="RewardEndpoint", max_ongoing_requests=4 * _THREADS, ray_actor_options={"num_cpus": 0}
+        name="RewardEndpoint", max_ongoing_requests=_MAX_REQUESTS, ray_actor_options={"num_cpus": 0}
     )(RewardEndpoint)
     try:
         serve.start(http_options={"host": host, "port": port})
-        serve.run(deployment.bind(arguments, token), name=_app(name, namespace), route_prefix=ROUTE)
+        endpoint = deployment.bind(arguments, token, token_in_url, limits)
+        serve.run(endpoint, name=_app(name, namespace), route_prefix=ROUTE)
     except BaseException as error:
         if is_new:
             serve.shutdown()
@@ -195,7 +216,13 @@ def start_http(
     return f"http://{host}:{port}{ROUTE}"
 
 
-def check_http(host: str, port: int, token: str | None, reward: Mapping[str, Any]) -> None:
+def check_http(
+    host: str,
+    port: int,
+    token: str | None,
+    reward: Mapping[str, Any],
+    limits: Mapping[str, Any] | None = None,
+) -> None:
     """Check the arguments of `start_http`, as far as that needs no cluster."""
     whole_number("port", port, 1, 65535)
     try:
@@ -211,6 +238,7 @@ def check_http(host: str, port: int, token: str | None, reward: Mapping[str, Any
             f"host {shown(host)} is open to other machines: set a token, or use 127.0.0.1"
         )
     RecReward(**reward)
+    HttpLimits(**named_options("limits", limits, HttpLimits))
     require("ray.serve", "serve")
 
 

@@ -66,8 +66,26 @@ def serve(
     ] = None,
     http_host: Annotated[str, typer.Option(help="Address at which HTTP listens.")] = "127.0.0.1",
     token: Annotated[
-        str | None, typer.Option(envvar="RL4REC_TOKEN", help="Secret that HTTP requests must send.")
+        str | None,
+        typer.Option(
+            envvar="RL4REC_TOKEN",
+            help="Secret that HTTP requests must send. Other users of this machine see it in the "
+            "list of processes: prefer the variable, or --token-file.",
+        ),
     ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File whose first line is the secret.")
+    ] = None,
+    token_in_url: Annotated[
+        bool, typer.Option(help="Also take the secret as ?token=…, which proxies may log.")
+    ] = False,
+    http_timeout_s: Annotated[
+        float, typer.Option(help="Seconds within which an HTTP request must be complete.")
+    ] = 30.0,
+    http_total_mib: Annotated[int, typer.Option(help="Memory for HTTP requests, in MiB.")] = 256,
+    http_per_client: Annotated[
+        int, typer.Option(help="HTTP requests that one address may be sending at once.")
+    ] = 1024,
     reward_type: Annotated[
         str, typer.Option(help="Reward sent over HTTP: ndcg, hit, mrr, …")
     ] = "ndcg",
@@ -91,8 +109,15 @@ def serve(
     }
     model = {"model": encoder, "backend": backend}
     check_options(sources, model, **options)  # before a Ray is started
+    token = read_token(token, token_file)
+    http_limits = {
+        "read_timeout_s": http_timeout_s,
+        "max_total_mib": http_total_mib,
+        "max_reads_per_client": http_per_client,
+    }
     if http_port is not None:
-        check_http(http_host, http_port, token, {"reward_type": reward_type, "k": k})
+        answer = {"reward_type": reward_type, "k": k}
+        check_http(http_host, http_port, token, answer, http_limits)
     ray = connected_ray(address or "local")
     if http_port is not None:
         check_serve(http_host, http_port, **service)
@@ -110,6 +135,8 @@ def serve(
                 host=http_host,
                 port=http_port,
                 token=token,
+                token_in_url=token_in_url,
+                limits=http_limits,
                 reward_type=reward_type,
                 k=k,
             )
@@ -205,3 +232,21 @@ def read_datasets(arguments: list[str]) -> dict[str, str | None]:
             raise FileNotFoundError(f"{path} does not exist; build it with `rl4rec index build`")
         sources[name] = str(absolute(path)) if is_file else None
     return sources
+
+
+def read_token(token: str | None, file: Path | None) -> str | None:
+    """Return the secret as given, or the first line of a file.
+
+    Raises
+    ------
+    ValueError
+        If both are given, or the file is empty.
+    """
+    if file is None:
+        return token
+    if token is not None:
+        raise ValueError("pass --token-file or a token (RL4REC_TOKEN, --token), not both")
+    line = file.read_text("utf-8").partition("\n")[0].strip()
+    if not line:
+        raise ValueError(f"--token-file {file} is empty; write the secret in its first line")
+    return line

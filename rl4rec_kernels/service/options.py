@@ -10,6 +10,7 @@ from rl4rec_kernels._utils.checks import (
     MAX_PROCESSES,
     MAX_THREADS,
     amount,
+    named_options,
     number,
     shown,
 )
@@ -55,13 +56,7 @@ def check_options(
     check_timeout(timeout_s)
     if num_threads is not None:
         amount("num_threads", num_threads, 1, MAX_THREADS)
-    if limits is not None:
-        if not isinstance(limits, Mapping):
-            raise TypeError(f"limits must be a dict of numbers by name, got {shown(limits)}")
-        if unknown := [key for key in limits if key not in inspect.signature(Limits).parameters]:
-            known = ", ".join(inspect.signature(Limits).parameters)
-            raise TypeError(f"limits has {shown(unknown[0])}; known are {known}")
-        Limits(**limits)
+    Limits(**named_options("limits", limits, Limits))
     _check_encoder(encoder)
     for key, source in as_sources(datasets).items():
         if shards and not isinstance(source, str | os.PathLike):

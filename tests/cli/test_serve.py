@@ -1,6 +1,7 @@
 """``rl4rec serve``, ``status`` and ``stop`` with shards, replicas and HTTP, as a user runs them."""
 
 import json
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -10,7 +11,7 @@ import pytest
 
 from rl4rec_kernels import RecReward
 from rl4rec_kernels.adapters.http import start_http
-from rl4rec_kernels.cli.serve import read_datasets
+from rl4rec_kernels.cli.serve import read_datasets, read_token
 from rl4rec_kernels.data.labels import write_label
 from rl4rec_kernels.service import RetrievalClient
 from tests.errors import raises
@@ -35,7 +36,9 @@ def rl4rec(ray):
 
 
 @pytest.fixture(scope="module")
-def served(rl4rec, index_file):
+def served(rl4rec, index_file, tmp_path_factory):
+    token = tmp_path_factory.mktemp("token") / "token"
+    token.write_text("s3cret\n")
     out = rl4rec(
         "serve",
         f"toys={index_file}",
@@ -49,8 +52,11 @@ def served(rl4rec, index_file):
         "2",
         "--http-port",
         "18473",
-        "--token",
-        "s3cret",
+        "--token-file",
+        str(token),
+        "--token-in-url",
+        "--http-timeout-s",
+        "5",
         "--reward-type",
         "mrr",
     )
@@ -117,6 +123,24 @@ def test_http_requires_the_token(served):
         assert post(body, token=token)[0] == 401
 
 
+def test_half_sent_requests_do_not_stop_others(served):
+    """More of them than were answered at once; each is told that its time is over."""
+    head = b"POST /reward HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer s3cret\r\n"
+    half = [socket.create_connection(("127.0.0.1", 18473)) for _ in range(300)]
+    try:
+        for connection in half:
+            connection.sendall(head + b"Content-Length: 2000000\r\n\r\n" + b" " * 99_000)
+        body = b'{"query": ["soap"], "labels": [5]}'
+        assert [post(body)[0] for _ in range(20)] == [200] * 20
+        for connection in half:
+            connection.settimeout(60)
+            assert connection.recv(12) == b"HTTP/1.1 408"
+    finally:
+        for connection in half:
+            connection.close()
+    assert post(body)[0] == 200
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Serve's own
 def test_http_does_not_listen_at_another_address(served):
     with raises(ValueError, "127.0.0.1:18473"):
@@ -179,3 +203,15 @@ def test_datasets_of_the_command_line(index_file):
     for datasets in (["a", "a"], ["a", "a="], [""]):
         with raises(ValueError, repr(datasets[-1]), "NAME=INDEX.safetensors"):
             read_datasets(datasets)
+
+
+def test_the_token_of_a_file(tmp_path):
+    file = tmp_path / "token"
+    file.write_text("s3cret\nmore\n")
+    assert read_token(None, file) == "s3cret"
+    assert read_token("other", None) == "other"
+    with raises(ValueError, "--token-file", "RL4REC_TOKEN"):
+        read_token("other", file)
+    file.write_text("\n")
+    with raises(ValueError, "--token-file", file, "empty"):
+        read_token(None, file)
