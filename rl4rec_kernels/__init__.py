@@ -4,12 +4,11 @@ Importing the package registers the operators ``torch.ops.rl4rec.*``. Optional d
 (sentence-transformers and others) are imported when they are first needed.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
 from rl4rec_kernels.cli import while_importing
 
 with while_importing():  # all that can fail
     import rl4rec_kernels.adapters  # noqa: F401 - registers the columns of each trainer
+    from rl4rec_kernels._utils.version import VERSION as __version__
     from rl4rec_kernels.data import (
         PromptGenerator,
         RecommendationDataset,
@@ -53,11 +52,6 @@ with while_importing():  # all that can fail
         start_service,
         stop_service,
     )
-
-try:
-    __version__ = version("rl4rec-kernels")  # of pyproject.toml, at installation
-except PackageNotFoundError:  # a source tree that was built in place
-    __version__ = "0+unknown"
 
 __all__ = [
     "Encoder",

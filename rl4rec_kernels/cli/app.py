@@ -15,9 +15,11 @@ from typing import Annotated, Any, BinaryIO
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.contents import HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.imports import require
+from rl4rec_kernels._utils.version import VERSION
 from rl4rec_kernels.cli.common import (
     DataDir,
     DatasetName,
+    EncoderBackend,
     EncoderName,
     Seed,
     json_lines,
@@ -46,9 +48,7 @@ require("rich", "cli")
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Rewards for recommendation: how high the true next item ranks.",
 )
 index_app = typer.Typer(no_args_is_help=True, help="Build and inspect item indexes.")
 app.add_typer(index_app, name="index")
@@ -72,6 +72,24 @@ def main() -> None:
         raise RuntimeError(original_error(error)) from error
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"rl4rec-kernels {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Rewards for recommendation: how high the true next item ranks."""
+
+
 @app.command()
 def doctor() -> None:
     """Show what is built and what can run, and check it; exit with 1 if something fails."""
@@ -84,11 +102,12 @@ def index_build(
     out: Annotated[Path, typer.Option(help="The index file to write (.safetensors).")],
     data_dir: DataDir = None,
     encoder: EncoderName = "minilm",
+    backend: EncoderBackend = "torch",
 ) -> None:
     """Encode the items of a data set into an index file."""
     check_destination(out)  # encoding may take long
     item_metadata = load_item_metadata(name, data_dir=data_dir)
-    index = ItemIndex.build(item_metadata, Encoder(encoder))
+    index = ItemIndex.build(item_metadata, Encoder(encoder, backend=backend))
     index.save(out)
     print(f"wrote {out}: {len(item_metadata):,} items of {index.table.shape[1]} dimensions")
 
@@ -119,6 +138,7 @@ def sample(
         Path | None, typer.Option(help="An index file for --hard (default: the cached index).")
     ] = None,
     encoder: EncoderName = "minilm",
+    backend: EncoderBackend = "torch",
     data_dir: DataDir = None,
     seed: Seed = 42,
 ) -> None:
@@ -131,7 +151,7 @@ def sample(
     item_metadata = load_item_metadata(name, data_dir=data_dir)
     dataset = load_split(name, item_metadata, split, 0 if hard else num_negs, seed, data_dir)
     if hard:
-        mined = _mine(dataset, hard, skip_top, index, Encoder(encoder))
+        mined = _mine(dataset, hard, skip_top, index, Encoder(encoder, backend=backend))
         dataset = dataset.with_negatives(mined, num_random=num_negs)
     _json_is_utf8()
     for i in range(len(dataset)):
@@ -182,6 +202,7 @@ def reward(
     reward_type: Annotated[str, typer.Option(help="ndcg, hit, mrr, mixed or a metric.")] = "ndcg",
     k: Annotated[int, typer.Option(help="Cut-off of ndcg, hit, mrr and mixed.")] = 10,
     encoder: EncoderName = "minilm",
+    backend: EncoderBackend = "torch",
     max_line_mib: Annotated[
         int, typer.Option(min=1, max=1 << 20, help="A longer line is an error.")
     ] = 32,
@@ -196,7 +217,7 @@ def reward(
     if input is None and sys.stdin is None:
         raise OSError("standard input is closed; pass a file, or lines")
     items = ItemIndex.open(index)
-    service = LocalRetrievalService({"items": items}, Encoder(encoder))
+    service = LocalRetrievalService({"items": items}, Encoder(encoder, backend=backend))
     reward_fn = RecReward(service=service, dataset_name="items", reward_type=reward_type, k=k)
     _json_is_utf8()
     with input.open("rb") if input else sys.stdin.buffer as stream:

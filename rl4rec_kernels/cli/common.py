@@ -23,6 +23,9 @@ DataDir = Annotated[
 EncoderName = Annotated[
     str, typer.Option("--encoder", help="'minilm', or a sentence-transformers name or path.")
 ]
+EncoderBackend = Annotated[
+    str, typer.Option("--backend", help="Library that runs the encoder: torch or openvino.")
+]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 
 

@@ -19,6 +19,7 @@ from rl4rec_kernels._utils.paths import file_name
 from rl4rec_kernels._utils.unpacking import check_unpacked
 from rl4rec_kernels._utils.writing import replacing, save_figure
 from rl4rec_kernels.cli.common import (
+    EncoderBackend,
     EncoderName,
     Seed,
     existing_directory,
@@ -93,6 +94,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Directory of the histogram.")] = Path("demo_out"),
     users: Annotated[int, typer.Option(min=1, help="Number of users to rank.")] = 2000,
     encoder: EncoderName = "minilm",
+    backend: EncoderBackend = "torch",
     seed: Seed = 42,
 ) -> None:
     """Rank the true next item of users by the text of their recent titles."""
@@ -101,7 +103,7 @@ def demo(
     from rich.table import Table
 
     dataset_dir = fetch_ml100k() if data is None else existing_directory(data)
-    result = run(dataset_dir, users, seed, Encoder(encoder))
+    result = run(dataset_dir, users, seed, Encoder(encoder, backend=backend))
     console = Console(highlight=False)
     for sample in result.examples:
         console.print(f"[bold]user {sample.user_id}[/] text: {escape(sample.text)}")

@@ -12,6 +12,7 @@ from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.paths import file_name
 from rl4rec_kernels.cli.common import (
     DataDir,
+    EncoderBackend,
     EncoderName,
     Seed,
     existing_directory,
@@ -70,6 +71,7 @@ def evaluate(
         Path | None, typer.Option(help="An index file (default: the cached index).")
     ] = None,
     encoder: EncoderName = "minilm",
+    backend: EncoderBackend = "torch",
     num_bootstrap: Annotated[int, typer.Option(min=2, help="Bootstrap replicates.")] = 1000,
     seed: Seed = 42,
     out: Annotated[Path, typer.Option(help="Directory of the JSON and PNG files.")] = Path(
@@ -98,7 +100,7 @@ def evaluate(
             raise ValueError(f"{texts}: {error}") from error
     result = evaluate_dataset(
         str(name),
-        Encoder(encoder),
+        Encoder(encoder, backend=backend),
         data_dir=data_dir,
         split=split,
         texts=outputs,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.adapters.http import check_http, check_serve, start_http, stop_http
-from rl4rec_kernels.cli.common import DataDir, EncoderName, typer
+from rl4rec_kernels.cli.common import DataDir, EncoderBackend, EncoderName, typer
 from rl4rec_kernels.service.client import RetrievalClient
 from rl4rec_kernels.service.connection import NoClusterError, connected_ray, find_actor
 from rl4rec_kernels.service.deploy import start_service, stop_service
@@ -44,9 +44,7 @@ def serve(
         list[str], typer.Argument(help="Data sets, as NAME or NAME=INDEX.safetensors.")
     ],
     encoder: EncoderName = "minilm",
-    backend: Annotated[
-        str, typer.Option(help="Library that runs the encoder: torch or openvino.")
-    ] = "torch",
+    backend: EncoderBackend = "torch",
     data_dir: DataDir = None,
     address: Address = None,
     name: Name = DEFAULT_NAME,

@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+import rl4rec_kernels
 from rl4rec_kernels.cli import app
 from rl4rec_kernels.cli.app import ArrivingLines, _available, read_requests
 from tests.cli.commands import python, rl4rec
@@ -21,6 +22,31 @@ REWARD = ("reward", "--reward-type", "rank", "--index")
 def test_index_info(index):
     info = json.loads(rl4rec("index", "info", str(index)).stdout)
     assert (info["items"], info["rows"], info["dim"], info["dtype"]) == (12, 13, 384, "float32")
+
+
+def test_the_version_is_that_of_the_package():
+    assert rl4rec("--version").stdout == f"rl4rec-kernels {rl4rec_kernels.__version__}\n"
+
+
+def test_an_unknown_library_of_the_encoder_is_named(data_dir, index, tmp_path):
+    for command in (
+        (
+            "index",
+            "build",
+            "toys",
+            "--data-dir",
+            str(data_dir),
+            "--out",
+            str(tmp_path / "a.safetensors"),
+        ),
+        ("reward", "--index", str(index)),
+        ("evaluate", "toys", "--data-dir", str(data_dir)),
+        ("demo", "--data", str(data_dir / "toys")),
+    ):
+        done = rl4rec(*command, "--backend", "tensorrt")
+        assert done.returncode == 2
+        assert "backend" in done.stderr
+        assert "'tensorrt'" in done.stderr
 
 
 def test_sample(data_dir):
@@ -314,7 +340,7 @@ def test_input_of_another_kind_is_named(
     """Lines end as in the files of data sets: not at a carriage return."""
     path = tmp_path / "input.jsonl"
     path.write_bytes(content)
-    monkeypatch.setattr(app, "Encoder", lambda *_: encoder)
+    monkeypatch.setattr(app, "Encoder", lambda *_, **__: encoder)
     with path.open() as stdin:
         monkeypatch.setattr("sys.stdin", stdin)
         monkeypatch.setattr("sys.stdout", io.StringIO())
