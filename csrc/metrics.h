@@ -1,5 +1,6 @@
 // Metrics of one relevant item as functions of its rank counts: every formula and tie rule, for C++
-// and CUDA. Computed in float64. Defined in rl4rec_kernels/ops/reference.py.
+// and CUDA (metrics_of_targets.h has those of several). Computed in float64. Defined in
+// rl4rec_kernels/ops/reference.py.
 #pragma once
 
 #include <cmath>
@@ -17,7 +18,18 @@
 namespace rl4rec {
 
 // Numbered as Kind and Ties in rl4rec_kernels/metrics.py.
-enum Kind : int64_t { kNdcg, kHit, kMrr, kAuc, kLogRank, kRank, kNumKinds };
+enum Kind : int64_t {
+  kNdcg,
+  kHit,
+  kMrr,
+  kAuc,
+  kLogRank,
+  kRank,
+  kRecall,
+  kPrecision,
+  kMap,
+  kNumKinds
+};
 enum Ties : int64_t { kOptimistic, kPessimistic, kAverage, kExpected, kNumTies };
 
 // Metric m of a call is kinds[m], cut off at rank cutoffs[m].
@@ -77,6 +89,13 @@ RL4REC_DEVICE inline double sum_of_metric(int64_t kind, double n, double total) 
   return total > 1 ? n - log_factorial / std::log(total) : n;
 }
 
+// Lanes, as mean_metric takes them, of a thread that works alone.
+struct OneLane {
+  RL4REC_DEVICE int64_t index() const { return 0; }
+  RL4REC_DEVICE int64_t count() const { return 1; }
+  RL4REC_DEVICE double sum(double value) const { return value; }
+};
+
 // The mean over the ranks first ... last. Long ranges, such as those of a constant model over a
 // whole catalog, take closed forms. `lanes` share the terms of short ones, see below.
 template <typename Lanes>
@@ -100,18 +119,26 @@ RL4REC_DEVICE double mean_metric(int64_t kind, int64_t cutoff, int64_t first, in
   return sum / size;
 }
 
+// What a metric of several relevant items is with one, but for precision, which is divided by k.
+RL4REC_DEVICE inline int64_t kind_of_one(int64_t kind) {
+  return kind == kRecall || kind == kPrecision ? kHit : kind == kMap ? kMrr : kind;
+}
+
 // A metric of a row; NaN if the row is marked as bad by a negative total. `lanes` are the threads
 // that share the call: index() is this one's, of count(); sum(x) adds x over all.
 template <typename Lanes>
 RL4REC_DEVICE float metric_of(int64_t kind, int64_t cutoff, int64_t ties, int64_t above,
                               int64_t tied, int64_t total, const Lanes& lanes) {
   if (total < 0) return NAN;
+  const double unit = kind == kPrecision ? static_cast<double>(cutoff) : 1.0;
+  kind = kind_of_one(kind);
   const int64_t best = 1 + above;
   const double among = static_cast<double>(total), others = static_cast<double>(tied);
   if (ties == kExpected)
-    return static_cast<float>(mean_metric(kind, cutoff, best, best + tied, among, lanes));
+    return static_cast<float>(mean_metric(kind, cutoff, best, best + tied, among, lanes) / unit);
   const double shift = ties == kOptimistic ? 0.0 : ties == kPessimistic ? others : others / 2.0;
-  return static_cast<float>(metric_at(kind, cutoff, static_cast<double>(best) + shift, among));
+  return static_cast<float>(metric_at(kind, cutoff, static_cast<double>(best) + shift, among) /
+                            unit);
 }
 
 }  // namespace rl4rec

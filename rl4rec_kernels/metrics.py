@@ -14,7 +14,9 @@ MAX_CUTOFF = 1 << 20
 
 
 class RankCounts(NamedTuple):
-    """How each row's target ranks among its candidates; each field is int64, shape [B].
+    """How each target ranks among its candidates; each field is int64, shape [B].
+
+    With several targets per query there is one count for each, query after query.
 
     Attributes
     ----------
@@ -40,6 +42,9 @@ class Kind(IntEnum):
     AUC = 3
     LOGRANK = 4
     RANK = 5
+    RECALL = 6
+    PRECISION = 7
+    MAP = 8
 
 
 class Ties(IntEnum):
@@ -61,21 +66,22 @@ class Metric(NamedTuple):
 _NO_CUTOFF = 1 << 62
 _KINDS = {kind.name.lower(): kind for kind in Kind}
 _TIES = {rule.name.lower(): rule for rule in Ties}
-_KNOWN = "ndcg@k, hit@k, mrr@k, mrr, auc, logrank, rank"
+_CUT_OFF = ("ndcg", "hit", "mrr", "recall", "precision", "map")
+_KNOWN = "ndcg@k, hit@k, mrr@k, recall@k, precision@k, map@k, mrr, auc, logrank, rank"
 
 
 def parse_metric(name: str) -> Metric:
-    """Read a metric's name.
+    """Read a metric's name, without regard to case.
 
     Raises
     ------
     ValueError
-        If the name is not one of ndcg@k, hit@k, mrr@k, mrr, auc, logrank, rank, or k is not
-        between 1 and `MAX_CUTOFF`.
+        If the name is not one of ndcg@k, hit@k, mrr@k, recall@k, precision@k, map@k, mrr, auc,
+        logrank, rank, or k is not between 1 and `MAX_CUTOFF`.
     """
     # No regular expression, no Kind[...]: torch.compile of torch 2.10 can trace neither.
-    family, at, k = name.partition("@") if isinstance(name, str) else ("", "", "")
-    if family in ("ndcg", "hit", "mrr") and at and k.removeprefix("-").isdecimal():
+    family, at, k = name.lower().partition("@") if isinstance(name, str) else ("", "", "")
+    if family in _CUT_OFF and at and k.removeprefix("-").isdecimal():
         cutoff = int(k) if len(k) < 20 else 0
         if not 1 <= cutoff <= MAX_CUTOFF:
             raise ValueError(f"metric {shown(name)}: k must be between 1 and {MAX_CUTOFF}")

@@ -27,7 +27,7 @@ def test_names_are_parsed():
 
 @pytest.mark.parametrize(
     "metric",
-    ["precision@5", "ndcg@ten", "ndcg", "hit@-1", "auc@3", 5, "ndcg@0", f"hit@{MAX_CUTOFF + 1}"],
+    ["dcg@5", "ndcg@ten", "ndcg", "hit@-1", "auc@3", 5, "ndcg@0", f"hit@{MAX_CUTOFF + 1}"],
 )
 def test_unknown_metrics_are_rejected(metric):
     with raises(ValueError, repr(metric)):

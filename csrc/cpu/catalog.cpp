@@ -356,8 +356,9 @@ void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n) 
 }
 
 std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queries,
-                                 const int64_t* targets) {
-  std::vector<float> result(queries.rows, -std::numeric_limits<float>::infinity());
+                                 const int64_t* targets, const int64_t* offsets) {
+  const auto first_of = [&](int64_t q) { return offsets ? offsets[q] : q; };
+  std::vector<float> result(first_of(queries.rows), -std::numeric_limits<float>::infinity());
   if (catalog.items.rows == 0) return result;  // no row to score for targets of -1
   const int64_t lanes = catalog.tile.lanes, rows = catalog.tile.rows;
   const auto score_panels = [&](int64_t begin, int64_t end) {
@@ -366,21 +367,26 @@ std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queri
     ItemTile tile(catalog);
     float scores[kMaxTileScores];
     const std::vector<float> zeros(lanes, 0.0f);
+    std::vector<int64_t> lane_of;  // the panel's targets
     for (int64_t p = begin; p < end; ++p) {
-      const int64_t last = std::min((p + 1) * lanes, queries.rows);
+      const int64_t last = std::min((p + 1) * lanes, queries.rows), first = first_of(p * lanes);
       panels.pack(p * lanes, last);
-      for (int64_t q = p * lanes; q < last; q += rows) {
+      lane_of.clear();
+      for (int64_t q = p * lanes; q < last; ++q)
+        lane_of.insert(lane_of.end(), first_of(q + 1) - first_of(q), q - p * lanes);
+      const int64_t num_targets = static_cast<int64_t>(lane_of.size());
+      for (int64_t i = 0; i < num_targets; i += rows) {
         int64_t ids[kMaxTileRows];
-        const int64_t n = std::min(rows, last - q);
-        for (int64_t r = 0; r < n; ++r) ids[r] = std::max<int64_t>(targets[q + r], 0);
+        const int64_t n = std::min(rows, num_targets - i);
+        for (int64_t r = 0; r < n; ++r) ids[r] = std::max<int64_t>(targets[first + i + r], 0);
         tile.load_ids(ids, n);
-        const auto own_score = [&](int64_t r) { return scores[r * lanes + (q + r) % lanes]; };
+        const auto own_score = [&](int64_t r) { return scores[r * lanes + lane_of[i + r]]; };
         tile.score(panels, 0, scores);
         bool any_tiny = false;
         for (int64_t r = 0; r < n; ++r) any_tiny = any_tiny || is_tiny(own_score(r));
         if (any_tiny) tile.score(panels, 0, scores, zeros.data());
         for (int64_t r = 0; r < n; ++r)
-          if (targets[q + r] >= 0) result[q + r] = own_score(r);
+          if (targets[first + i + r] >= 0) result[first + i + r] = own_score(r);
       }
     }
   };

@@ -209,8 +209,8 @@ void for_each_block(const Catalog& catalog, const Embeddings& queries, const Par
 }
 
 // The score of every query's target, by the arithmetic of its competitors' scores. A target of -1
-// scores -inf.
+// scores -inf. With `offsets` [B + 1], query q has the targets offsets[q] ... offsets[q + 1] - 1.
 std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queries,
-                                 const int64_t* targets);
+                                 const int64_t* targets, const int64_t* offsets = nullptr);
 
 }  // namespace rl4rec

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "cpu/candidates.h"
-
 namespace rl4rec {
 
 std::vector<int64_t> read_targets(const Tensor& targets, const Catalog& catalog,
@@ -16,13 +14,17 @@ std::vector<int64_t> read_targets(const Tensor& targets, const Catalog& catalog,
   for (int64_t q = 0; q < num_queries; ++q) {
     const int64_t id = result[q] = ids.id(q, q);
     if (id == -1 && allows_none) continue;
-    check<std::out_of_range>(0 <= id && id < catalog.items.rows, "targets: id ", id, " of query ",
-                             q, " is not in the table, whose ids are 0 to ", catalog.items.rows - 1,
-                             "; check that the ids and the table belong together");
-    check(catalog.is_valid(id), "targets: id ", id, " of query ", q, " is not an item: valid[", id,
-          "] is False; leave the query out");
+    check_target(catalog, id, q);
   }
   return result;
+}
+
+void check_target(const Catalog& catalog, int64_t id, int64_t q) {
+  check<std::out_of_range>(0 <= id && id < catalog.items.rows, "targets: id ", id, " of query ", q,
+                           " is not in the table, whose ids are 0 to ", catalog.items.rows - 1,
+                           "; check that the ids and the table belong together");
+  check(catalog.is_valid(id), "targets: id ", id, " of query ", q, " is not an item: valid[", id,
+        "] is False; leave the query out");
 }
 
 Exclusions::Exclusions(const Catalog& catalog, int64_t num_queries, const int64_t* targets,
@@ -50,6 +52,25 @@ Exclusions::Exclusions(const Catalog& catalog, int64_t num_queries, const int64_
     }
   });
   if (id_check) id_check->raise();
+}
+
+void Exclusions::keep(const Candidates& ids) {
+  parallel_for(0, static_cast<int64_t>(entries_.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group) {
+      std::vector<Entry>& entries = entries_[group];
+      const int64_t first = group * kMaxLanes, last = std::min(first + kMaxLanes, ids.rows);
+      std::vector<Entry> kept;
+      for (int64_t q = first; q < last; ++q)
+        for (int64_t i = ids.begin(q); i < ids.end(q); ++i) kept.push_back({ids.id(q, i), q});
+      std::sort(kept.begin(), kept.end());
+      const auto competes = [&](const Entry& entry) {
+        const bool found = std::binary_search(kept.begin(), kept.end(), entry);
+        counts_[entry.query] -= found;
+        return found;
+      };
+      entries.erase(std::remove_if(entries.begin(), entries.end(), competes), entries.end());
+    }
+  });
 }
 
 std::vector<const Exclusions::Entry*> Exclusions::seek(int64_t first_query, int64_t lanes,

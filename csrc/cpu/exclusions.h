@@ -1,6 +1,7 @@
 // The targets of the catalog operators, and which items do not compete with them.
 #pragma once
 
+#include "cpu/candidates.h"
 #include "cpu/catalog.h"
 
 namespace rl4rec {
@@ -8,12 +9,17 @@ namespace rl4rec {
 // The ids in `targets`, one per query. `allows_none` allows -1, which is not in this table.
 std::vector<int64_t> read_targets(const Tensor& targets, const Catalog& catalog,
                                   int64_t num_queries, bool allows_none);
+// Throws unless a query's target is an item.
+void check_target(const Catalog& catalog, int64_t id, int64_t query);
 
 // Items that do not compete for a query: its excluded ids and its target.
 class Exclusions {
  public:
   Exclusions(const Catalog& catalog, int64_t num_queries, const int64_t* targets,
              const OptionalTensor& ids, const OptionalTensor& offsets);
+
+  // Lets these valid items compete, whatever was excluded.
+  void keep(const Candidates& ids);
 
   // How many valid items do not compete for a query, its target included.
   int64_t count(int64_t query) const { return counts_[query]; }

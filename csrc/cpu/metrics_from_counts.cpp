@@ -5,15 +5,6 @@
 #include "cpu/tuning.h"
 
 namespace rl4rec {
-namespace {
-
-struct OneLane {
-  int64_t index() const { return 0; }
-  int64_t count() const { return 1; }
-  double sum(double value) const { return value; }
-};
-
-}  // namespace
 
 Tensor Metrics::operator()(const int64_t* above, const int64_t* tied, const int64_t* total,
                            int64_t rows, const Tensor& like) const {

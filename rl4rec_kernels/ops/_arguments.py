@@ -13,7 +13,7 @@ from torch import Tensor
 from rl4rec_kernels._utils.arrays import Array, as_tensor
 from rl4rec_kernels._utils.checks import flag, number, shown, whole_number
 from rl4rec_kernels._utils.mapped import check_mapped
-from rl4rec_kernels.ids import RaggedIds, check_layout, pack_ids
+from rl4rec_kernels.ids import RaggedIds, as_int64, check_layout, pack_ids
 from rl4rec_kernels.ops.quantize import QuantizedTable
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -28,6 +28,13 @@ class Ids(NamedTuple):
 
 
 NO_IDS = Ids(None, None)
+
+
+class Targets(NamedTuple):
+    """Several targets per query as operators take them: those of query i are between offsets."""
+
+    values: Tensor
+    offsets: Tensor
 
 
 class Catalog(NamedTuple):
@@ -194,24 +201,43 @@ def _check_quantized(
     return values, row_stats, source
 
 
-def check_targets(targets: Any, query: Tensor) -> None:
-    """Check a tensor of one target per query.
+def as_targets(targets: Any, query: Tensor) -> Tensor:
+    """Return one target per query as a tensor; NumPy arrays and lists become int64.
 
     Raises
     ------
-    TypeError, ValueError
-        If it is not one.
+    TypeError, ValueError, IndexError
+        If they are not one id per query.
     """
+    if isinstance(targets, list | tuple | np.ndarray):
+        ids = as_int64("targets", targets, IndexError)
+        targets = torch.as_tensor(ids, device=query.device)
     if not isinstance(targets, Tensor) or targets.dtype not in _INTS:
-        raise TypeError(
-            f"targets must be a tensor of int32 or int64 ids, one per query, got {_found(targets)}"
-        )
+        raise TypeError(f"targets must be int32 or int64 ids, one per query, got {_found(targets)}")
     if targets.shape != query.shape[:1]:
         raise ValueError(
             f"targets must be [{query.shape[0]}], one id per query, got {tuple(targets.shape)}"
         )
     if targets.device != query.device:
         raise _on_two_devices("targets", targets, "query", query)
+    return targets
+
+
+def split_targets(targets: Any, query: Tensor) -> Tensor | Targets:
+    """Return a tensor of one target per query, or several targets per query.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        If they are neither.
+    """
+    is_list = isinstance(targets, list | tuple) and not isinstance(targets, RaggedIds)
+    is_several = is_list and any(isinstance(row, list | tuple | np.ndarray) for row in targets)
+    if not isinstance(targets, RaggedIds) and not is_several:
+        return as_targets(targets, query)
+    values, offsets = split_ids("targets", targets, query)
+    assert offsets is not None
+    return Targets(values, offsets)
 
 
 def check_log_q(log_q: Any, table: Tensor) -> Tensor | None:

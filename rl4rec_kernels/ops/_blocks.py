@@ -17,7 +17,7 @@ from torch import Tensor
 from rl4rec_kernels._utils.mapped import check_mapped
 from rl4rec_kernels._utils.progress import progress
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops._arguments import Catalog, Ids
+from rl4rec_kernels.ops._arguments import Catalog, Ids, Targets
 
 SLICE_BYTES = 1 << 30
 """Larger tables are processed in slices. A slice should stay in the page cache while all queries
@@ -41,34 +41,39 @@ def in_blocks(
     operator: Callable[..., Any],
     query: Tensor,
     catalog: Catalog,
-    targets: Tensor | int,
+    targets: Tensor | Targets | int,
     exclude: Ids,
     *options: Any,
 ) -> Any:
     """Call a catalog operator for all queries at once or, where that takes long, in blocks.
 
-    `targets` is the operator's third argument: a tensor of targets, or k. The result is a tensor or
-    a tuple of them.
+    `targets` is the operator's third argument: a tensor of targets, or k; several targets per query
+    are two arguments. The result is a tensor or a tuple of them.
     """
     values, *rest = catalog
     blocks = _blocks(query, values.numel()) if _is_real(query, catalog) else []
     if len(blocks) < 2:
-        return operator(query, values, targets, *exclude, *rest, *options)
-    given = targets if isinstance(targets, Tensor) else None
+        own: Any = targets if isinstance(targets, Targets) else (targets,)
+        return operator(query, values, *own, *exclude, *rest, *options)
+    given = None if isinstance(targets, int) else targets
     # Before the first block, so that errors name a query by its number in the whole call.
     check_ids(values.shape[0], given, exclude, catalog.valid)
     found = []
     for first, end in blocks:
-        third = targets if given is None else given[first:end]
+        third: Any = (targets,)
+        if isinstance(targets, Targets):
+            third = _of_queries(Ids(*targets), first, end)
+        elif isinstance(targets, Tensor):
+            third = (targets[first:end],)
         ids = _of_queries(exclude, first, end)
-        found.append(operator(query[first:end], values, third, *ids, *rest, *options))
+        found.append(operator(query[first:end], values, *third, *ids, *rest, *options))
     if isinstance(found[0], Tensor):
         return torch.cat(found)
     return tuple(map(torch.cat, zip(*found, strict=True)))
 
 
 def check_ids(
-    num_rows: int, targets: Tensor | None, exclude: Ids, valid: Tensor | None = None
+    num_rows: int, targets: Tensor | Targets | None, exclude: Ids, valid: Tensor | None = None
 ) -> None:
     """Raise the operators' own error if an id is not in a table of `num_rows` rows.
 
@@ -77,21 +82,45 @@ def check_ids(
     ValueError, IndexError
         As `rank_catalog`.
     """
-    ids, offsets = exclude
+    ids = exclude.values
     bad = ids is not None and bool(((ids < -1) | (ids >= num_rows)).any())
-    if ids is not None and offsets is not None:
-        bad = bad or bool((offsets.diff() < 0).any())
-        bad = bad or (int(offsets[0]), int(offsets[-1])) != (0, ids.shape[0])
-    if targets is not None:
-        bad = bad or bool(((targets < 0) | (targets >= num_rows)).any())
-        bad = bad or (valid is not None and not bool(valid[targets.long()].all()))
+    bad = bad or not _has_offsets(exclude)
+    if isinstance(targets, Targets):
+        bad = bad or not _has_offsets(targets) or bool(have_repeats(targets, num_rows))
+    own = targets.values if isinstance(targets, Targets) else targets
+    if own is not None:
+        bad = bad or bool(((own < 0) | (own >= num_rows)).any())
+        bad = bad or (valid is not None and not bool(valid[own.long()].all()))
     if bad:
         explain_ids(num_rows, targets, exclude, valid)
 
 
+def _has_offsets(ids: Ids | Targets) -> bool:
+    """Whether offsets, if there are any, delimit rows."""
+    values, offsets = ids
+    if values is None or offsets is None:
+        return True
+    ends = (int(offsets[0]), int(offsets[-1]))
+    return ends == (0, values.shape[0]) and not bool((offsets.diff() < 0).any())
+
+
+def row_of_each(ids: Targets) -> Tensor:
+    """The row of each of some ragged ids, int64 [nnz]; any row if offsets are wrong."""
+    values, offsets = ids
+    slots = torch.arange(values.shape[0], dtype=torch.int64, device=values.device)
+    rows = torch.searchsorted(offsets.contiguous(), slots, right=True) - 1
+    return rows.clamp(0, max(0, offsets.shape[0] - 2))
+
+
+def have_repeats(ids: Targets, num_rows: int) -> Tensor:
+    """Whether a row of ragged ids has one of them twice, bool []."""
+    keys = (row_of_each(ids) * num_rows + ids.values.long()).sort().values
+    return (keys[1:] == keys[:-1]).any()
+
+
 def explain_ids(
     num_rows: int,
-    targets: Tensor | None,
+    targets: Tensor | Targets | None,
     exclude: Ids,
     valid: Tensor | None = None,
     target_scores: Tensor | None = None,
@@ -107,6 +136,10 @@ def explain_ids(
         assert ids is not None
         rows = ids.shape[0] if offsets is None else offsets.shape[0] - 1
         ops.topk_catalog(table.new_empty(rows, 0), table, 1, ids, offsets, None, None, None)
+    elif isinstance(targets, Targets):
+        query = table.new_empty(targets.offsets.shape[0] - 1, 0)
+        own = (_on_cpu(part) for part in targets)
+        ops.rank_catalog_targets(query, table, *own, ids, offsets, _on_cpu(valid), None, None)
     else:
         query, target_scores = table.new_empty(targets.shape[0], 0), _on_cpu(target_scores)
         parts = (targets.cpu(), ids, offsets, _on_cpu(valid))

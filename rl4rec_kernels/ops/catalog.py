@@ -14,11 +14,12 @@ from rl4rec_kernels.ops._arguments import (
     NO_IDS,
     Catalog,
     Ids,
+    Targets,
     as_embeddings,
     check_catalog,
     check_k,
-    check_targets,
     split_excluded,
+    split_targets,
 )
 from rl4rec_kernels.ops._blocks import (
     best_of_slices,
@@ -28,6 +29,7 @@ from rl4rec_kernels.ops._blocks import (
     is_streamed,
     rank_slices,
 )
+from rl4rec_kernels.ops._targets import rank_targets
 from rl4rec_kernels.ops._transforms import refuse_derivatives
 from rl4rec_kernels.ops.metrics import metric_arguments, metrics_from_counts
 from rl4rec_kernels.ops.quantize import QuantizedTable
@@ -36,14 +38,14 @@ from rl4rec_kernels.ops.quantize import QuantizedTable
 def rank_catalog(
     query: Array,
     table: Array | QuantizedTable,
-    targets: Tensor,
+    targets: Tensor | IdLists,
     exclude: IdLists | None = None,
     *,
     valid: Array | None = None,
     refine: bool = False,
     backend: str = "auto",
 ) -> RankCounts:
-    """Count how all items score against each query's target.
+    """Count how all items score against each query's target, or against each of its targets.
 
     Scores are compared while they are in registers: there is neither a ``[B, N]`` matrix nor a
     top-k. The target is scored by the same arithmetic as its competitors, so equal embeddings tie.
@@ -56,11 +58,12 @@ def rank_catalog(
         float32, float16 or bfloat16.
     table : Tensor or array, shape [N, D], or QuantizedTable
         Embeddings of all items; of the dtype of `query`, or lower if `query` is float32.
-    targets : Tensor, shape [B]
-        int32 or int64 rows of the table.
+    targets : Tensor, shape [B], or RaggedIds with B rows
+        int32 or int64 rows of the table: one target per query or, as RaggedIds, several, which must
+        differ. NumPy arrays and lists are taken too; a list of lists is several targets per query.
     exclude : Tensor or array, shape [B, X], B lists of ids, or RaggedIds with B rows, optional
         Items that do not compete with a query's target, for example the user's history; -1 is
-        padding, and repeats are allowed. It never removes the target itself.
+        padding, and repeats are allowed. It never removes a target of the query.
     valid : Tensor or array, bool, shape [N], optional
         Which rows are items; others never compete. Default: all.
     refine : bool
@@ -76,6 +79,10 @@ def rank_catalog(
     RankCounts
         ``above``, ``tied`` and ``total``, int64 [B]. A NaN target ranks last (all competitors are
         above); a NaN competitor is never above and never tied, but counts in ``total``.
+
+        With several targets there is one count for each, in the order of ``targets.values``. The
+        query's other targets compete with it, so that 1 + ``above`` is its position in the list of
+        the query. Targets with a score of NaN tie with each other at the end of the list.
 
     Raises
     ------
@@ -103,19 +110,21 @@ def rank_catalog(
     bound is certainly above or below it; the others are scored by the arithmetic of s.
     """
     query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
-    check_targets(targets, query)
+    wanted = split_targets(targets, query)
+    if isinstance(wanted, Targets):
+        return rank_targets(query, catalog, wanted, excluded, backend)
     if backend == "reference":
-        return reference.rank_catalog(query, _exact(catalog), targets, *excluded, catalog.valid)
+        return reference.rank_catalog(query, _exact(catalog), wanted, *excluded, catalog.valid)
     if is_streamed(query, catalog):
-        return rank_slices(query, catalog, targets, excluded)
+        return rank_slices(query, catalog, wanted, excluded)
     operator = _backends.operators(backend).rank_catalog
-    return RankCounts(*in_blocks(operator, query, catalog, targets, excluded, None))
+    return RankCounts(*in_blocks(operator, query, catalog, wanted, excluded, None))
 
 
 def reward_catalog(
     query: Array,
     table: Array | QuantizedTable,
-    targets: Tensor,
+    targets: Tensor | IdLists,
     exclude: IdLists | None = None,
     metrics: Sequence[str] = ("ndcg@10",),
     ties: str = "expected",
@@ -124,7 +133,7 @@ def reward_catalog(
     refine: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """Compute rank metrics of each query's target among all items.
+    """Compute rank metrics of each query's target, or targets, among all items.
 
     Parameters
     ----------
@@ -136,7 +145,8 @@ def reward_catalog(
     Returns
     -------
     Tensor
-        float32, shape [B, M]. Not differentiable: a rank is a step function.
+        float32, shape [B, M]. Not differentiable: a rank is a step function. A query without
+        targets has NaN.
 
     Raises
     ------
@@ -147,15 +157,18 @@ def reward_catalog(
     """
     numbers = metric_arguments(metrics, ties)
     query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
-    check_targets(targets, query)
+    wanted = split_targets(targets, query)
+    if isinstance(wanted, Targets):
+        counts = rank_targets(query, catalog, wanted, excluded, backend)
+        return metrics_from_counts(counts, metrics, ties, offsets=wanted.offsets, backend=backend)
     if backend == "reference":
-        counts = reference.rank_catalog(query, _exact(catalog), targets, *excluded, catalog.valid)
+        counts = reference.rank_catalog(query, _exact(catalog), wanted, *excluded, catalog.valid)
         return metrics_from_counts(counts, metrics, ties, backend=backend)
     if is_streamed(query, catalog):
-        return metrics_from_counts(rank_slices(query, catalog, targets, excluded), metrics, ties)
+        return metrics_from_counts(rank_slices(query, catalog, wanted, excluded), metrics, ties)
     operator = _backends.operators(backend).reward_catalog
     with torch.no_grad():
-        return in_blocks(operator, query, catalog, targets, excluded, *numbers)
+        return in_blocks(operator, query, catalog, wanted, excluded, *numbers)
 
 
 def topk_catalog(

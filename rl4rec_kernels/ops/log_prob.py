@@ -12,10 +12,10 @@ from rl4rec_kernels.ops import _backends, _gradients, reference
 from rl4rec_kernels.ops._arguments import (
     Ids,
     as_embeddings,
+    as_targets,
     check_catalog,
     check_embeddings,
     check_log_q,
-    check_targets,
     check_temperature,
     split_excluded,
     split_ids,
@@ -141,7 +141,7 @@ def log_prob_catalog(
     check_embeddings(query, table)
     catalog = check_catalog(query, table, valid)
     excluded = split_excluded(exclude, query)
-    check_targets(targets, query)
+    targets = as_targets(targets, query)
     backend = _backends.resolve_backend(backend, query, cuda=False)
     if backend == "reference":
         found = reference.log_prob_catalog(

@@ -13,6 +13,7 @@ are those of the registered operators: `ids` is a matrix [B, C], or the values o
 
 import itertools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,6 +117,38 @@ def rank_catalog(
     return RankCounts(above.sum(1), tied.sum(1), 1 + competes.sum(1))
 
 
+def rank_catalog_targets(
+    query: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    target_offsets: Tensor,
+    exclude: Tensor | None = None,
+    offsets: Tensor | None = None,
+    valid: Tensor | None = None,
+    scores: Tensor | None = None,
+) -> RankCounts:
+    """Counts of each of several targets of a query in the query's one list, which has them all.
+
+    Targets with a score of NaN share the last ranks. `scores` is as in `rank_catalog`.
+    """
+    all_scores, competes = score_catalog(query, table, exclude, offsets, valid)
+    scores = all_scores if scores is None else scores
+    counts = []
+    for b, where in enumerate(row_slices(targets, target_offsets)):
+        own = targets[where].long()
+        competes[b, own] = True
+        listed = scores[b, competes[b]]
+        num_nan = int(scores[b, own].isnan().sum())
+        for score in scores[b, own]:
+            if score.isnan():
+                counts.append((len(listed) - num_nan, num_nan - 1, len(listed)))
+            else:
+                above, tied = int((listed > score).sum()), int((listed == score).sum()) - 1
+                counts.append((above, tied, len(listed)))
+    columns = torch.tensor(counts, dtype=torch.int64, device=query.device).reshape(-1, 3)
+    return RankCounts(*columns.unbind(1))
+
+
 def topk_catalog(
     query: Tensor,
     table: Tensor,
@@ -208,9 +241,11 @@ def metric_at_rank(metric: Metric, rank: Tensor, total: int) -> Tensor:
     within = (rank <= cutoff).double()
     if kind is Kind.NDCG:
         return within / torch.log2(1 + rank)
-    if kind is Kind.HIT:
+    if kind in (Kind.HIT, Kind.RECALL):
         return within
-    if kind is Kind.MRR:
+    if kind is Kind.PRECISION:
+        return within / cutoff
+    if kind in (Kind.MRR, Kind.MAP):
         return within / rank
     if kind is Kind.AUC:
         return (total - rank) / (total - 1) if total > 1 else torch.ones_like(rank)
@@ -234,6 +269,104 @@ def metrics_from_counts(counts: RankCounts, metrics: list[Metric], ties: Ties) -
         for column, metric in enumerate(metrics):
             result[row, column] = metric_at_rank(metric, rank, total).mean()
     return result
+
+
+class TiedGroup(NamedTuple):
+    """Items of one score in a query's list: `size` of them at the ranks `above` + 1 and so on."""
+
+    above: int
+    size: int
+    relevant: int  # targets among them
+
+
+def tied_groups(above: list[int], tied: list[int]) -> list[TiedGroup]:
+    """The groups that have targets, best first, from the counts of a query's targets."""
+    sizes = {a: t + 1 for a, t in zip(above, tied, strict=True)}
+    return [TiedGroup(a, sizes[a], above.count(a)) for a in sorted(sizes)]
+
+
+def metric_at_ranks(metric: Metric, ranks: list[float], total: int) -> float:
+    """A metric of n relevant items at these ranks, which rise."""
+    kind, cutoff = metric
+    n, hits = len(ranks), sum(r <= cutoff for r in ranks)
+    if kind is Kind.NDCG:
+        ideal = sum(1 / math.log2(1 + i) for i in range(1, min(n, cutoff) + 1))
+        return sum(1 / math.log2(1 + r) for r in ranks[:hits]) / ideal
+    if kind is Kind.HIT:
+        return float(hits > 0)
+    if kind is Kind.MRR:
+        return 1 / ranks[0] if hits else 0.0
+    if kind is Kind.RECALL:
+        return hits / n
+    if kind is Kind.PRECISION:
+        return hits / cutoff
+    if kind is Kind.MAP:
+        return sum(i / r for i, r in enumerate(ranks[:hits], 1)) / min(n, cutoff)
+    if kind is Kind.AUC:  # of the items below each target, n - i are targets
+        pairs = sum(total - r - (n - i) for i, r in enumerate(ranks, 1))
+        return pairs / (n * (total - n)) if total > n else 1.0
+    if kind is Kind.LOGRANK:
+        return 1 - sum(map(math.log, ranks)) / n / math.log(total) if total > 1 else 1.0
+    return sum(ranks) / n
+
+
+def expected_metric(metric: Metric, groups: list[TiedGroup], total: int) -> float:
+    """The mean of a metric over all orders of each tied group."""
+    kind, cutoff = metric
+    if kind in (Kind.HIT, Kind.MRR):  # those of the first target, which is in the first group
+        (above, size, relevant), ways = groups[0], math.comb(groups[0].size, groups[0].relevant)
+        first = [math.comb(size - j, relevant - 1) / ways for j in range(1, size + 1)]
+        gains = [1.0 if kind is Kind.HIT else 1 / (above + j) for j in range(1, size + 1)]
+        terms = zip(first, gains, strict=True)
+        return sum(p * gain for p, gain in list(terms)[: max(0, cutoff - above)])
+    if kind is Kind.MAP:
+        summed, before = 0.0, 0
+        for above, size, relevant in groups:
+            for j in range(1, min(size, cutoff - above) + 1):
+                others = (j - 1) * (relevant - 1) / (size - 1) if size > 1 else 0
+                summed += relevant / size * (before + 1 + others) / (above + j)
+            before += relevant
+        return summed / min(before, cutoff)
+    # The others are sums over the targets, of which each is at every rank of its group equally
+    # often. So is the sum over `relevant` of `size` targets that take these ranks.
+    n = sum(group.relevant for group in groups)
+    if kind is Kind.AUC:
+        mean = sum(g.relevant * (g.above + (g.size + 1) / 2) for g in groups) / n
+        return (total - mean - (n - 1) / 2) / (total - n) if total > n else 1.0
+    one, summed = Kind.HIT if kind in (Kind.RECALL, Kind.PRECISION) else kind, 0.0
+    for above, size, relevant in groups:
+        ranks = torch.arange(above + 1, above + size + 1, dtype=torch.float64, device="cpu")
+        summed += relevant * metric_at_rank(Metric(one, cutoff), ranks, total).mean().item()
+    if kind is Kind.NDCG:
+        return summed / sum(1 / math.log2(1 + i) for i in range(1, min(n, cutoff) + 1))
+    return summed / (cutoff if kind is Kind.PRECISION else n)
+
+
+def metrics_of_targets(
+    counts: RankCounts, offsets: Tensor, metrics: list[Metric], ties: Ties
+) -> Tensor:
+    """Metrics [B, M] in float64 of queries with several targets; NaN for those without."""
+    shape = offsets.shape[0] - 1, len(metrics)
+    result = torch.full(shape, math.nan, dtype=torch.float64, device="cpu")
+    for row, where in enumerate(row_slices(counts.above, offsets)):
+        above, tied, total = (count[where].tolist() for count in counts)
+        if not above:
+            continue
+        groups = tied_groups(above, tied)
+        ranks: list[float] = []
+        for first, size, relevant in groups:
+            for j in range(1, relevant + 1):
+                shift = {
+                    Ties.PESSIMISTIC: size - relevant + j,
+                    Ties.AVERAGE: j * (size + 1) / (relevant + 1),  # the mean rank of the j-th
+                }.get(ties, j)
+                ranks.append(first + shift)
+        for column, metric in enumerate(metrics):
+            if ties is Ties.EXPECTED:
+                result[row, column] = expected_metric(metric, groups, total[0])
+            else:
+                result[row, column] = metric_at_ranks(metric, ranks, total[0])
+    return result.to(counts.above.device)
 
 
 def reward_candidates(

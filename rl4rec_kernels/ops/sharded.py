@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.ids import IdLists, RaggedIds
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _backends
 from rl4rec_kernels.ops._arguments import (
     NO_IDS,
     Catalog,
     Ids,
+    Targets,
     as_embeddings,
     check_catalog,
     check_k,
-    check_targets,
     split_excluded,
+    split_targets,
 )
 from rl4rec_kernels.ops._blocks import (
     best_of_slices,
@@ -31,6 +32,8 @@ from rl4rec_kernels.ops._blocks import (
     score_targets,
 )
 from rl4rec_kernels.ops._group import Group
+from rl4rec_kernels.ops._slices import check_slice, check_slices, slice_facts
+from rl4rec_kernels.ops._targets import in_one_list, one_target_each
 from rl4rec_kernels.ops.metrics import metric_arguments, metrics_from_counts
 from rl4rec_kernels.ops.quantize import QuantizedTable, quantize_table
 
@@ -42,6 +45,7 @@ _SAME = (
     "targets",
     "exclude",
     "exclude.offsets",
+    "targets.offsets",
 )
 
 
@@ -107,7 +111,7 @@ class ShardedTable:
         catalogs: list[Catalog] = []
 
         def look() -> dict[str, Any]:
-            catalogs.append(_check_slice(table, valid))
+            catalogs.append(check_slice(table, valid))
             return slice_facts(catalogs[0])
 
         facts = members.gather_objects(look)
@@ -159,7 +163,7 @@ class ShardedTable:
     def rank_catalog(
         self,
         query: Tensor,
-        targets: Tensor,
+        targets: Tensor | IdLists,
         exclude: Tensor | RaggedIds | None = None,
         *,
         refine: bool = False,
@@ -176,12 +180,12 @@ class ShardedTable:
         TypeError, ValueError, IndexError
             As the operator, or if the processes have different arguments; in all processes.
         """
-        return self._count(("rank_catalog",), query, targets, exclude, refine)
+        return self._count(("rank_catalog",), query, targets, exclude, refine)[0]
 
     def reward_catalog(
         self,
         query: Tensor,
-        targets: Tensor,
+        targets: Tensor | IdLists,
         exclude: Tensor | RaggedIds | None = None,
         metrics: Sequence[str] = ("ndcg@10",),
         ties: str = "expected",
@@ -200,8 +204,9 @@ class ShardedTable:
         TypeError, ValueError, IndexError
             As the operator, or if the processes have different arguments; in all processes.
         """
-        counts = self._count(("reward_catalog", metrics, ties), query, targets, exclude, refine)
-        return metrics_from_counts(counts, metrics, ties)
+        call = ("reward_catalog", metrics, ties)
+        counts, offsets = self._count(call, query, targets, exclude, refine)
+        return metrics_from_counts(counts, metrics, ties, offsets=offsets)
 
     def topk_catalog(
         self,
@@ -229,9 +234,9 @@ class ShardedTable:
             number = check_k(k, self.num_rows)
             excluded = split_excluded(exclude, query)
             check_ids(self.num_rows, None, excluded)
-            return ("topk_catalog", number, refine), checked, None, *excluded
+            return ("topk_catalog", number, refine), checked, None, *excluded, None
 
-        (_, k, _), query, _, ids, offsets = self._group.check_same(_SAME, check)
+        (_, k, _), query, _, ids, offsets, _ = self._group.check_same(_SAME, check)
         show, group = self._group.rank == 0, self._group
 
         def find() -> tuple[Tensor, Tensor]:
@@ -249,18 +254,26 @@ class ShardedTable:
 
     def _count(
         self, call: tuple[Any, ...], query: Any, targets: Any, exclude: Any, refine: bool
-    ) -> RankCounts:
-        """Counts over all processes; `call` is the operator's name, metrics and ties."""
+    ) -> tuple[RankCounts, Tensor | None]:
+        """Counts over all processes, and the offsets of several targets per query.
+
+        `call` is the operator's name, metrics and ties.
+        """
 
         def check() -> tuple[Any, ...]:
             numbers = metric_arguments(*call[1:]) if call[1:] else ()
             checked = self._check_query(query, refine)
-            check_targets(targets, query)
+            wanted = split_targets(targets, query)
             excluded = split_excluded(exclude, query)
-            check_ids(self.num_rows, targets, excluded)
-            return (call[0], numbers, refine), checked, targets, *excluded
+            check_ids(self.num_rows, wanted, excluded)
+            several = None
+            if isinstance(wanted, Targets):
+                several = wanted.offsets
+                rows, wanted, excluded = one_target_each(wanted, excluded, self.num_rows)
+                checked = checked[rows]
+            return (call[0], numbers, refine), checked, wanted, *excluded, several
 
-        _, query, targets, ids, offsets = self._group.check_same(_SAME, check)
+        _, query, targets, ids, offsets, several = self._group.check_same(_SAME, check)
         num_queries, show = query.shape[0], self._group.rank == 0
 
         def score() -> Tensor:
@@ -286,7 +299,8 @@ class ShardedTable:
             return count_slices(query, catalog, here, excluded, scores, show_progress=show)
 
         above, tied, competitors = self._group.sum((3, num_queries), count)
-        return RankCounts(above, tied, competitors + 1)
+        counts = RankCounts(above, tied, competitors + 1)
+        return (counts if several is None else in_one_list(counts, several)), several
 
     def _check_query(self, query: Any, refine: bool) -> Tensor:
         query, _ = as_embeddings(query, self._table)
@@ -326,74 +340,3 @@ def _merge(scores: Tensor, ids: Tensor, found: Tensor) -> None:
             ids.copy_(more_ids)
         else:
             merge_best(scores, ids, more, more_ids)
-
-
-def _check_slice(table: Any, valid: Any) -> Catalog:
-    values = table.values if isinstance(table, QuantizedTable) else table
-    dim = values.shape[-1] if isinstance(values, Tensor) and values.dim() else 0
-    device = values.device if isinstance(values, Tensor) else None
-    refine = isinstance(table, QuantizedTable) and table.source is not None
-    return check_catalog(
-        torch.empty(0, dim, dtype=torch.float32, device=device), table, valid, refine
-    )
-
-
-def slice_facts(catalog: Catalog) -> dict[str, Any]:
-    """Describe a slice: what `check_slices` compares, its rows and the level of CPU features."""
-    values, _, row_stats, source = catalog
-    return {
-        "rows": values.shape[0],
-        "CPU level": _backends.cpu_level(),
-        "dim": values.shape[1],
-        "dtype": str(values.dtype),
-        "quantized": row_stats is not None,
-        "source": None if source is None else str(source.dtype),
-        "scores": _probe(catalog),
-    }
-
-
-def check_slices(facts: Sequence[dict[str, Any]]) -> None:
-    """Check by the `slice_facts` of all slices that they make up one table.
-
-    Raises
-    ------
-    ValueError
-        If dimensions or dtypes differ, or scores, because the CPUs do.
-    """
-    first = facts[0]
-    for rank, other in enumerate(facts):
-        for name, value in other.items():
-            if name in ("rows", "CPU level") or value == first[name]:
-                continue
-            if name == "scores":
-                raise ValueError(
-                    f"the CPUs of process 0 (level {first['CPU level']}) and process {rank} (level "
-                    f"{other['CPU level']}) round scores differently, so they cannot be compared; "
-                    f"set {_backends.LEVEL_VARIABLE} to the same level for all, for example avx2"
-                )
-            raise ValueError(
-                f"the slices do not match: {name} is {first[name]} in process 0 but {value} in "
-                f"process {rank}; make them in the same way"
-            )
-
-
-def _probe(catalog: Catalog) -> list[list[int]]:
-    """The bits of a few scores as this machine computes them for such a table."""
-    values, _, row_stats, source = catalog
-    generator, device = torch.Generator("cpu").manual_seed(0), values.device
-    rows, dim = 37, 67
-    options: Any = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
-    query, table = (
-        (torch.randint(-999, 1000, (rows, dim), **options) / 7.0).to(device) for _ in range(2)
-    )
-    targets = torch.arange(rows, dtype=torch.int64, device=device)
-    score = torch.ops.rl4rec.score_catalog_targets
-    if row_stats is None:
-        plain = table.to(values.dtype)
-        found = [score(q, plain, targets, None) for q in (query, query.to(values.dtype))]
-    else:
-        copy = quantize_table(table, values.dtype)
-        found = [score(query, copy.values, targets, copy.row_stats)]
-        if source is not None:
-            found.append(score(query, table.to(source.dtype), targets, None))
-    return [scores.view(torch.int32).tolist() for scores in found]

@@ -23,7 +23,7 @@ from rl4rec_kernels.ops import score_candidates
 from rl4rec_kernels.ops._arguments import NO_IDS, Catalog, Ids
 from rl4rec_kernels.ops._blocks import count_slices, local_ids, score_targets
 from rl4rec_kernels.ops._log_sums import log_sums, target_log_probs
-from rl4rec_kernels.ops.sharded import check_slices, slice_facts
+from rl4rec_kernels.ops._slices import check_slices, slice_facts
 from rl4rec_kernels.service.items import Items, rank_rows, score_rows
 
 

@@ -118,7 +118,8 @@ INVALID = torch.tensor([True, False] + [True] * 7)
     ("changes", "error", "named"),
     [
         ({"query": torch.ones(2, 3)}, ValueError, ("query", 3, "table", 4)),
-        ({"targets": [1, 4]}, TypeError, ("targets", "int32 or int64", "list")),
+        ({"targets": [1, 0.5]}, TypeError, ("targets", "float64")),
+        ({"targets": "ab"}, TypeError, ("targets", "int32 or int64", "str")),
         ({"targets": torch.ones(2)}, TypeError, ("targets", "query", "torch.float32")),
         ({"targets": torch.tensor([1, 2, 3])}, ValueError, ("targets", "[2]", (3,))),
         ({"targets": torch.tensor([1, -1])}, IndexError, ("targets", "id -1", "query 1")),

@@ -124,7 +124,7 @@ def test_empty(backend):
 @pytest.mark.parametrize(
     ("metric", "named"),
     [
-        ("precision@5", "unknown metric"),
+        ("dcg@5", "unknown metric"),
         ("ndcg@ten", "unknown metric"),
         ("ndcg", "unknown metric"),
         (5, "unknown metric"),

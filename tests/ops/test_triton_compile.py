@@ -16,20 +16,24 @@ KERNELS = {
     "_count_candidates",
     "_count_catalog",
     "_count_excluded",
+    "_count_targets",
     "_finish",
     "_log_prob_candidates",
     "_metrics_from_counts",
+    "_metrics_of_targets",
     "_recount_catalog",
+    "_remove_excluded",
     "_sample_groups",
     "_score_all",
     "_score_candidates",
     "_score_targets",
+    "_score_targets_of",
     "_search_again",
     "_sum_exponentials",
     "_weigh",
     "_weighted_segment_sum",
 }
-WITHOUT_EMBEDDINGS = ("_add_ranges", "_finish", "_metrics_from_counts")
+WITHOUT_EMBEDDINGS = ("_add_ranges", "_finish", "_metrics_from_counts", "_metrics_of_targets")
 SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes that a block may have
 # Bytes, of a case or a kernel: where excluded pairs are looked up, where few dimensions are
 # multiplied without tensor cores, and on the older card.
@@ -84,6 +88,7 @@ def test_catalogs_use_the_tensor_cores(compiled):
     names = {
         "_collect",
         "_count_catalog",
+        "_count_targets",
         "_sample_groups",
         "_score_all",
         "_score_targets",

@@ -80,6 +80,7 @@ def main(capability: int) -> None:
     ids = torch.zeros(rows, columns, dtype=torch.int64)
     ragged = ids.view(-1), torch.zeros(rows + 1, dtype=torch.int64)
     metrics = [0, 1, 2, 3, 4, 5], [10, 10, 10, 1, 1, 1], 3
+    several = [*range(9)], [10] * 9, 3
     valid = torch.ones(items, dtype=torch.bool)
     for dtype in (torch.float32, torch.bfloat16):
         case = str(dtype).removeprefix("torch.")
@@ -105,6 +106,9 @@ def main(capability: int) -> None:
                 found = triton_kernels.log_prob_catalog(*log_probs, bad)
                 triton_kernels.log_prob_catalog_grad(grad[:, 0], *found, *log_probs, True, True)
         triton_kernels.topk_catalog(query, table[:100], 10, *[None] * 5, bad)
+        targets, rest = (ids[:, 0], torch.arange(rows + 1)), (ids[:, :9], None, valid, None, None)
+        counts = triton_kernels.rank_catalog_targets(query, table, *targets, *rest, bad)
+        triton_kernels.metrics_of_targets(*counts, targets[1], *several)
     # Triton makes constants of arguments that are 1.
     case = "ones"
     query, table = torch.zeros(1, 1), torch.zeros(1, 1)

@@ -19,6 +19,9 @@ _HIT = tl.constexpr(1)
 _MRR = tl.constexpr(2)
 _AUC = tl.constexpr(3)
 _LOGRANK = tl.constexpr(4)
+_RECALL = tl.constexpr(6)
+_PRECISION = tl.constexpr(7)
+_MAP = tl.constexpr(8)
 _OPTIMISTIC = tl.constexpr(0)
 _PESSIMISTIC = tl.constexpr(1)
 _AVERAGE = tl.constexpr(2)
@@ -32,28 +35,41 @@ def store_metrics(out, above, tied, total, mask, METRICS: tl.constexpr, TIES: tl
     `METRICS` is a tuple of (kind, cut-off); `out` are pointers to the rows' first metric.
     """
     for m in tl.static_range(0, len(METRICS)):
-        value = _metric(above, tied, total, METRICS[m][0], METRICS[m][1], TIES)
+        value = metric(above, tied, total, METRICS[m][0], METRICS[m][1], TIES)
         value = tl.where(total < 0, float("nan"), value)
         tl.store(out + m, value.to(tl.float32), mask=mask)
+
+
+@triton.jit
+def metric(above, tied, total, KIND: tl.constexpr, CUTOFF: tl.constexpr, TIES: tl.constexpr):
+    """A metric of one target; those of several targets become those that they are with one."""
+    if KIND == _RECALL:
+        return _metric(above, tied, total, _HIT, CUTOFF, TIES)
+    elif KIND == _PRECISION:
+        return _metric(above, tied, total, _HIT, CUTOFF, TIES) / CUTOFF
+    elif KIND == _MAP:
+        return _metric(above, tied, total, _MRR, CUTOFF, TIES)
+    else:
+        return _metric(above, tied, total, KIND, CUTOFF, TIES)
 
 
 @triton.jit
 def _metric(above, tied, total, KIND: tl.constexpr, CUTOFF: tl.constexpr, TIES: tl.constexpr):
     best = (above + 1).to(tl.float64)
     if TIES == _OPTIMISTIC:
-        return _at_rank(best, total, KIND, CUTOFF)
+        return at_rank(best, total, KIND, CUTOFF)
     elif TIES == _PESSIMISTIC:
-        return _at_rank(best + tied.to(tl.float64), total, KIND, CUTOFF)
+        return at_rank(best + tied.to(tl.float64), total, KIND, CUTOFF)
     elif TIES == _AVERAGE:
-        return _at_rank(best + tied.to(tl.float64) / 2, total, KIND, CUTOFF)
+        return at_rank(best + tied.to(tl.float64) / 2, total, KIND, CUTOFF)
     else:
-        single = _at_rank(best, total, KIND, CUTOFF)
+        single = at_rank(best, total, KIND, CUTOFF)
         mean = _mean_over_ranks(above, tied, total, KIND, CUTOFF)
         return tl.where(tied == 0, single, mean)
 
 
 @triton.jit
-def _at_rank(rank, total, KIND: tl.constexpr, CUTOFF: tl.constexpr):
+def at_rank(rank, total, KIND: tl.constexpr, CUTOFF: tl.constexpr):
     """The metric of a target at a rank; a target without competitors has the best value."""
     within = (rank <= CUTOFF).to(tl.float64)
     others = tl.maximum(total - 1, 1).to(tl.float64)
@@ -88,17 +104,17 @@ def _mean_over_ranks(above, tied, total, KIND: tl.constexpr, CUTOFF: tl.constexp
     elif KIND == _HIT:
         return (last - first).to(tl.float64) / size
     elif KIND == _MRR:
-        return (_harmonic(last) - _harmonic(first)) / size
+        return (harmonic(last) - harmonic(first)) / size
     elif KIND == _LOGRANK:
         log_total = tl.log(tl.maximum(total, 2).to(tl.float64))
         mean_log = (_log_factorial(last) - _log_factorial(first)) / size
         return tl.where(total > 1, 1 - mean_log / log_total, 1.0)
     else:  # linear in the rank, so the mean is the metric at the mean rank
-        return _at_rank((above + 1).to(tl.float64) + tied.to(tl.float64) / 2, total, KIND, CUTOFF)
+        return at_rank((above + 1).to(tl.float64) + tied.to(tl.float64) / 2, total, KIND, CUTOFF)
 
 
 @triton.jit
-def _harmonic(n):
+def harmonic(n):
     """1 + 1/2 + … + 1/n up to a constant (Abramowitz & Stegun 6.3.18, at n + 16)."""
     x = (n + 16).to(tl.float64)
     square = x * x

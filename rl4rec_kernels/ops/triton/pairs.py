@@ -15,7 +15,7 @@ from rl4rec_kernels.ops.triton.tile import BLOCK, Operands, float64_scores, tile
 
 
 @triton.jit
-def _pair_scores(sides, query_rows, table_rows, tile: tl.constexpr):
+def pair_scores(sides, query_rows, table_rows, tile: tl.constexpr):
     scores = tile_scores(sides, query_rows, table_rows, tile, False)
     BLOCK: tl.constexpr = tile.block
     slots = tl.arange(0, BLOCK)
@@ -42,7 +42,7 @@ def _score_targets(
     if tl.max(is_bad.to(tl.int32), axis=0) > 0:
         tl.store(bad, 1)
     query_rows = tl.minimum(rows, sides.num_queries - 1)
-    scores = _pair_scores(sides, query_rows, tl.where(is_item, items, 0), tile)
+    scores = pair_scores(sides, query_rows, tl.where(is_item, items, 0), tile)
     tl.store(out + rows, tl.where(is_item, scores, float("-inf")), mask=inside)
 
 
@@ -81,7 +81,7 @@ def _count_excluded(
     if valid is not None:
         counted = counted & (tl.load(valid + items) != 0)
     if tl.max(counted.to(tl.int32), axis=0) > 0:
-        scores = _pair_scores(sides, rows, items, tile)
+        scores = pair_scores(sides, rows, items, tile)
         target_score = tl.load(target_scores + rows)
         less = tl.full([BLOCK], -1, tl.int64)
         above, tied, total = counts, counts + sides.num_queries, counts + 2 * sides.num_queries
