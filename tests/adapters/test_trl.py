@@ -14,12 +14,12 @@ from rl4rec_kernels.adapters.trl import AsyncTRLReward, TRLReward, share_without
 from rl4rec_kernels.rewards.completions import extract_query
 from tests.adapters.conftest import HISTORIES, NEGATIVES, TARGETS, TEXTS
 from tests.errors import raises
+from tests.tiny_model import tiny_chat_model
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
 pandas = pytest.importorskip("pandas")
 
-TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
 PROMPTS = ["what next?", "what next?", "and then?", "and then?"]
 COLUMNS = {"target": TARGETS, "history": HISTORIES, "neg_items": NEGATIVES}
 
@@ -33,30 +33,8 @@ def make(reward: RecReward, reward_type: str) -> RecReward:
 
 
 def make_trainer(functions, conversational: bool, tmp_path):
-    """A GRPOTrainer for a Llama with a few thousand weights, which writes letters."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "</s>", *alphabet])}
-    letters = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    letters.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=letters, pad_token="<pad>", eos_token="</s>", chat_template=TEMPLATE
-    )
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-    )
+    """A GRPOTrainer for a tiny model."""
+    model, tokenizer = tiny_chat_model()
     prompts = [chat("user", text) for text in PROMPTS] if conversational else PROMPTS
     config = trl.GRPOConfig(
         output_dir=str(tmp_path),
