@@ -146,13 +146,14 @@ $(VENV)/peers: $(VENV)/installed
 
 peers: $(VENV)/peers
 
-# The trainers whose adapters are tested in their own code, without what they need to train. Their wheels
-# may contain a `tests` that would hide ours.
-TRAINERS := $(CACHE)/trainers
+# The trainers whose adapters are tested in their own code, without what they need to train, in a folder
+# of their requirements, which can be kept (CACHE=DIR: elsewhere). Their wheels may contain a `tests` that
+# would hide ours.
+TRAINERS := $(CACHE)/trainers-$(shell cksum < tests/trainers/requirements.txt | cut -d ' ' -f 1)
 
-$(TRAINERS)/installed: tests/trainers/requirements.txt $(VENV)/installed
-	rm -rf $(TRAINERS)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(TRAINERS) -r $<
+$(TRAINERS)/installed: | $(VENV)/installed
+	rm -rf $(CACHE)/trainers*
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(TRAINERS) -r tests/trainers/requirements.txt
 	rm -rf $(TRAINERS)/tests $(TRAINERS)/scripts $(TRAINERS)/examples
 	touch $@
 
@@ -161,8 +162,8 @@ $(TRAINERS)/installed: tests/trainers/requirements.txt $(VENV)/installed
 WITH_TRAINER := $(patsubst %,tests/adapters/test_%.py,ms_swift skyrl tinker_cookbook)
 
 test-trainers: $(TRAINERS)/installed
-	$(RUN) RL4REC_TRAINERS=$(CURDIR)/$(TRAINERS) $(BIN)/python -m pytest tests/trainers
-	$(RUN) PYTHONPATH=$(CURDIR)/$(TRAINERS) $(BIN)/python -m pytest -p no:hypothesispytest $(WITH_TRAINER)
+	$(RUN) RL4REC_TRAINERS=$(abspath $(TRAINERS)) $(BIN)/python -m pytest tests/trainers
+	$(RUN) PYTHONPATH=$(abspath $(TRAINERS)) $(BIN)/python -m pytest -p no:hypothesispytest $(WITH_TRAINER)
 
 test-peers: $(VENV)/peers $(ML100K)
 	$(RUN) $(BIN)/python -m pytest tests/peers

@@ -13,6 +13,7 @@ parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("dataset", help="name of the data set in $RL4REC_DATA")
 parser.add_argument("trainer", choices=TRAINERS)
 parser.add_argument("out", type=Path, help="a directory")
+parser.add_argument("--ending", choices=(".parquet", ".jsonl"), default=".parquet")
 parser.add_argument("--num-negs", type=int, default=99, help="0: rank among all items")
 options = parser.parse_args()
 
@@ -22,6 +23,6 @@ for split in ("train", "valid"):
     samples = rk.RecommendationDataset(
         options.dataset, items, prompts, split, num_negs=options.num_negs, num_items=max(items) + 1
     )
-    path = options.out / f"{split}.parquet"
+    path = options.out / f"{split}{options.ending}"
     rk.export_dataset(samples, options.trainer, path)
     print(f"{len(samples)} samples in {path}")
