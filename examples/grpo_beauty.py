@@ -1,4 +1,4 @@
-"""Train an instruction-tuned model with TRL's GRPO on Amazon Beauty, or a data set of your own.
+"""Train an instruction-tuned model with TRL's GRPO on Amazon Beauty or your own data set.
 
     python examples/grpo_beauty.py --model Qwen/Qwen2.5-0.5B-Instruct --report-to wandb
     python examples/grpo_beauty.py --model Qwen/Qwen2.5-0.5B-Instruct --resume  # if it was stopped
