@@ -8,7 +8,13 @@ project = "rl4rec_kernels"
 copyright = "the rl4rec_kernels authors"
 release = importlib.metadata.version("rl4rec-kernels")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx-mathjax-offline",  # formulas without a network
+]
 myst_enable_extensions = ["dollarmath", "substitution"]
 myst_heading_anchors = 3
 adapters = [f".. automodule:: rl4rec_kernels.adapters.{name}\n   :members:" for name in TRAINERS]
