@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.data import load_item_metadata
-from rl4rec_kernels.data.interactions import load_interactions
+from rl4rec_kernels.data import load_interactions, load_item_metadata
 from rl4rec_kernels.service.batching import Limits
 from rl4rec_kernels.service.options import check_options
 from tests.data.cases import write_tiny

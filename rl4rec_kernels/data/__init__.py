@@ -2,7 +2,7 @@
 
 from rl4rec_kernels.data.dataset import RecommendationDataset, Sample
 from rl4rec_kernels.data.export import export_dataset
-from rl4rec_kernels.data.interactions import Interactions, load_interactions
+from rl4rec_kernels.data.interactions import Interactions
 from rl4rec_kernels.data.labels import read_label, write_label
 from rl4rec_kernels.data.loaders import (
     Batch,
@@ -11,8 +11,9 @@ from rl4rec_kernels.data.loaders import (
     create_dataloader,
     create_dataloaders,
 )
-from rl4rec_kernels.data.metadata import load_item_metadata
+from rl4rec_kernels.data.loading import load_interactions, load_item_metadata
 from rl4rec_kernels.data.prompts import PromptGenerator
+from rl4rec_kernels.data.reading import read_interactions
 from rl4rec_kernels.data.splits import SPLITS, DatasetReport, split_seed
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "export_dataset",
     "load_interactions",
     "load_item_metadata",
+    "read_interactions",
     "read_label",
     "split_seed",
     "write_label",

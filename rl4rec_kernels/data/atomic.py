@@ -34,7 +34,7 @@ from rl4rec_kernels.data.splits import SPLITS
 from rl4rec_kernels.data.times import read_times, to_seconds
 from rl4rec_kernels.ids import RaggedIds, is_sparse, to_offsets
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 HISTORY = "item_id_list"
@@ -115,8 +115,8 @@ def read_atomic(path: Path, required: Iterable[str]) -> AtomicTable:
         if "" in columns[name]:
             number = table.lines[columns[name].index("")]
             raise ValueError(f"{path}, line {number}: {name} is empty; fill it or remove the line")
-        if _CONTROL.search("".join(columns[name])):
-            bad = next(i for i, cell in enumerate(columns[name]) if _CONTROL.search(cell))
+        if CONTROL.search("".join(columns[name])):
+            bad = next(i for i, cell in enumerate(columns[name]) if CONTROL.search(cell))
             raise ValueError(
                 f"{path}, line {table.lines[bad]}: {name} {shown(columns[name][bad])} contains a "
                 "control character; remove it"
@@ -202,8 +202,8 @@ def read_atomic_interactions(
     return (
         np.fromiter(user_of.values(), dtype=np.int64, count=len(user_of)),
         sequences,
-        _tokens(user_of),
-        _tokens(item_of),
+        as_tokens(user_of),
+        as_tokens(item_of),
         None if "" in tables else positions,
         times,
     )
@@ -342,16 +342,26 @@ def _read_tables(
         for history in table.columns.get(HISTORY, ()):
             items.update(history.split())
     known = len(set(tables["item"].columns["item_id"])) if "item" in tables else len(items)
+    return tables, *number_ids(users, items, known)
+
+
+def number_ids(
+    users: set[str], items: set[str], known: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """The ids of the tokens of all users and items, in ascending order.
+
+    `known` is the number of items with metadata, from which a table is sparse.
+    """
     if all(map(is_number_token, users | items)):
         user_of, item_of = (
             {token: int(token) for token in sorted(t, key=int)} for t in (users, items)
         )
         if min(item_of.values()) > 0 and not is_sparse(max(item_of.values()), known):
-            return tables, user_of, item_of
-    return tables, number_tokens(users), number_tokens(items)
+            return user_of, item_of
+    return number_tokens(users), number_tokens(items)
 
 
-def _tokens(ids: dict[str, int]) -> Tokens:
+def as_tokens(ids: dict[str, int]) -> Tokens:
     """The token of each id: a list, unless there are gaps."""
     if list(ids.values()) == list(range(1, len(ids) + 1)):
         return ["", *ids]

@@ -14,10 +14,12 @@ from torch.utils.data import Dataset
 
 from rl4rec_kernels._utils.checks import MAX_SEED, amount, number, shown, whole_number
 from rl4rec_kernels.data.export import to_hf
-from rl4rec_kernels.data.interactions import Interactions, load_interactions
+from rl4rec_kernels.data.interactions import Interactions
+from rl4rec_kernels.data.loading import load_interactions
 from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
 from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.data.samples import split_rule, split_sequences
+from rl4rec_kernels.data.sources import FromSource
 from rl4rec_kernels.data.splits import split_index, split_seed
 from rl4rec_kernels.ids import RaggedIds, as_int64, most_rows, prepend
 from rl4rec_kernels.negatives.checks import sampling_weights, verify_negatives
@@ -36,7 +38,7 @@ class Sample(TypedDict):
     neg_items: list[int]
 
 
-class RecommendationDataset(Dataset[Sample]):
+class RecommendationDataset(FromSource, Dataset[Sample]):
     """One split of a dataset, one sample per user.
 
     By default the target is the user's last item (``"test"``), the last but one (``"valid"``) or

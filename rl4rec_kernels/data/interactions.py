@@ -1,17 +1,17 @@
 """The interactions of a dataset: one sequence of items per user, in time order."""
 
-import os
 import re
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.data.atomic import interaction_files, read_atomic_interactions
 from rl4rec_kernels.data.files import (
-    dataset_dir,
     first_file,
     is_whole_number,
     line_at,
@@ -24,6 +24,24 @@ from rl4rec_kernels.ids import RaggedIds, most_rows, to_offsets
 
 SEQUENCE_FILES = with_gz("sequential_data.txt")
 _ODD_SPACE = re.compile(r"[^\S \t\n]")
+
+
+class GivenSamples(NamedTuple):
+    """Samples that a file has, S of them.
+
+    Attributes
+    ----------
+    rows : int64, shape [S]
+        The position of each sample's user in `Interactions.user_ids`, in ascending order.
+    histories : RaggedIds, S rows
+        The items before the target, oldest first, perhaps only the latest.
+    targets : int64, shape [S]
+        The next items.
+    """
+
+    rows: np.ndarray
+    histories: RaggedIds
+    targets: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +62,14 @@ class Interactions:
         −1 if there is none. Otherwise they are a user's last items.
     times : float64, shape [nnz], optional
         When each interaction was, in seconds since 1970, or in another unit if it is not a time.
+    given : mapping of str to GivenSamples, optional
+        The samples of each split, if the files have them instead of sequences.
+    name : str
+        The data set's name.
+    item_metadata : dict of int to dict, optional
+        Item id to its fields, if they were read together with the interactions.
+    notes : tuple of str
+        What `read_interactions` removed.
     """
 
     user_ids: np.ndarray
@@ -52,29 +78,23 @@ class Interactions:
     item_tokens: Tokens | None = None
     target_positions: np.ndarray | None = None
     times: np.ndarray | None = None
+    given: Mapping[str, GivenSamples] | None = None
+    name: str = ""
+    item_metadata: dict[int, dict[str, Any]] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        users, items = len(self.user_ids), np.unique(self.sequences.values).size
+        head = f"{self.name or 'interactions'}: {users:,} users, {items:,} items"
+        lines = [f"{head}, {self.sequences.values.size:,} interactions", *self.notes]
+        return "\n  - ".join(lines)
 
 
-def load_interactions(name: str, data_dir: str | os.PathLike[str] | None = None) -> Interactions:
-    """Load a dataset's interactions.
+def read_prepared(directory: Path, name: str) -> Interactions | None:
+    """Read ``sequential_data.txt`` or RecBole's ``<name>.inter`` in a folder; None without them.
 
-    Reads ``sequential_data.txt[.gz]`` (one user per line: ``user item item …`` in time order) or,
-    if there is none, RecBole's ``<name>.inter[.gz]``, or ``<name>.train.inter[.gz]`` with
-    ``valid`` and ``test``, which are then the splits. In those, ``item_id_list`` is the history of
-    a row.
-
-    Parameters
-    ----------
-    name, data_dir
-        See `rl4rec_kernels.data.files.dataset_dir`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the directory or the file is missing.
-    ValueError
-        If a line is malformed; the message names the file and the line.
+    Raises ValueError if a line is malformed; the message names the file and the line.
     """
-    directory = dataset_dir(name, data_dir)
     if path := first_file(directory, SEQUENCE_FILES):
         found = read_sequences(path)
         items = found.sequences.values
@@ -87,10 +107,7 @@ def load_interactions(name: str, data_dir: str | os.PathLike[str] | None = None)
         return found
     if interaction_files(directory, name):
         return Interactions(*read_atomic_interactions(directory, name))
-    raise FileNotFoundError(
-        f"{directory} has no interactions; add sequential_data.txt (one user per line: "
-        f"user item item …, in time order) or RecBole's {name}.inter, plain or as .gz"
-    )
+    return None
 
 
 def read_sequences(path: Path) -> Interactions:

@@ -14,8 +14,7 @@ from rl4rec_kernels._utils.checks import (
     flag,
 )
 from rl4rec_kernels.data.dataset import RecommendationDataset, Sample
-from rl4rec_kernels.data.interactions import load_interactions
-from rl4rec_kernels.data.metadata import load_item_metadata
+from rl4rec_kernels.data.loading import load_interactions, load_item_metadata
 from rl4rec_kernels.data.prompts import DEFAULT_MAX_HISTORY, PromptGenerator
 from rl4rec_kernels.data.splits import SPLITS
 

@@ -1,8 +1,7 @@
-"""Item metadata: ``load_item_metadata``."""
+"""Item metadata by id: of RecBole's files, in JSON, of P5."""
 
 import json
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.data.atomic import atomic_file, interaction_files, read_atomic_metadata
 from rl4rec_kernels.data.files import (
     check_json_characters,
-    dataset_dir,
     first_file,
     is_whole_number,
     numbered_lines,
     read_text,
     with_gz,
 )
+from rl4rec_kernels.data.folders import read_p5_items
 from rl4rec_kernels.data.interactions import SEQUENCE_FILES
 from rl4rec_kernels.data.item_fields import normalize_item
 from rl4rec_kernels.ids import most_rows
@@ -31,42 +30,17 @@ _FORMS = (
 )
 
 
-def load_item_metadata(
-    name: str, data_dir: str | os.PathLike[str] | None = None
-) -> dict[int, dict[str, Any]]:
-    """Load a dataset's item metadata.
-
-    Reads ``item_metadata.json`` or another ``meta*.json``, plain, as JSON lines (``.jsonl``) or
-    with ``.gz``; for a dataset in RecBole's atomic files, ``<name>.item``.
-
-    Parameters
-    ----------
-    name, data_dir
-        See `rl4rec_kernels.data.files.dataset_dir`.
-
-    Returns
-    -------
-    dict of int to dict
-        Item id to its fields, in ascending order. Fields are named as in
-        `rl4rec_kernels.data.item_fields.ALIASES` (``title``, ``brand``, ``category``,
-        ``release_year``; others keep their names); empty ones are left out. Items of atomic files
-        have their name in the file as ``token``. ``max(metadata) + 1`` is the number of table rows,
-        row 0 being padding.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the directory or the file is missing.
-    ValueError
-        If the file is malformed, or a pickle (which is never read).
-    """
-    directory = dataset_dir(name, data_dir)
+def read_prepared_items(directory: Path, name: str) -> dict[int, dict[str, Any]]:
+    """Read the items of a folder: of RecBole's files, of JSON by id, or of P5."""
     if not first_file(directory, SEQUENCE_FILES) and interaction_files(directory, name):
         if not (path := atomic_file(directory, name, "item")):
             raise FileNotFoundError(
                 f"{directory} has {name}.inter but no {name}.item; add one with the items' titles"
             )
         items = read_atomic_metadata(directory, name)
+    elif not has_metadata(directory) and (by_token := read_p5_items(directory)) is not None:
+        path = directory / "datamaps.json"
+        items = _by_id(path, ((f"item {k}", k, fields) for k, fields in by_token.items()))
     else:
         path = _metadata_file(directory)
         items = read_json_metadata(path)
@@ -78,6 +52,11 @@ def load_item_metadata(
         return {item: normalize_item(items[item]) for item in sorted(items)}
     except RecursionError:
         raise ValueError(f"{path} has lists that are nested too deeply; {_FORMS}") from None
+
+
+def has_metadata(directory: Path) -> bool:
+    """Whether a folder has a file of items by id under our own name."""
+    return first_file(directory, METADATA_FILES) is not None
 
 
 def _metadata_file(directory: Path) -> Path:

@@ -55,6 +55,11 @@ class RawIds:
         return {token: item for item, token in (self._tokens or {}).items()}
 
 
+def token_of(tokens: Tokens | None, item: int) -> str:
+    """Return the file's text of an id; None as tokens means that ids are those of the file."""
+    return str(item) if tokens is None else tokens[item]
+
+
 def is_number_token(token: str) -> bool:
     """Whether a token is a whole number in its shortest form, not ``007``."""
     return is_whole_number(token) and (token[0] != "0" or token == "0")

@@ -157,6 +157,8 @@ def split_sequences(
     would be empty are left out; ValueError if all are.
     """
     index = split_index(split)
+    if interactions.given is not None:
+        return _given_samples(split, interactions, known_items, rule)
     known_ids = np.fromiter(known_items, dtype=np.int64)
     sequences = interactions.sequences
     known = np.isin(sequences.values, known_ids)
@@ -226,6 +228,56 @@ def split_sequences(
         values=base.values,
         starts=starts,
         lengths=begin,
+        is_last=np.append(row[1:] != row[:-1], True),
+    )
+
+
+def _given_samples(
+    split: str, interactions: Interactions, known_items: Iterable[int], rule: SplitRule
+) -> Split:
+    """The samples that the files have, without items that are not in `known_items`."""
+    _refuse_rule(rule)
+    if rule.augment:
+        raise ValueError("augment=True: the files of this data set have all samples; leave it out")
+    assert interactions.given is not None
+    if split not in interactions.given:
+        raise ValueError(f"the files of this data set have no split {shown(split)}")
+    rows, histories, targets = interactions.given[split]
+    known_ids = np.fromiter(known_items, dtype=np.int64)
+    known = np.isin(histories.values, known_ids)
+    histories = select(histories, known)
+    kept = np.isin(targets, known_ids) & (np.diff(histories.offsets) > 0)
+    if not kept.any():
+        raise ValueError(
+            f"no sample of split {shown(split)} has a target and a history with metadata"
+        )
+    sequences = interactions.sequences
+    seen = select(sequences, np.isin(sequences.values, known_ids))
+    row, lengths = rows[kept], np.diff(histories.offsets)[kept]
+    starts = histories.offsets[:-1][kept]
+    repeats = to_offsets(_first_positions(histories) < np.arange(histories.values.size))
+    old = np.repeat(targets, np.diff(histories.offsets)) == histories.values
+    before = to_offsets(old)
+    report = DatasetReport(
+        split=split,
+        users=len(interactions.user_ids),
+        interactions=sequences.values.size,
+        samples=row.size,
+        unknown_interactions=int((~known).sum()),
+        unknown_items=np.setdiff1d(sequences.values, known_ids).size,
+        repeat_histories=int((repeats[starts + lengths] > repeats[starts]).sum()),
+        repeat_targets=int((before[starts + lengths] > before[starts]).sum()),
+    )
+    return Split(
+        user_ids=interactions.user_ids[row],
+        targets=targets[kept],
+        report=report,
+        seen_values=seen.values,
+        seen_starts=seen.offsets[row],
+        seen_lengths=np.diff(seen.offsets)[row],
+        values=histories.values,
+        starts=starts,
+        lengths=lengths,
         is_last=np.append(row[1:] != row[:-1], True),
     )
 

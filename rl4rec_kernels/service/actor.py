@@ -11,7 +11,7 @@ import torch
 
 from rl4rec_kernels._utils.checks import MAX_THREADS, amount, shown
 from rl4rec_kernels._utils.imports import require
-from rl4rec_kernels.data.metadata import load_item_metadata
+from rl4rec_kernels.data.loading import load_item_metadata
 from rl4rec_kernels.index.cache import cached_index
 from rl4rec_kernels.index.encoder import PACKAGED_MODEL, Encoder
 from rl4rec_kernels.index.item_index import ItemIndex

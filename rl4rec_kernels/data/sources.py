@@ -1,0 +1,111 @@
+"""How a `RecommendationDataset` is made from data of one's own."""
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels.data.interactions import Interactions
+from rl4rec_kernels.data.prompts import PromptGenerator
+from rl4rec_kernels.data.reading import read_interactions
+from rl4rec_kernels.data.splits import split_index
+
+
+class FromSource:
+    """The class methods of `RecommendationDataset` that read files, frames and tables."""
+
+    @classmethod
+    def from_interactions(
+        cls,
+        interactions: Interactions,
+        split: str,
+        *,
+        prompt_generator: Callable[[Sequence[int]], Any] | None = None,
+        num_negs: int = 0,
+        num_items: int | None = None,
+        seed: int = 42,
+        neg_alpha: float = 0.0,
+        split_by: str = "leave_one_out",
+        ratios: Sequence[float] = (0.8, 0.1, 0.1),
+        cuts: Sequence[Any] | None = None,
+        augment: bool = False,
+    ) -> Self:
+        """Make one split of what `read_interactions` read, which has its own items.
+
+        Parameters
+        ----------
+        interactions : Interactions
+            The interactions, with ``item_metadata``.
+        split, num_negs, num_items, seed, neg_alpha, split_by, ratios, cuts, augment
+            As for the class. `num_items` is by default that of the items.
+        prompt_generator : callable, optional
+            Default: ``PromptGenerator(interactions.item_metadata)``.
+        """
+        if not isinstance(interactions, Interactions) or not interactions.item_metadata:
+            raise TypeError(
+                "interactions must be what read_interactions returns, with items, got "
+                f"{shown(interactions)}"
+            )
+        metadata = interactions.item_metadata
+        make: Any = cls
+        dataset: Self = make(
+            interactions.name,
+            metadata,
+            PromptGenerator(metadata) if prompt_generator is None else prompt_generator,
+            split,
+            num_negs,
+            max(metadata) + 1 if num_items is None else num_items,
+            seed,
+            neg_alpha=neg_alpha,
+            interactions=interactions,
+            split_by=split_by,
+            ratios=ratios,
+            cuts=cuts,
+            augment=augment,
+        )
+        return dataset
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike[str], split: str = "train", **options: Any) -> Self:
+        """Read a file of separated values, plain or as ``.gz``; see `from_source`."""
+        return cls.from_source(path, split, **options)
+
+    @classmethod
+    def from_jsonl(cls, path: str | os.PathLike[str], split: str = "train", **options: Any) -> Self:
+        """Read a file of one JSON object per line, plain or as ``.gz``; see `from_source`."""
+        return cls.from_source(path, split, **options)
+
+    @classmethod
+    def from_pandas(cls, frame: Any, split: str = "train", **options: Any) -> Self:
+        """Read a pandas DataFrame of one interaction per row; see `from_source`."""
+        return cls.from_source(frame, split, **options)
+
+    @classmethod
+    def from_hf(cls, dataset: Any, split: str = "train", **options: Any) -> Self:
+        """Read a Hugging Face ``datasets.Dataset``; see `from_source`."""
+        return cls.from_source(dataset, split, **options)
+
+    @classmethod
+    def from_source(cls, source: Any, split: str = "train", **options: Any) -> Self:
+        """Make one split of data in any form that `read_interactions` reads.
+
+        For more than one split, call that function once, and `from_interactions` for each.
+
+        Parameters
+        ----------
+        source, **options
+            As for `read_interactions`, and as for `from_interactions`.
+        split : str
+            ``"train"``, ``"valid"`` or ``"test"``.
+
+        Examples
+        --------
+        >>> RecommendationDataset.from_csv(
+        ...     "ratings.csv", "train", items="movies.csv", k_core=5, num_negs=99
+        ... )  # doctest: +SKIP
+        """
+        split_index(split)
+        names = inspect.signature(cls.from_interactions).parameters
+        own = {name: options.pop(name) for name in list(options) if name in names}
+        return cls.from_interactions(read_interactions(source, **options), split, **own)
