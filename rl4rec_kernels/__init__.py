@@ -10,12 +10,14 @@ with while_importing():  # all that can fail
     import rl4rec_kernels.adapters  # noqa: F401 - registers the columns of each trainer
     from rl4rec_kernels._utils.version import VERSION as __version__
     from rl4rec_kernels.data import (
+        Interactions,
         PromptGenerator,
         RecommendationDataset,
         create_dataloader,
         create_dataloaders,
         export_dataset,
         load_item_metadata,
+        read_interactions,
     )
     from rl4rec_kernels.evaluation import Evaluation, evaluate
     from rl4rec_kernels.evaluation.correction import (
@@ -56,6 +58,7 @@ with while_importing():  # all that can fail
 __all__ = [
     "Encoder",
     "Evaluation",
+    "Interactions",
     "ItemIndex",
     "LocalRetrievalService",
     "PromptGenerator",
@@ -86,6 +89,7 @@ __all__ = [
     "quantize_table",
     "rank_candidates",
     "rank_catalog",
+    "read_interactions",
     "reward_candidates",
     "reward_catalog",
     "sample_negatives",

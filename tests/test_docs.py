@@ -24,6 +24,7 @@ import rl4rec_kernels as rk
 from rl4rec_kernels.cli.app import app
 from rl4rec_kernels.service import local, prometheus
 from rl4rec_kernels.service.batching import Limits
+from tests.data import layout_files
 from tests.errors import raises
 
 ROOT = Path(__file__).parent.parent
@@ -96,6 +97,9 @@ def data_dir(ml100k_dir, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.name)
 def test_examples_run(page, data_dir, tmp_path, monkeypatch):
+    if page.name == "data.md":
+        for layout in layout_files.LAYOUTS:
+            layout_files.write_layout(tmp_path, layout)
     monkeypatch.setenv("RL4REC_DATA", str(data_dir))
     monkeypatch.setenv("RL4REC_CACHE", str(data_dir / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""``read_interactions``: data of your own, or of a known layout, with its items."""
+"""``read_interactions``: interactions and items in any form, or of a known layout."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""How a `RecommendationDataset` is made from data of one's own."""
+"""How a `RecommendationDataset` is made from files, frames and tables."""
 
 import inspect
 import os

@@ -1,4 +1,4 @@
-"""Data of one's own: every layout, every form of a table, the filters, and what is refused."""
+"""Reading interactions: every layout, every form of a table, the filters, what is refused."""
 
 import gzip
 import io
