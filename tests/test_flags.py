@@ -16,6 +16,7 @@ from tests.errors import raises
 
 TABLE = torch.eye(4)
 COPY = rk.quantize_table(TABLE)
+ROWS = {"user_id": [1, 1], "item_id": [1, 2]}
 INDEX = rk.ItemIndex.from_embeddings(TABLE, ids=range(1, 5))
 
 
@@ -54,6 +55,16 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "export_dataset.conversational": lambda v: rk.export_dataset(
         FakeDataset(), "trl", conversational=v
     ),
+    "RecommendationDataset.augment": lambda v: rk.RecommendationDataset(
+        "tiny", {1: {}}, str, "train", augment=v
+    ),
+    "RecommendationDataset.from_interactions.augment": lambda v: (
+        rk.RecommendationDataset.from_interactions(
+            rk.read_interactions(ROWS, show_progress=False), "train", augment=v
+        )
+    ),
+    "read_interactions.all_items": lambda v: rk.read_interactions(ROWS, all_items=v),
+    "read_interactions.show_progress": lambda v: rk.read_interactions(ROWS, show_progress=v),
     "RecommendationDataset.to_hf.conversational": lambda v: FakeDataset().to_hf(v),
     "Encoder.normalize": lambda v: rk.Encoder(normalize=v),
     "Encoder.encode_queries.show_progress": lambda v: FakeEncoder().encode_queries(["a"], v),
