@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rl4rec_kernels import evaluation
 from rl4rec_kernels._utils.checks import shown
@@ -26,7 +28,8 @@ from rl4rec_kernels.data.files import read_text
 from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.data.raw_ids import is_number_token
 from rl4rec_kernels.data.splits import choose_rows
-from rl4rec_kernels.index import Encoder
+from rl4rec_kernels.index import Encoder, ItemIndex
+from rl4rec_kernels.index.files import existing_file, read_embeddings
 from rl4rec_kernels.rewards.completions import extract_query
 
 logger = logging.getLogger(__name__)
@@ -48,6 +51,15 @@ def evaluate(
             help='Output of a model: JSON lines {"user_id": …, "text": …}, with the ids of the '
             "data set's file "
             "(default: the latest titles of each user)."
+        ),
+    ] = None,
+    embeddings: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            help="Your own embeddings instead of texts, two .npy, .pt or .safetensors files: one "
+            "row per user of the split, in the order of `rl4rec sample`, and one row per item id "
+            "(row 0 is padding).",
+            metavar="USERS ITEMS",
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
@@ -92,6 +104,8 @@ def evaluate(
         raise ValueError(
             f"--ks must be whole numbers separated by commas, such as 1,10,100, got {shown(ks)}"
         ) from None
+    if embeddings is not None and not (texts is None and index is None):
+        raise ValueError("--embeddings replaces --texts and --index: drop these")
     outputs = None
     if texts is not None:
         try:
@@ -100,10 +114,11 @@ def evaluate(
             raise ValueError(f"{texts}: {error}") from error
     result = evaluate_dataset(
         str(name),
-        Encoder(encoder, backend=backend),
+        Encoder(encoder, backend=backend) if embeddings is None else None,
         data_dir=data_dir,
         split=split,
         texts=outputs,
+        embeddings=embeddings,
         index=index,
         num_negs=num_negs,
         num_users=users,
@@ -118,19 +133,20 @@ def evaluate(
     result.save(numbers)
     result.plot(figure, f"{name}, {split}")
     console = Console()
-    console.print(result.table(title=f"{name}, {split}"))
     for grouping in result.groups:
         console.print(result.table(grouping, title=f"{name}, {split}, by {grouping}"))
+    console.print(result.table(title=f"{name}, {split}"))  # last, where it is seen
     print(f"wrote {numbers} and {figure}")
 
 
 def evaluate_dataset(
     name: str,
-    encoder: Encoder,
+    encoder: Encoder | None,
     *,
     data_dir: Path | None = None,
     split: str = "test",
     texts: Mapping[int | str, str] | None = None,
+    embeddings: tuple[Path, Path] | None = None,
     index: Path | None = None,
     num_negs: int = 99,
     num_users: int | None = None,
@@ -142,7 +158,8 @@ def evaluate_dataset(
 
     `texts` are a model's outputs by user id (that of the data set's file), from which queries are
     extracted as `RecReward` does; other users are left out. By default, queries are the latest
-    titles of each user. `options` are passed to `evaluate`, and the other parameters are those of
+    titles of each user. Without an encoder, `embeddings` are the files of the users' and the items'
+    vectors. `options` are passed to `evaluate`, and the other parameters are those of
     the command.
 
     Negatives are items that the user never interacted with, while the whole catalog leaves out only
@@ -168,13 +185,19 @@ def evaluate_dataset(
         with_text = with_text[np.isin(dataset.user_ids, list(said))]
     rows = with_text[choose_rows(len(with_text), num_users, seed)]
     histories = [dataset.history(int(row)) for row in rows]
-    if said is None:
-        queries = [recent_titles(item_metadata, history) for history in histories]
+    if encoder is None:
+        assert embeddings is not None
+        vectors, items = read_vectors(*embeddings, len(dataset))
+        vectors = vectors[torch.from_numpy(rows)]
     else:
-        queries = [extract_query(said[user]) for user in dataset.user_ids[rows].tolist()]
-        if len(rows) < len(dataset):
-            logger.info("evaluating %d of the %d users of %s", len(rows), len(dataset), split)
-    items = open_index(index, name, item_metadata, encoder)
+        if said is None:
+            queries = [recent_titles(item_metadata, history) for history in histories]
+        else:
+            queries = [extract_query(said[user]) for user in dataset.user_ids[rows].tolist()]
+            if len(rows) < len(dataset):
+                logger.info("evaluating %d of the %d users of %s", len(rows), len(dataset), split)
+        items = open_index(index, name, item_metadata, encoder)
+        vectors = encoder.encode_queries(queries).cpu()
     targets = dataset.targets[rows]
     groups = {}
     if "history" in group_by:
@@ -182,7 +205,7 @@ def evaluate_dataset(
     if "popularity" in group_by:
         groups["target popularity"] = evaluation.target_popularity(targets, dataset.item_counts)
     return evaluation.evaluate(
-        encoder.encode_queries(queries).cpu(),
+        vectors,
         items.table,
         targets,
         negatives=dataset.negatives[rows] if num_negs else None,
@@ -192,6 +215,25 @@ def evaluate_dataset(
         seed=seed,
         **options,
     )
+
+
+def read_vectors(users: Path, items: Path, num_users: int) -> tuple[Tensor, ItemIndex]:
+    """Read the embeddings of the users of a split, and of all items.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file does not exist or has no embeddings, or there is not one row per user.
+    """
+    index = ItemIndex.import_file(items)
+    users = existing_file(users)
+    vectors, _ = read_embeddings(users)
+    if vectors.dim() != 2 or len(vectors) != num_users:
+        raise ValueError(
+            f"{users} must have one row for each of the {num_users} users of the split, in the "
+            f"order of `rl4rec sample`, got shape {tuple(vectors.shape)}"
+        )
+    return vectors, index
 
 
 def read_texts(lines: Iterable[str]) -> dict[int | str, str]:

@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 import rl4rec_kernels as rk
 from rl4rec_kernels.cli.evaluate import evaluate_dataset, read_texts
 from tests.cli.commands import rl4rec
@@ -36,6 +38,29 @@ def test_evaluate_texts_of_a_model(data_dir, index, tmp_path):
     saved = json.loads((tmp_path / "toys_test.json").read_text())
     assert saved["overall"]["protocols"]["whole catalog"]["hit@1"]["mean"] == 1
     assert saved["groups"] == {}
+
+
+def test_evaluate_embeddings(data_dir, tmp_path):
+    items = np.zeros((13, 12), np.float32)
+    items[1:] = np.eye(12)
+    users = items[[5, 8]] + items[[2, 1]] / 2  # the targets score highest
+    np.save(tmp_path / "items.npy", items)
+    np.save(tmp_path / "users.npy", users)
+    command = ["evaluate", "toys", "--data-dir", str(data_dir), "--out", str(tmp_path), "--ks", "1"]
+    command += ["--num-negs", "3", "--num-bootstrap", "20", "--embeddings"]
+    done = rl4rec(*command, str(tmp_path / "users.npy"), str(tmp_path / "items.npy"))
+    assert done.returncode == 0, done.stderr
+    assert "by history length" not in done.stdout[done.stdout.rindex("toys, test") :]
+    assert "by target popularity" in done.stdout
+    saved = json.loads((tmp_path / "toys_test.json").read_text())
+    for protocol in ("sampled", "whole catalog"):
+        assert saved["overall"]["protocols"][protocol]["hit@1"]["mean"] == 1
+
+    np.save(tmp_path / "users.npy", users[:1])
+    done = rl4rec(*command, str(tmp_path / "users.npy"), str(tmp_path / "items.npy"))
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    for part in (str(tmp_path / "users.npy"), "2 users", "(1, 12)"):
+        assert part in done.stderr
 
 
 def test_read_texts():
