@@ -60,7 +60,7 @@ TRAINERS = {
     "ms_swift": Trainer(
         "ms-swift 4.6",
         '`--external_plugins` and a file with `orms["rl4rec"] = RecORM`',
-        _OWN_CODE,
+        _IN_TRAINER,
     ),
     "easyr1": Trainer(
         "EasyR1 0.3.3",
@@ -70,7 +70,7 @@ TRAINERS = {
     "skyrl": Trainer(
         "SkyRL 0.4",
         "`environment.env_class=rl4rec`, registered as `rl4rec_kernels.adapters.skyrl:RecEnv`",
-        _OWN_CODE,
+        _IN_TRAINER,
     ),
     "rllm": Trainer(
         "rLLM 0.3",
@@ -88,7 +88,7 @@ TRAINERS = {
     "tinker_cookbook": Trainer(
         "tinker-cookbook 0.6",
         "`ProblemGroupBuilder` with `rl4rec_kernels.adapters.tinker_cookbook.RecEnv`",
-        _OWN_CODE,
+        _IN_TRAINER,
     ),
 }
 """The adapters by module. Importing this package imports all of them."""

@@ -12,13 +12,24 @@ import threading
 import pytest
 
 import rl4rec_kernels as rk
-from tests.trainers import run_areal, run_openrlhf, run_verl
+from tests.trainers import (
+    run_areal,
+    run_ms_swift,
+    run_openrlhf,
+    run_skyrl,
+    run_tinker_cookbook,
+    run_verl,
+)
 from tests.trainers.conftest import NAME, NAMESPACE, TEXTS
 
 RUNS = {
     **{("verl", mode): run_verl for mode in ("naive", "dapo", "gdpo", "remote")},
     ("openrlhf", "single turn"): run_openrlhf,
     ("areal", "workflow"): run_areal,
+    ("ms_swift", "plugin"): run_ms_swift,
+    ("skyrl", "gym"): run_skyrl,
+    ("tinker_cookbook", "FailFast"): run_tinker_cookbook,
+    ("tinker_cookbook", "RetryOnFailure"): run_tinker_cookbook,
 }
 OPTIONS = {"retrieval_service_name": NAME, "namespace": NAMESPACE, "reward_type": "logrank"}
 
