@@ -14,13 +14,15 @@ logger = logging.getLogger("rl4rec_kernels.index")
 
 
 def cache_dir() -> Path:
-    """Return the directory: ``$RL4REC_CACHE`` or ``~/.cache/rl4rec``.
+    """Return ``$RL4REC_CACHE``, or the directory ``rl4rec`` of ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
-    Raises OSError if the variable is not set and the user has no home directory.
+    Raises OSError if no variable is set and the user has no home directory.
     """
-    given = os.environ.get("RL4REC_CACHE")
+    if given := os.environ.get("RL4REC_CACHE"):
+        return Path(given)
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
-        return Path(given) if given else Path.home() / ".cache" / "rl4rec"
+        return (shared if shared.is_absolute() else Path.home() / ".cache") / "rl4rec"
     except RuntimeError as error:
         raise OSError(f"{error}; set RL4REC_CACHE to a directory for cached files") from error
 

@@ -17,7 +17,7 @@ import torch
 from rl4rec_kernels import ItemIndex
 from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.cli import demo
-from rl4rec_kernels.index.cache import cached_index
+from rl4rec_kernels.index.cache import cache_dir, cached_index
 from tests.errors import raises
 
 
@@ -185,7 +185,8 @@ def test_a_cache_that_cannot_be_written_is_no_error(
         return Path(home)
 
     monkeypatch.setattr(Path, "home", find_home)
-    monkeypatch.delenv("RL4REC_CACHE", raising=False)
+    for name in ("RL4REC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     if cache is not None:
         monkeypatch.setenv("RL4REC_CACHE", cache.format(tmp_path))
     for _ in range(2):
@@ -194,6 +195,24 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     written = cache == "{}"
     assert (tmp_path / "index" / "toys.safetensors").is_file() == written
     assert ("RL4REC_CACHE" not in caplog.text) == written
+
+
+@pytest.mark.parametrize(
+    ("variables", "want"),
+    [
+        ({}, "/home/me/.cache/rl4rec"),
+        ({"XDG_CACHE_HOME": "/scratch/me"}, "/scratch/me/rl4rec"),
+        ({"XDG_CACHE_HOME": "relative"}, "/home/me/.cache/rl4rec"),  # to be ignored
+        ({"XDG_CACHE_HOME": "/scratch/me", "RL4REC_CACHE": "/big"}, "/big"),
+    ],
+)
+def test_the_cache_is_where_the_user_keeps_caches(monkeypatch, variables, want):
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
+    for name in ("RL4REC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_dir() == Path(want)
 
 
 def test_a_full_disk_does_not_lose_the_encoded_items(tmp_path, encoder, monkeypatch, caplog):
