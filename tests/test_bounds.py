@@ -64,6 +64,7 @@ CALLS = [
     (lambda v: options(num_threads=v), "num_threads", 4096),
     (lambda v: Limits(max_batch_size=v), "max_batch_size", 2**31 - 1),
     (lambda v: Limits(cache_mib=v), "cache_mib", 2**31 - 1),
+    (lambda v: Limits(max_held_mib=v), "max_held_mib", 2**31 - 1),
     (
         lambda v: rk.read_interactions({"user_id": [1], "item_id": [1]}, k_core=v),
         "k_core",

@@ -137,10 +137,13 @@ py::tuple clean(const Ids& values, const Ids& offsets, const Ids& targets) {
 int64_t first_bad(const Ids& ids, int64_t num_rows, const std::optional<Mask>& valid) {
   if (valid && valid->size() != num_rows) throw std::invalid_argument("valid has another size");
   const bool* const mask = valid ? valid->data() : nullptr;
-  for (py::ssize_t i = 0; i < ids.size(); ++i) {
-    const int64_t id = ids.data()[i];
-    if (id < 0 || id >= num_rows || (mask && !mask[id])) return i;
-  }
+  const auto is_bad = [&](int64_t id) {
+    return static_cast<uint64_t>(id) >= static_cast<uint64_t>(num_rows) || (mask && !mask[id]);
+  };
+  const int64_t* const begin = ids.data();
+  const int64_t* const end = begin + ids.size();
+  const int64_t* const found = std::find_if(begin, end, is_bad);
+  if (found != end) return found - begin;
   return -1;
 }
 

@@ -17,6 +17,7 @@ from rl4rec_kernels._utils.checks import (
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.labels import read_rows, read_targets
 from rl4rec_kernels.ids import RaggedIds, target_popularity
+from rl4rec_kernels.index.texts import check_texts
 from rl4rec_kernels.metrics import RankCounts, parse_metrics, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.ops._arguments import check_temperature
@@ -30,9 +31,15 @@ from rl4rec_kernels.rewards.formulas import (
     reward_parts,
 )
 from rl4rec_kernels.rewards.negatives import NegativesReport, clean_negatives
-from rl4rec_kernels.service.base import RetrievalBackend
+from rl4rec_kernels.service.base import AsyncRetrievalBackend, RetrievalBackend
+from rl4rec_kernels.service.calls import Call, make_call
 from rl4rec_kernels.service.client import DEFAULT_TIMEOUT_S, check_timeout
-from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE, find_service
+from rl4rec_kernels.service.local import (
+    DEFAULT_NAME,
+    DEFAULT_NAMESPACE,
+    find_service,
+    registered,
+)
 
 logger = logging.getLogger("rl4rec_kernels.rewards")
 
@@ -60,7 +67,7 @@ class _Request(NamedTuple):
     histories: RaggedIds | None
     negatives: RaggedIds | None
     removed: NegativesReport
-    weights: np.ndarray  # of the targets, by novelty
+    weights: np.ndarray | None  # of the targets, if there is novelty
 
 
 class RecReward:
@@ -170,6 +177,7 @@ class RecReward:
         self.k = k
         self.ties = ties
         self.last_report = NegativesReport()
+        self._weights = np.array(list(self.weights.values()), np.float64)
         self._metrics = [name for name in self.weights if name != SOFTMAX]
         self._service = service
         self._warned = False
@@ -214,21 +222,20 @@ class RecReward:
     ) -> Scored:
         """Compute the rewards and the counts behind them; arguments as in a call."""
         request = self._check(generated_texts, targets, histories, neg_items, self.group_size)
-        return self._rewards(request, self._ask(request))
+        return self._rewards(request, self._ask(request, self._find()))
 
     async def score_async(
         self, generated_texts: Sequence[Any], targets: Any, histories: Any, neg_items: Any = None
     ) -> Scored:
         """As `score`, but other coroutines run while the service works."""
         request = self._check(generated_texts, targets, histories, neg_items, self.group_size)
-        method, arguments = self._question(request)
-        # Finding a service by name may connect to a cluster.
-        service = self._service or await asyncio.to_thread(self._find)
-        coroutine = getattr(service, f"{method}_async", None)
-        if coroutine is None:
-            answer = await asyncio.to_thread(getattr(service, method), *arguments)
+        service = self._service or registered(self.retrieval_service_name, self.namespace)
+        if service is None:
+            service = await asyncio.to_thread(self._find)  # which may connect to a cluster
+        if isinstance(service, AsyncRetrievalBackend):
+            answer = await service.answer_async(self._call(request))
         else:
-            answer = await coroutine(*arguments)
+            answer = await asyncio.to_thread(self._ask, request, service)
         return self._rewards(request, answer)
 
     def explain(
@@ -249,7 +256,7 @@ class RecReward:
         histories = None if history is None else [history]
         negatives = None if neg_items is None else [neg_items]
         request = self._check([text], [target], histories, negatives)
-        counts, values = self._values(self._ask(request))
+        counts, values = self._values(self._ask(request, self._find()))
         return self._explanation(request, counts, values)
 
     def compute_metrics(
@@ -287,6 +294,7 @@ class RecReward:
         queries = [extract_query(completion_text(text, i)) for i, text in enumerate(rows)]
         if not queries:
             raise ValueError("generated_texts is empty: pass at least one text")
+        check_texts(queries)
         if group_size is not None and len(queries) % group_size:
             raise ValueError(
                 f"generated_texts must be groups of group_size={group_size} texts, got "
@@ -294,7 +302,7 @@ class RecReward:
             )
         items = read_targets(targets, len(queries))
         seen = None if histories is None else read_rows("histories", histories, len(queries))
-        weights = np.ones(len(items))
+        weights = None
         if self.novelty:
             weights = (1.0 + target_popularity(items, self.item_counts)) ** -self.novelty
         negatives, removed = clean_negatives(neg_items, items, self.use_negatives_only)
@@ -309,29 +317,33 @@ class RecReward:
             self.retrieval_service_name, self.namespace, self.timeout_s
         )
 
-    def _question(self, request: _Request) -> tuple[str, tuple[Any, ...]]:
-        """What to ask the service: a method and its arguments."""
+    def _call(self, request: _Request) -> Call:
+        queries, targets, histories, negatives, *_ = request
+        temperature = self.temperature if SOFTMAX in self.weights else None
+        return make_call(queries, self.dataset_name, targets, negatives, histories, temperature)
+
+    def _ask(self, request: _Request, service: Any) -> Any:
+        if isinstance(service, RetrievalBackend):
+            return service.answer(self._call(request))  # its arguments have been checked
         queries, targets, histories, negatives, *_ = request
         arguments = (queries, self.dataset_name, targets, negatives, histories)
         if SOFTMAX in self.weights:
-            return "rank_with_log_prob", (*arguments, self.temperature)
-        return "rank", arguments
-
-    def _ask(self, request: _Request) -> Any:
-        method, arguments = self._question(request)
-        return getattr(self._find(), method)(*arguments)
+            return service.rank_with_log_prob(*arguments, self.temperature)
+        return service.rank(*arguments)
 
     def _values(self, answer: Any) -> tuple[RankCounts, np.ndarray]:
-        """Counts, and the values of the reward's parts, float64 [B, parts], from an answer."""
+        """Counts, and the values of the reward's parts [B, parts], from an answer."""
         counts, log_probs = answer if SOFTMAX in self.weights else (answer, None)
-        values = metrics_from_counts(counts, self._metrics, self.ties).double().cpu().numpy()
+        values = metrics_from_counts(counts, self._metrics, self.ties).cpu().numpy()
         if log_probs is not None:
             values = np.column_stack([values, np.exp(log_probs.double().cpu().numpy())])
         return counts, values
 
     def _rewards(self, request: _Request, answer: Any) -> Scored:
         counts, values = self._values(answer)
-        rewards = values @ list(self.weights.values()) * request.weights
+        rewards = values @ self._weights
+        if request.weights is not None:
+            rewards = rewards * request.weights
         if self.normalize:
             rewards = normalized(rewards, self.group_size)
         if logger.isEnabledFor(logging.DEBUG):
@@ -353,7 +365,7 @@ class RecReward:
         first = RankCounts(*(count[:1].cpu() for count in counts))
         above, tied, total = (int(count) for count in first)
         parts = dict(zip(self.weights, values[0].tolist(), strict=True))
-        weight = float(request.weights[0])
+        weight = 1.0 if request.weights is None else float(request.weights[0])
         return Explanation(
             query=request.queries[0],
             target=target,

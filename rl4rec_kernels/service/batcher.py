@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class ServiceOverloadedError(RuntimeError):
-    """A call waited in the service's queue for too long."""
+    """A call waited in the service's queue for too long, or the service has no memory for it."""
 
 
 @dataclass(slots=True)
@@ -152,6 +152,50 @@ class Batcher(Generic[Item, Result]):
     def _count(self, items: int) -> None:
         self.batches += 1
         self.items += items
+
+
+class MemoryBudget:
+    """Bounds the memory of all calls that a service holds, those that wait in a queue included.
+
+    Parameters
+    ----------
+    max_mib : int
+        The bound, in MiB; errors call it ``max_held_mib``.
+    """
+
+    def __init__(self, max_mib: int) -> None:
+        self.max_mib, self.used = max_mib, 0
+        renew_in_child(self, lambda budget: setattr(budget, "used", 0))
+
+    @contextlib.contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Hold `size` bytes for the block.
+
+        Raises
+        ------
+        ValueError
+            If they are more than the bound.
+        ServiceOverloadedError
+            If other calls hold too much at the moment. A call cannot wait here, since it would take
+            memory; its caller should, as `RetrievalClient` does.
+        """
+        need = f"about {size / 2**20:,.1f} MiB"
+        if size > self.max_mib << 20:
+            raise ValueError(
+                f"the call takes {need} with its answer, more than max_held_mib={self.max_mib:,}; "
+                "send fewer texts at once"
+            )
+        if self.used + size > self.max_mib << 20:
+            raise ServiceOverloadedError(
+                f"no memory for a call that takes {need} with its answer: "
+                f"{self.used / 2**20:,.1f} MiB of max_held_mib={self.max_mib:,} are in use; send "
+                "fewer texts at once, or add replicas"
+            )
+        self.used += size
+        try:
+            yield
+        finally:
+            self.used -= size
 
 
 class AdmissionQueue:

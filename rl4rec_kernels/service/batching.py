@@ -11,10 +11,11 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.checks import MAX_SECONDS, amount, number
 from rl4rec_kernels.service.base import AsyncRetrievalBackend
-from rl4rec_kernels.service.batcher import AdmissionQueue, Batcher
+from rl4rec_kernels.service.batcher import AdmissionQueue, Batcher, MemoryBudget
 from rl4rec_kernels.service.calls import Answer, Call
 from rl4rec_kernels.service.encoding_cache import EncodingCache
 from rl4rec_kernels.service.items import Items, answer_calls, find_items
+from rl4rec_kernels.service.parts import cut, held_bytes, join
 from rl4rec_kernels.service.threads import free_processors, use_threads
 
 _LATENCIES = 4096  # latest calls, from which percentiles are computed
@@ -39,6 +40,10 @@ class Limits:
         Memory for cached encodings, in MiB; 0 turns the cache off.
     max_inflight_texts : int
         Texts being processed at a time, all calls together; further calls wait in the queue.
+    max_held_mib : int
+        Memory of all calls, those in the queue included, in MiB: their texts, ids and answers.
+        Beyond it a call gets a `ServiceOverloadedError`, and `RetrievalClient` sends it again until
+        its own time-out. A call that alone takes more is a ValueError.
     queue_timeout_s : float
         Seconds that a call waits in the queue before it gets a `ServiceOverloadedError`.
     max_chars : int
@@ -55,12 +60,14 @@ class Limits:
     max_rank_batch_size: int = 1024
     cache_mib: int = 256
     max_inflight_texts: int = 8192
+    max_held_mib: int = 1024
     queue_timeout_s: float = 120.0
     max_chars: int = 100_000
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "max_rank_batch_size", "max_inflight_texts", "max_chars"):
             amount(name, getattr(self, name), 1)
+        amount("max_held_mib", self.max_held_mib, 1)
         amount("cache_mib", self.cache_mib, 0)
         for name in ("batch_wait_timeout_s", "queue_timeout_s"):
             number(name, getattr(self, name), 0, MAX_SECONDS)
@@ -103,6 +110,8 @@ class BatchingService(AsyncRetrievalBackend):
             is_short=lambda batch: self._short_work(batch) is not None,
         )
         self._admission = AdmissionQueue(limits.max_inflight_texts, limits.queue_timeout_s)
+        self._memory = MemoryBudget(limits.max_held_mib)
+        self._part = min(limits.max_rank_batch_size, limits.max_inflight_texts)
         self._threads = torch.get_num_threads()
         self._started = time.monotonic()
         self._latencies: deque[float] = deque(maxlen=_LATENCIES)
@@ -139,22 +148,29 @@ class BatchingService(AsyncRetrievalBackend):
         self._calls += 1
         try:
             self._check_call(call)
-            rows = len(call.texts)
-            self._texts += rows
-            await self._admission.acquire(rows)
-            try:
-                query = await self._encodings.get(call.texts)
-                # Scores of all items are as large as a table: never several calls at once.
-                alone = call.wants_scores and call.candidates is None
-                size = self._limits.max_rank_batch_size if alone else rows
-                answer = await self._ranker.submit((call, query), size)
-            finally:
-                self._admission.release(rows)
+            self._texts += len(call.texts)
+            with self._memory.hold(held_bytes(call, self._items[call.dataset].num_rows)):
+                if len(call.texts) <= self._part:
+                    answer = await self._answer_part(call)
+                else:  # one part after another, between those of other calls
+                    answer = join([await self._answer_part(part) for part in cut(call, self._part)])
         except Exception:
             self._errors += 1
             raise
         self._latencies.append(time.monotonic() - start)
         return answer
+
+    async def _answer_part(self, call: Call) -> Answer:
+        rows = len(call.texts)
+        await self._admission.acquire(rows)
+        try:
+            query = await self._encodings.get(call.texts)
+            # Scores of all items are as large as a table: never several calls at once.
+            alone = call.wants_scores and call.candidates is None
+            size = self._limits.max_rank_batch_size if alone else rows
+            return await self._ranker.submit((call, query), size)
+        finally:
+            self._admission.release(rows)
 
     def _check(self, *arguments: Any) -> Call:
         try:

@@ -92,9 +92,24 @@ def check_call(
             raise ValueError("neg_items needs targets: pass the target's item id of each row")
         return Call(dataset_name, said, None, None, None, True)
     ids = check_targets(targets, rows)
-    candidates = seen = None
-    if neg_items is not None:
-        candidates = prepend(ids[:, None], as_ragged("neg_items", neg_items, rows))
-    elif histories is not None:
+    negatives = None if neg_items is None else as_ragged("neg_items", neg_items, rows)
+    seen = None
+    if negatives is None and histories is not None:
         seen = as_ragged("histories", histories, rows)
-    return Call(dataset_name, said, ids, candidates, seen, wants_scores, checked)
+    return make_call(said, dataset_name, ids, negatives, seen, checked)._replace(
+        wants_scores=wants_scores
+    )
+
+
+def make_call(
+    texts: list[str],
+    dataset_name: str,
+    targets: np.ndarray,
+    negatives: RaggedIds | None,
+    histories: RaggedIds | None,
+    temperature: float | None,
+) -> Call:
+    """Make a call that ranks, of arguments that are as `check_call` makes them."""
+    candidates = None if negatives is None else prepend(targets[:, None], negatives)
+    seen = histories if negatives is None else None
+    return Call(dataset_name, texts, targets, candidates, seen, False, temperature)

@@ -1,8 +1,6 @@
 """Encodings of texts: each distinct text is encoded once, in batches, and the latest are cached."""
 
 import asyncio
-import sys
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,9 +8,8 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.forking import renew_in_child
 from rl4rec_kernels.service.batcher import Batcher
+from rl4rec_kernels.service.encoding_memory import EncodingMemory
 from rl4rec_kernels.service.threads import use_threads
-
-_ENTRY_BYTES = 400  # overhead of a cached text and its tensor, about
 
 
 class EncodingCache:
@@ -59,10 +56,14 @@ class EncodingCache:
             name="encode",
         )
         self._pending: dict[str, asyncio.Future[Tensor]] = {}
-        self._cache: OrderedDict[str, Tensor] = OrderedDict()
-        self._cache_bytes = cache_bytes
-        self.lookups = self.hits = self.used_bytes = 0
+        self._memory = EncodingMemory(cache_bytes)
+        self.lookups = self.hits = 0
         renew_in_child(self, lambda cache: cache._pending.clear())
+
+    @property
+    def used_bytes(self) -> int:
+        """See the attributes of the class."""
+        return self._memory.used_bytes
 
     async def get(self, texts: Sequence[str]) -> Tensor:
         """Return the encodings, float32 [len(texts), D].
@@ -72,25 +73,25 @@ class EncodingCache:
         Exception
             What encoding one of these texts raised.
         """
-        vectors: dict[str, Tensor] = {}
-        missing: dict[str, asyncio.Future[Tensor]] = {}
-        for text in texts:
-            if text in vectors or text in missing:
-                continue
-            cached = self._cache.get(text)
-            if cached is None:
-                missing[text] = self._pending.get(text) or self._submit(text)
-            else:
-                self._cache.move_to_end(text)
-                vectors[text] = cached
-        self.lookups += len(texts)
-        self.hits += len(texts) - len(missing)
-        if missing:
-            # wait() leaves the futures alone if this call is cancelled: others may share them.
-            await asyncio.wait(missing.values())
-            vectors.update((text, future.result()) for text, future in missing.items())
         with use_threads(1):
-            return torch.stack([vectors[text] for text in texts])
+            vectors, places = self._memory.recall(texts)
+        self.lookups += len(texts)
+        if vectors is not None and not places:
+            self.hits += len(texts)
+            return vectors
+        missing: dict[str, asyncio.Future[Tensor]] = {}
+        for text in [texts[i] for i in places]:
+            if text not in missing:
+                missing[text] = self._pending.get(text) or self._submit(text)
+        self.hits += len(texts) - len(missing)
+        # wait() leaves the futures alone if this call is cancelled: others may share them.
+        await asyncio.wait(missing.values())
+        with use_threads(1):
+            new = torch.stack([missing[texts[i]].result() for i in places])
+            if vectors is None:
+                return new
+            vectors[places] = new
+            return vectors
 
     def _submit(self, text: str) -> "asyncio.Future[Tensor]":
         future = self._pending[text] = self.batcher.submit(text)
@@ -99,18 +100,9 @@ class EncodingCache:
 
     def _store(self, text: str, done: "asyncio.Future[Tensor]") -> None:
         del self._pending[text]
-        if done.exception() is not None:
-            return
-        self._cache[text] = done.result()
-        self.used_bytes += _num_bytes(text, done.result())
-        while self.used_bytes > self._cache_bytes:
-            self.used_bytes -= _num_bytes(*self._cache.popitem(last=False))
+        if done.exception() is None:
+            self._memory.remember([text], done.result()[None])
 
     def _encode_batch(self, texts: list[str]) -> list[Tensor]:
         torch.set_num_threads(self._threads)  # this thread may have started with another number
-        # Copies: a view of one row would keep the whole batch in memory.
-        return [vector.clone() for vector in self._encode(texts)]
-
-
-def _num_bytes(text: str, vector: Tensor) -> int:
-    return sys.getsizeof(text) + vector.nbytes + _ENTRY_BYTES
+        return list(self._encode(texts))

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -176,3 +177,24 @@ def test_bad_arguments_are_named(service, changes, error, named):
     arguments = {"generated_texts": TEXTS, "targets": TARGETS, "histories": HISTORIES} | changes
     with raises(error, *named):
         make(service)(**arguments)
+
+
+def test_other_coroutines_run_while_a_service_is_found(service, monkeypatch):
+    reward = make(None, retrieval_service_name="slow")
+    finding, done = threading.Event(), threading.Event()
+
+    def find(*arguments):
+        finding.set()
+        assert done.wait(30)
+        return service
+
+    monkeypatch.setattr("rl4rec_kernels.rewards.reward.find_service", find)
+
+    async def main():
+        scored = asyncio.ensure_future(reward.score_async(["x"], [3], [[]], [[5, 6]]))
+        while not finding.is_set():
+            await asyncio.sleep(0.001)
+        done.set()  # which nobody could if the loop were blocked
+        return await scored
+
+    assert asyncio.run(main()).rewards == make(service)(["x"], [3], [[]], [[5, 6]])
