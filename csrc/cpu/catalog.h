@@ -126,6 +126,10 @@ class ItemTile {
   }
   void settle(const Panels& panels, int64_t p, const float* compared, float* scores) const;
 
+  // The rows, `stride()` bytes apart, as they are multiplied.
+  const void* data() const { return data_; }
+  int64_t stride() const { return data_stride_; }
+
   int64_t size() const { return size_; }
   const int64_t* ids() const { return ids_; }  // ascending after `load`
   // The row of the tile that has the item, or -1.

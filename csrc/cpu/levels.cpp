@@ -19,7 +19,7 @@ namespace rl4rec {
 #define RL4REC_DECLARE_LEVEL(level)                                                    \
   namespace level {                                                                    \
   void set_row_kernels(Level&), set_tile_kernels(Level&), set_softmax_kernels(Level&), \
-      set_dot_kernels(Level&), set_amx_kernels(Level&);                                \
+      set_dot_kernels(Level&), set_amx_kernels(Level&), set_product_kernels(Level&);   \
   }
 RL4REC_DECLARE_LEVEL(portable)
 RL4REC_DECLARE_LEVEL(avx2)
@@ -69,7 +69,7 @@ const LevelRow kTable[] = {
      "avx2",
      [] { return true; },
      {avx2::set_row_kernels, avx2::set_tile_kernels, avx2::set_softmax_kernels,
-      amx_emulated::set_amx_kernels}},
+      amx_emulated::set_amx_kernels, amx_emulated::set_product_kernels}},
     {"avx2",
      "portable",
      [] { return HAS("avx2") && HAS("fma") && HAS("f16c"); },
@@ -83,7 +83,7 @@ const LevelRow kTable[] = {
      "avx512_vnni",
      [] { return HAS("avx512bf16"); },
      {avx512_bf16::set_dot_kernels}},
-    {"amx", "avx512_bf16", has_amx, {amx::set_amx_kernels}},
+    {"amx", "avx512_bf16", has_amx, {amx::set_amx_kernels, amx::set_product_kernels}},
 #endif
 };
 

@@ -1,6 +1,7 @@
 // Levels of CPU features, one of which is in use.
 #pragma once
 
+#include "cpu/product_kernels.h"
 #include "cpu/row_kernels.h"
 #include "cpu/softmax_kernels.h"
 #include "cpu/tile_kernels.h"
@@ -14,6 +15,8 @@ struct Level {
   TileKernels wide[kNumArithmetics], narrow[kNumArithmetics];
   LaneKernels lanes;
   SoftmaxKernels softmax;
+  SplitKernels splits;
+  ProductKernels products;  // null without AMX
   AllFinite all_finite;
   // The scores of one query and n items, with the bits that kFloat gives.
   void (*sequential_dot)(const float* query, const float* const* items, int64_t n, int64_t dim,

@@ -25,6 +25,12 @@ class LogSum {
     }
     sum += n * std::exp(distance(score, reference));
   }
+  // Replaces a score that has been added.
+  void replace(double before, double after) {
+    sum += std::exp(distance(after, reference)) - std::exp(distance(before, reference));
+  }
+  // The score whose exponential is the sum.
+  double log() const { return reference + std::log(sum) / inverse_; }
   double log_prob(double score) const { return distance(score, reference) - std::log(sum); }
 
   double reference = -std::numeric_limits<double>::infinity(), sum = 0.0;

@@ -135,6 +135,54 @@ void exp2(float* values, int64_t n) {
   for (int64_t i = 0; i < n; i += kWidth) store(values + i, exp2_of(load(values + i)));
 }
 
+// The nearest bfloat16, ties to even, in the upper halves of words.
+[[gnu::always_inline]] inline Words nearest_bfloat16(Floats value) {
+  const Words bits = (Words)value;
+  const Words near = bits + 0x7fff + ((bits >> 16) & 1);
+  return (value == value ? near : bits | 0x400000) & (int32_t)0xffff0000;  // NaN stays
+}
+
+struct Parts {
+  Words first, second;
+};
+[[gnu::always_inline]] inline Parts split(const float* from) {
+  const Floats value = load(from);
+  const Words first = nearest_bfloat16(value);
+  const Floats rest = value - (Floats)first;
+  return {first, nearest_bfloat16(rest - rest == 0.0f ? rest : Floats{})};
+}
+
+[[gnu::always_inline]] inline void store_halves(uint16_t* to, Words upper) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16((__m512i)(upper >> 16)));
+#else
+  using Halves [[gnu::vector_size(kVectorBytes / 2)]] = int16_t;
+  const Halves halves = __builtin_convertvector(upper >> 16, Halves);
+  __builtin_memcpy(to, &halves, sizeof(halves));
+#endif
+}
+
+void split_values(const float* values, int64_t n, uint16_t* first, uint16_t* second) {
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const Parts parts = split(values + i);
+    store_halves(first + i, parts.first);
+    store_halves(second + i, parts.second);
+  }
+}
+
+void split_pairs(const float* even, const float* odd, int64_t n, uint32_t* first, uint32_t* second,
+                 int64_t vector_stride) {
+  const auto join = [](Words low, Words high) { return ((low >> 16) & 0xffff) | high; };
+  for (int64_t i = 0; i < n; i += kProductVector)
+    for (int64_t l = 0; l < kProductVector; l += kWidth) {
+      const Parts low = split(even + i + l), high = split(odd + i + l);
+      const int64_t to = i / kProductVector * vector_stride + l;
+      const Words words[2] = {join(low.first, high.first), join(low.second, high.second)};
+      __builtin_memcpy(first + to, &words[0], sizeof(Words));
+      __builtin_memcpy(second + to, &words[1], sizeof(Words));
+    }
+}
+
 template <int kLanes>
 void set_lanes(SoftmaxLaneKernels& kernels) {
   if constexpr (kLanes >= kWidth) kernels = {add_exponentials<kLanes>, weigh<kLanes>};
@@ -150,6 +198,7 @@ void set_softmax_kernels(Level& level) {
   set_lanes<16>(level.softmax.lanes[4]);
   set_lanes<32>(level.softmax.lanes[5]);
   level.softmax.exp2 = exp2;
+  level.splits = {split_values, split_pairs};
 }
 
 }  // namespace RL4REC_LEVEL

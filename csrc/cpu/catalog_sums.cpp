@@ -1,0 +1,329 @@
+#include "cpu/catalog_sums.h"
+
+#include <cfloat>
+
+#include "cpu/split_thresholds.h"
+#include "cpu/tuning.h"
+
+namespace rl4rec {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Sums are taken over blocks of so many items, or a multiple for large tables, from the first item
+// on. Every tile size divides it.
+constexpr int64_t kBlockRows = 768;
+constexpr int64_t kMaxBlocks = 64;  // what is kept per query does not grow with the table
+
+int64_t block_rows(const Catalog& catalog) {
+  const int64_t step = kBlockRows * kMaxBlocks;
+  return kBlockRows * std::max<int64_t>(1, (catalog.items.rows + step - 1) / step);
+}
+
+struct Partial {
+  float reference = -FLT_MAX;
+  double sum = 0.0;
+};
+
+// A pair and its approximate score.
+struct Pair {
+  int32_t query, item;
+  float score;
+};
+
+// One pass over the table: the sums of all blocks and queries, of scores of one kind.
+class Pass {
+ public:
+  // With `thresholds` the scores of `catalog` are split.
+  Pass(const SoftmaxCall& call, const Catalog& catalog, const SplitScores& splits,
+       const Thresholds* thresholds, Counts* counts)
+      : call_(call),
+        catalog_(catalog),
+        splits_(splits),
+        thresholds_(thresholds),
+        counts_(counts),
+        rows_(block_rows(catalog)),
+        num_blocks_((catalog.items.rows + rows_ - 1) / rows_),
+        partials_(call.queries.rows * num_blocks_) {
+    run();
+  }
+
+  // Sets the sums of the queries that are `chosen` or not.
+  void add_up(std::vector<LogSum>& sums, const std::vector<char>& is_chosen, bool chosen) const {
+    parallel_for(0, call_.queries.rows, kQueriesPerThread, [&](int64_t begin, int64_t end) {
+      for (int64_t q = begin; q < end; ++q) {
+        if (static_cast<bool>(is_chosen[q]) != chosen) continue;
+        for (int64_t b = 0; b < num_blocks_; ++b)
+          sums[q].add(partials_[q * num_blocks_ + b].reference, partials_[q * num_blocks_ + b].sum);
+      }
+    });
+  }
+  // The pairs from `heavy` on: those of one query by item. If a query has more than kMaxHeavy,
+  // perhaps not all.
+  const std::vector<std::vector<Pair>>& heavy() const { return heavy_; }
+  bool has_counted() const { return counts_ && !gave_up_; }
+
+  static constexpr int32_t kMaxHeavy = static_cast<int32_t>(1 / kHeavy);
+
+ private:
+  class Range;
+
+  void run();
+
+  const SoftmaxCall& call_;
+  const Catalog& catalog_;
+  const SplitScores& splits_;
+  const Thresholds* const thresholds_;
+  Counts* const counts_;
+  std::atomic<bool> gave_up_{false};  // counting
+  const int64_t rows_, num_blocks_;
+  std::vector<Partial> partials_;         // [B, blocks]
+  std::vector<std::vector<Pair>> heavy_;  // by group of queries and range of items
+};
+
+// What a thread does: some queries and a range of items.
+class Pass::Range {
+ public:
+  Range(Pass& pass, const Block& range, std::vector<Pair>& heavy)
+      : pass_(pass),
+        call_(pass.call_),
+        range_(range),
+        heavy_(heavy),
+        num_lanes_((range.num_queries + kMaxLanes - 1) / kMaxLanes * kMaxLanes),
+        references_(num_lanes_),
+        sums_(num_lanes_),
+        targets_(num_lanes_, kInfinity),
+        infinities_(kMaxLanes, kInfinity),
+        above_(num_lanes_),
+        tied_(num_lanes_),
+        num_heavy_(num_lanes_) {
+    std::copy_n(call_.target_scores.begin() + range.first_query, range.num_queries,
+                targets_.begin());
+  }
+
+  void run() {
+    if (pass_.catalog_.rounds) {
+      split_panels_.emplace(pass_.catalog_, call_.queries);
+      split_panels_->pack(range_.first_query, range_.first_query + range_.num_queries);
+    }
+    for (int64_t begin = range_.begin; begin < range_.end; begin += pass_.rows_) {
+      const int64_t end = std::min(begin + pass_.rows_, range_.end);
+      const auto before = std::make_tuple(above_, tied_, num_heavy_, heavy_.size());
+      if (!split_panels_ || !add_block(pass_.catalog_, begin, end)) {
+        close_.clear();
+        heavy_.resize(std::get<3>(before));
+        std::tie(above_, tied_, num_heavy_, std::ignore) = before;
+        if (!exact_panels_) {
+          exact_panels_.emplace(call_.catalog, call_.queries);
+          exact_panels_->pack(range_.first_query, range_.first_query + range_.num_queries);
+        }
+        add_block(call_.catalog, begin, end);
+      }
+      decide();
+      for (int64_t i = 0; i < range_.num_queries; ++i)
+        pass_.partials_[(range_.first_query + i) * pass_.num_blocks_ + begin / pass_.rows_] = {
+            references_[i], sums_[i]};
+    }
+    if (!pass_.has_counted()) return;
+    for (int64_t i = 0; i < range_.num_queries; ++i)
+      pass_.counts_->add(range_.first_query + i, above_[i], tied_[i], 0);
+  }
+
+ private:
+  // Returns false if the items do not allow scores of this kind.
+  bool add_block(const Catalog& catalog, int64_t begin, int64_t end) {
+    const int64_t lanes = catalog.tile.lanes, num_panels = (range_.num_queries + lanes - 1) / lanes;
+    const auto add = level().softmax.lanes[__builtin_ctzll(lanes)].add_exponentials;
+    const int64_t group = level().wide[catalog.arithmetic].rows;  // the same for few queries
+    std::fill(references_.begin(), references_.end(), -FLT_MAX);
+    std::fill(sums_.begin(), sums_.end(), 0.0);
+    auto entries = call_.exclusions.seek(range_.first_query, lanes, num_panels, begin);
+    TileStrip strip(catalog, catalog.rounds ? SplitPanels::kTiles : 1);
+    alignas(64) float scores[SplitPanels::kTiles * kMaxTileScores];
+    while ((begin = strip.load(begin, end)), strip.size() > 0) {
+      if (catalog.rounds && !pass_.splits_.allows(strip)) return false;
+      for (int64_t p = 0; p < num_panels; ++p) {
+        const bool counts = pass_.has_counted();
+        if (catalog.rounds) {
+          split_panels_->score(strip, p, scores);
+        } else {
+          strip[0].score(*exact_panels_, p, scores);
+          prefetch_part(catalog, begin, p, num_panels);
+        }
+        for (int64_t t = 0; t < strip.size(); ++t) {
+          const ItemTile& items = strip[t];
+          float* own = scores + t * kMaxTileScores;
+          if (counts && !catalog.rounds) count(items, p, entries[p], own);
+          call_.exclusions.apply(entries[p], range_.first_query + p * lanes, lanes, items,
+                                 -kInfinity, own);
+          if (catalog.rounds) collect_heavy(catalog.tile, items, p, own);
+          if (counts && catalog.rounds) collect_close(catalog.tile, items, p, own);
+          add(own, items.size(), group, call_.scale(), &references_[p * lanes], &sums_[p * lanes]);
+        }
+      }
+    }
+    return true;
+  }
+
+  // Counts exact scores.
+  void count(const ItemTile& items, int64_t p, const Exclusions::Entry* entry,
+             const float* scores) {
+    const TileKernels& tile = call_.catalog.tile;
+    const int64_t lanes = tile.lanes;
+    const float* target = &targets_[p * lanes];
+    int32_t *above = &above_[p * lanes], *tied = &tied_[p * lanes];
+    float compared[kMaxTileScores];
+    if (std::any_of(target, target + exact_panels_->num_queries(p), is_tiny)) {
+      items.score(*exact_panels_, p, compared, target);
+      scores = compared;
+    }
+    tile.count(scores, items.size(), target, /*only_finite=*/false, above, tied);
+    call_.exclusions.for_each(entry, range_.first_query + p * lanes, lanes, items,
+                              [&](int64_t row, int64_t lane) {
+                                const float score = scores[row * lanes + lane];
+                                above[lane] -= score > target[lane];
+                                tied[lane] -= score == target[lane];
+                              });
+  }
+
+  void collect_heavy(const TileKernels& tile, const ItemTile& items, int64_t p,
+                     const float* scores) {
+    int32_t ignored[kMaxLanes] = {};
+    const int64_t first = p * tile.lanes;
+    const float* from = &pass_.thresholds_->heavy[range_.first_query + first];
+    const int64_t n = tile.count_and_collect(scores, items.size(), from, infinities_.data(),
+                                             /*only_finite=*/false, ignored, positions_);
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t lane = positions_[i] % tile.lanes;
+      if (num_heavy_[first + lane]++ <= kMaxHeavy)
+        heavy_.push_back({static_cast<int32_t>(range_.first_query + first + lane),
+                          static_cast<int32_t>(items.ids()[positions_[i] / tile.lanes]),
+                          scores[positions_[i]]});
+    }
+  }
+
+  // Counts split scores above the target's, and collects those that may be either.
+  void collect_close(const TileKernels& tile, const ItemTile& items, int64_t p,
+                     const float* scores) {
+    const int64_t first = p * tile.lanes, query = range_.first_query + first;
+    const int64_t n = tile.count_and_collect(scores, items.size(), &pass_.thresholds_->low[query],
+                                             &pass_.thresholds_->high[query],
+                                             /*only_finite=*/false, &above_[first], positions_);
+    for (int64_t i = 0; i < n; ++i)
+      close_.push_back({static_cast<int32_t>(query + positions_[i] % tile.lanes),
+                        static_cast<int32_t>(items.ids()[positions_[i] / tile.lanes]), 0.0f});
+    num_pairs_ += items.size() * tile.lanes;
+    num_close_ += n;
+    if (close_.size() < kMaxClose) return;
+    if (num_close_ > num_pairs_ / 16) pass_.gave_up_ = true;
+    decide();
+  }
+
+  // Counts the close pairs by their exact scores.
+  void decide() {
+    ExactPairs exact(call_.queries, call_.catalog.items,
+                     [&](int64_t query, int64_t, float, float score) {
+                       const int64_t i = query - range_.first_query;
+                       above_[i] += score > targets_[i];
+                       tied_[i] += score == targets_[i];
+                     });
+    for (const Pair& pair : close_) exact.add(pair.query, pair.item, 0.0f);
+    exact.flush();
+    close_.clear();
+  }
+
+  static constexpr size_t kMaxClose = 1 << 15;
+
+  Pass& pass_;
+  const SoftmaxCall& call_;
+  const Block& range_;
+  std::vector<Pair>& heavy_;
+  const int64_t num_lanes_;
+  std::vector<float> references_;
+  std::vector<double> sums_;
+  std::vector<float> targets_, infinities_;
+  std::vector<int32_t> above_, tied_, num_heavy_;
+  std::vector<Pair> close_;
+  int64_t num_pairs_ = 0, num_close_ = 0;
+  uint32_t positions_[kMaxPositions];
+  std::optional<SplitPanels> split_panels_;
+  std::optional<Panels> exact_panels_;
+};
+
+void Pass::run() {
+  Partition ranges =
+      Partition::by_items(catalog_, call_.queries.rows, Partition::panels_at_once(catalog_));
+  ranges.range_rows = (ranges.range_rows + rows_ - 1) / rows_ * rows_;
+  ranges.num_ranges = (catalog_.items.rows + ranges.range_rows - 1) / ranges.range_rows;
+  heavy_.resize(ranges.size());
+  for_each_block(ranges, [&](const Block& range) {
+    const int64_t group = range.first_query / ranges.group_queries;
+    Range(*this, range, heavy_[group * ranges.num_ranges + range.range]).run();
+  });
+}
+
+// Replaces the split scores of heavy pairs in the sums by exact ones. Returns false if this leaves
+// a query whose sum may be inexact.
+bool add_exactly(const SoftmaxCall& call, const Thresholds& thresholds, const Pass& pass,
+                 std::vector<LogSum>& sums, std::vector<char>& is_exact) {
+  const double log_heavy = std::log(kHeavy);
+  std::vector<int64_t> ends(call.queries.rows + 1);
+  for (const auto& pairs : pass.heavy())
+    for (const Pair& pair : pairs) ++ends[pair.query + 1];
+  bool complete = true;
+  for (int64_t q = 0; q < call.queries.rows; ++q) {
+    const double highest = sums[q].log() + call.temperature * (log_heavy + 1e-3);
+    is_exact[q] = is_exact[q] && ends[q + 1] <= Pass::kMaxHeavy && thresholds.heavy[q] <= highest;
+    complete = complete && is_exact[q];
+    ends[q + 1] += ends[q];
+  }
+  std::vector<Pair> sorted(ends.back());
+  std::vector<int64_t> next(ends.begin(), ends.end() - 1);
+  for (const auto& pairs : pass.heavy())
+    for (const Pair& pair : pairs) sorted[next[pair.query]++] = pair;
+  parallel_for(0, call.queries.rows, kQueriesPerThread, [&](int64_t begin, int64_t end) {
+    ExactPairs exact(call.queries, call.catalog.items,
+                     [&](int64_t query, int64_t, float approximate, float score) {
+                       sums[query].replace(approximate, score);
+                     });
+    for (int64_t q = begin; q < end; ++q) {
+      const double lowest = sums[q].log() + call.temperature * log_heavy;
+      for (int64_t i = ends[q]; i < ends[q + 1] && is_exact[q]; ++i)
+        if (sorted[i].score >= lowest) exact.add(q, sorted[i].item, sorted[i].score);
+      exact.flush();
+    }
+  });
+  return complete;
+}
+
+}  // namespace
+
+bool sum_exponentials(const SoftmaxCall& call, std::vector<LogSum>& sums, Counts* counts) {
+  const int64_t num_queries = call.queries.rows;
+  const SplitScores splits(call.catalog, call.queries, call.temperature);
+  std::vector<char> is_done(num_queries);
+  bool complete = false, has_counted = false;
+  sums.assign(num_queries, LogSum(call.temperature));
+  if (splits.any_split()) {
+    Catalog split(call.catalog, kSplit, call.queries);
+    split.settles = false;
+    if (!splits.all_split()) counts = nullptr;
+    const Thresholds thresholds(call, split, splits, counts != nullptr);
+    const Pass pass(call, split, splits, &thresholds, counts);
+    has_counted = pass.has_counted();
+    counts = nullptr;
+    for (int64_t q = 0; q < num_queries; ++q) is_done[q] = splits.is_split(q);
+    pass.add_up(sums, is_done, true);
+    complete = add_exactly(call, thresholds, pass, sums, is_done);
+  }
+  if (!complete) {
+    for (int64_t q = 0; q < num_queries; ++q)
+      if (!is_done[q]) sums[q] = LogSum(call.temperature);
+    const Pass pass(call, call.catalog, splits, nullptr, counts);
+    has_counted = has_counted || pass.has_counted();
+    pass.add_up(sums, is_done, false);
+  }
+  return has_counted;
+}
+
+}  // namespace rl4rec

@@ -1,0 +1,82 @@
+#include "cpu/split_scores.h"
+
+#include <torch/headeronly/util/BFloat16.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/tuning.h"
+
+namespace rl4rec {
+namespace {
+
+constexpr float kNormMargin = 1.5f;
+// Values beyond these are scored exactly: what is flushed to zero, and overflow, need no thought.
+constexpr float kLeast = 1e-12f, kMost = 1e12f;
+
+}  // namespace
+
+SplitScores::SplitScores(const Catalog& exact, const Embeddings& queries, double temperature)
+    : slopes_(queries.rows, std::numeric_limits<double>::infinity()) {
+  const Embeddings& items = exact.items;
+  if (!level().wide[kSplit].score || exact.arithmetic != kFloat || items.storage == kInt8) return;
+  if (items.rows < kMinItems || items.dim == 0 || items.dim >= (1 << 20)) return;
+  std::vector<int64_t> valid;
+  for (int64_t i = 0; i < items.rows && exact.valid; ++i)
+    if (exact.valid[i]) valid.push_back(i);
+  const auto num_valid = exact.valid ? static_cast<int64_t>(valid.size()) : items.rows;
+  if (num_valid < kMinItems) return;
+  std::vector<std::pair<float, float>> kinds;
+  std::vector<uint32_t> words(items.padded_dim());
+  for (int64_t i = 0; i < kSample; ++i) {
+    const int64_t at = (2 * i + 1) * num_valid / (2 * kSample);
+    sample_.push_back(exact.valid ? valid[at] : at);
+    float norm, error;
+    items.to_bfloat16(sample_.back(), words.data(), nullptr, &norm, &error);
+    kinds.emplace_back(norm, error);
+    norm_ = std::max(norm_, kNormMargin * norm);
+  }
+  if (!(kLeast < norm_ && norm_ < kMost)) return;
+  // Errors of equal items are equal: then they do not average out.
+  std::sort(kinds.begin(), kinds.end());
+  if (std::unique(kinds.begin(), kinds.end()) - kinds.begin() < kSample * 3 / 4) return;
+  parallel_for(0, queries.rows, kQueriesPerThread, [&](int64_t begin, int64_t end) {
+    std::vector<float> row(queries.padded_dim());
+    for (int64_t q = begin; q < end; ++q) {
+      queries.copy_row(q, row.data());
+      float largest = 0.0f, sum = 0.0f;  // NaN if a value is not finite
+      for (int64_t j = 0; j < queries.dim; ++j) {
+        largest = std::max(largest, std::fabs(row[j]));
+        sum += 0.0f * row[j];
+      }
+      if (kLeast < largest && largest < kMost && sum == 0.0f)
+        slopes_[q] = 0x1p-19 * largest / temperature;
+    }
+  });
+  int64_t num_split = 0;
+  for (int64_t q = 0; q < queries.rows; ++q) num_split += is_split(q);
+  any_split_ = num_split > 0;
+  all_split_ = num_split == queries.rows;
+}
+
+void SplitPanels::pack(int64_t begin, int64_t end) {
+  panels_.pack(begin, end);
+  const int64_t lanes = split_.tile.lanes, words = split_.words / 2, dim = queries_.dim;
+  thirds_ = make_words(panels_.size() * words * lanes);
+  std::vector<float> row(queries_.padded_dim());
+  std::vector<uint16_t> first(row.size()), second(row.size());
+  for (int64_t i = 0; i < end - begin; ++i) {
+    queries_.copy_row(begin + i, row.data());
+    level().splits.split(row.data(), queries_.padded_dim(), first.data(), second.data());
+    auto* to = reinterpret_cast<uint16_t*>(thirds_.get() + i / 16 * 16 * words + i % 16);
+    for (int64_t d = 0; d < dim; ++d) {
+      const auto part = [](uint16_t bits) -> float {
+        return torch::headeronly::BFloat16(bits, torch::headeronly::BFloat16::from_bits());
+      };
+      const float third = row[d] - part(first[d]) - part(second[d]);
+      to[d / 2 * 32 + d % 2] = torch::headeronly::BFloat16(third).x;
+    }
+  }
+}
+
+}  // namespace rl4rec
