@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels import _ids
-from rl4rec_kernels._utils.arrays import Array, as_tensor
+from rl4rec_kernels._utils.arrays import Array, as_array, as_tensor
 from rl4rec_kernels._utils.checks import shown
 
 
@@ -41,7 +41,7 @@ class RaggedIds(NamedTuple):
         ValueError
             If a number is 2^63 or more.
         """
-        return _pack("rows", list(rows))
+        return pack_ids("rows", rows)
 
     def to_lists(self) -> list[list[int]]:
         """Unpack into lists of int."""
@@ -84,7 +84,7 @@ def pack_ids(name: str, rows: Any, num_rows: int | None = None) -> RaggedIds:
         ids = _pack(name, list(rows))
         check_layout(name, ids, num_rows)
         return ids
-    ids = RaggedIds(*map(np.asarray, rows))
+    ids = RaggedIds(*map(as_array, (f"{name}.values", f"{name}.offsets"), rows))
     check_layout(name, ids, num_rows)
     values, offsets = as_int64(f"{name}.values", ids[0]), as_int64(f"{name}.offsets", ids[1])
     lengths = offsets[1:] - offsets[:-1]
@@ -101,6 +101,8 @@ def as_int64(name: str, values: Any, too_large: type[Exception] = ValueError) ->
         array = np.asarray(values)
     except ValueError:
         raise ValueError(f"{name} must be an array, got lists of different lengths") from None
+    except (RuntimeError, TypeError):  # a tensor on meta, with a gradient or a sparse one
+        array = as_array(name, values)
     if array.size and not _holds_integers(array):
         raise TypeError(f"{name} must be whole numbers, got {array.dtype}")
     if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
@@ -295,7 +297,10 @@ def target_popularity(targets: Any, item_counts: Any) -> np.ndarray:
     IndexError
         If a target has no count.
     """
-    counts = np.asarray(item_counts)
-    items = check_targets(targets, len(targets))
+    counts = as_int64("item_counts", item_counts)
+    if counts.ndim != 1:
+        raise ValueError(f"item_counts must have one count per item, got shape {counts.shape}")
+    items = as_int64("targets", targets)
+    items = check_targets(items, items.size)
     check_inside("targets", items, len(counts))
     return counts[items]

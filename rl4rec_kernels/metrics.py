@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import names as checked_names
 from rl4rec_kernels._utils.checks import shown
 
 MAX_CUTOFF = 1 << 20
@@ -89,17 +90,14 @@ def parse_metric(name: str) -> Metric:
     if family in ("mrr", "auc", "logrank", "rank") and not at:
         return Metric(_KINDS[family], _NO_CUTOFF)
     raise ValueError(
-        f"unknown metric {shown(name)}; known are {_KNOWN}, with k a whole number >= 1"
+        f"unknown metric {shown(name)}; metrics are {_KNOWN}, with k a whole number >= 1"
     )
 
 
 def parse_metrics(names: Sequence[str]) -> list[Metric]:
     """Read a list of metric names; a single string, a common mistake, is a TypeError."""
-    if isinstance(names, str):
-        raise TypeError(
-            f"metrics must be a sequence of names, got the string {shown(names)}; write "
-            f"({shown(names)},)"
-        )
+    if not isinstance(names, list | tuple):  # which torch.compile can trace
+        names = checked_names("metrics", names)
     return [parse_metric(name) for name in names]
 
 
@@ -118,7 +116,11 @@ def parse_ties(ties: str) -> Ties:
 
 def check_counts(counts: RankCounts) -> None:
     """Raise TypeError or ValueError unless counts are three int64 tensors of one shape [B]."""
+    if not isinstance(counts, tuple) or len(counts) != 3:
+        raise TypeError(f"counts must be RankCounts, got {shown(counts)}")
     for name, count in zip(RankCounts._fields, counts, strict=True):
+        if not isinstance(count, Tensor):
+            raise TypeError(f"counts.{name} must be a tensor, got {shown(count)}")
         if count.dtype != torch.int64:
             raise TypeError(f"counts.{name} must be int64, got {count.dtype}")
         if count.shape != counts[0].shape or count.dim() != 1:

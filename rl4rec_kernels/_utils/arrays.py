@@ -7,7 +7,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import shown
+
 Array = Tensor | npt.NDArray[Any]  # of numbers
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Return lists, tensors and other things as an array, or raise TypeError.
+
+    Tensors must be dense, without a gradient, and have values on the CPU.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        return np.asarray(value)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} must be an array or a list without lists of different lengths, got "
+            f"{shown(value)} ({error})"
+        ) from None
 
 
 class _Writable:

@@ -2,9 +2,11 @@
 
 import inspect
 import math
+import os
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,48 @@ def optional_flag(name: str, value: Any) -> bool | None:
     if value is not None and not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be None, True or False, got {shown(value)}")
     return None if value is None else bool(value)
+
+
+def choice(name: str, value: Any, known: Collection[str]) -> str:
+    """Return `value` if it is one of the `known` names, or raise ValueError."""
+    # An array is not "in" a list of names: its comparison has no truth value.
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {shown(value)}")
+    return value
+
+
+def text(name: str, value: Any, *, optional: bool = False) -> Any:
+    """Return `value` if it is a string (or None, if that is allowed), or raise TypeError."""
+    if not isinstance(value, str) and not (optional and value is None):
+        kinds = "a string or None" if optional else "a string"
+        raise TypeError(f"{name} must be {kinds}, got {shown(value)}")
+    return value
+
+
+def names(name: str, value: Any) -> tuple[str, ...]:
+    """Return a list of names as a tuple, or raise TypeError; a single string is a common mistake.
+
+    Sets are refused, because their order differs between runs.
+    """
+    if isinstance(value, str):
+        raise TypeError(
+            f"{name} must be a list (or another sequence) of names, got the string {shown(value)}; "
+            f"write ({shown(value)},)"
+        )
+    is_sequence = isinstance(value, Sequence) or hasattr(value, "tolist")
+    given = tuple(value) if is_sequence and getattr(value, "ndim", 1) == 1 else (None,)
+    if not all(isinstance(one, str) for one in given):
+        raise TypeError(f"{name} must be a sequence of names, got {shown(value)}")
+    return given
+
+
+def as_path(name: str, value: Any) -> Path:
+    """Return a path that is given as a string or a path, or raise TypeError or ValueError."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {shown(value)}")
+    if "\0" in (path := os.fsdecode(value)):
+        raise ValueError(f"{name} must be a path, which has no NUL character, got {shown(value)}")
+    return Path(path)
 
 
 def whole_number(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:

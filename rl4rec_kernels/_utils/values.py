@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Collection, Mapping, Set
+from contextlib import suppress
 from typing import Any
 
 
@@ -9,7 +10,9 @@ def plain(value: Any) -> Any:
     """Turn an array, Series, tensor or column, or a scalar of their libraries, into Python's."""
     for convert in ("tolist", "to_pylist", "as_py"):  # NumPy, pandas and torch; pyarrow
         if hasattr(value, convert):
-            return getattr(value, convert)()
+            # A tensor on meta or a sparse one has no values to give, and stays for the checks.
+            with suppress(NotImplementedError, RuntimeError):
+                return getattr(value, convert)()
     return value
 
 
@@ -29,5 +32,9 @@ def as_list(value: Any) -> list[Any] | None:
 def is_missing(value: Any) -> bool:
     """Whether a value is None, NaN, NaT or NA, of Python, NumPy or pandas."""
     pandas_na = getattr(sys.modules.get("pandas"), "NA", None)  # has no truth value
-    # NaN and NaT differ from themselves.
-    return value is None or value is pandas_na or bool(value != value)
+    if value is None or value is pandas_na:
+        return True
+    try:
+        return bool(value != value)  # NaN and NaT differ from themselves
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # it is not one value
+        return False

@@ -12,7 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from rl4rec_kernels._utils.checks import MAX_SEED, amount, number, shown, whole_number
+from rl4rec_kernels._utils.arrays import as_array
+from rl4rec_kernels._utils.checks import (
+    MAX_SEED,
+    amount,
+    as_path,
+    number,
+    shown,
+    text,
+    whole_number,
+)
 from rl4rec_kernels.data.export import to_hf
 from rl4rec_kernels.data.interactions import Interactions
 from rl4rec_kernels.data.loading import load_interactions
@@ -150,6 +159,14 @@ class RecommendationDataset(FromSource, Dataset[Sample]):
                 "table; pass num_items=max(item_metadata.keys()) + 1"
             )
         neg_alpha = number("neg_alpha", neg_alpha, 0, math.inf)
+        text("data_name", data_name)
+        if data_dir is not None:
+            as_path("data_dir", data_dir)
+        if interactions is not None and not isinstance(interactions, Interactions):
+            raise TypeError(
+                "interactions must be Interactions, as load_interactions returns them, got "
+                f"{shown(interactions)}"
+            )
         if interactions is None:
             interactions = load_interactions(data_name, data_dir)
         known = np.fromiter(item_metadata, dtype=np.int64)
@@ -209,10 +226,7 @@ class RecommendationDataset(FromSource, Dataset[Sample]):
         return int(self.user_ids.size)
 
     def __getitem__(self, index: SupportsIndex) -> Sample:
-        i = operator.index(index)
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"index {i} is out of range: the split has {len(self)} samples")
-        i %= len(self)
+        i = self._row(index)
         history = self.history(i)
         return {
             "prompt": self.prompt_generator(history),
@@ -222,12 +236,23 @@ class RecommendationDataset(FromSource, Dataset[Sample]):
             "neg_items": self.negatives[i].tolist(),
         }
 
+    def _row(self, index: SupportsIndex) -> int:
+        """The row of a sample, which may be counted from the end."""
+        try:
+            i = operator.index(index)
+        except TypeError:
+            raise TypeError(f"index must be a whole number, got {shown(index)}") from None
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"index {i} is out of range: the split has {len(self)} samples")
+        return i % len(self)
+
     def history(self, index: int) -> list[int]:
         """Return the history of the sample at `index`, without making its prompt."""
-        return list(self._samples.history(index).tolist())
+        return list(self._samples.history(self._row(index)).tolist())
 
     def target(self, index: int) -> int | list[int]:
         """Return the target of the sample at `index`: a list if `targets` is `RaggedIds`."""
+        index = self._row(index)
         if isinstance(self.targets, RaggedIds):
             start, end = self.targets.offsets[index : index + 2]
             return list(self.targets.values[start:end].tolist())
@@ -267,7 +292,7 @@ class RecommendationDataset(FromSource, Dataset[Sample]):
         ... )  # doctest: +SKIP
         >>> train = train.with_negatives(hard, num_random=89)  # doctest: +SKIP
         """
-        shape = tuple(np.shape(negatives))
+        shape = as_array("negatives", negatives).shape
         if len(shape) != 2 or shape[0] != len(self):
             raise ValueError(
                 f"negatives must be [{len(self)}, n], a row for each of user_ids, got shape {shape}"

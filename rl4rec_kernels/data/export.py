@@ -7,7 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rl4rec_kernels._utils.checks import flag, optional_flag, shown
+from rl4rec_kernels._utils.checks import (
+    as_path,
+    choice,
+    flag,
+    optional_flag,
+    shown,
+)
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.data.labels import write_label
@@ -106,8 +112,11 @@ def export_dataset(
     ImportError
         If ``datasets`` is not installed.
     """
-    if trainer not in _LAYOUTS:
-        raise ValueError(f"trainer must be one of {', '.join(_LAYOUTS)}, got {shown(trainer)}")
+    choice("trainer", trainer, _LAYOUTS)
+    if not hasattr(dataset, "prompt_generator") or not hasattr(dataset, "targets"):
+        raise TypeError(f"dataset must be a RecommendationDataset, got {shown(dataset)}")
+    if path is not None:
+        path = as_path("path", path)
     columns, choices, endings = _LAYOUTS[trainer]
     conversational = optional_flag("conversational", conversational)
     if conversational is None:

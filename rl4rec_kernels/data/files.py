@@ -8,7 +8,10 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.checks import (
+    as_path,
+    shown,
+)
 from rl4rec_kernels._utils.contents import GZIP, HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.unpacking import unpack_gzip
 
@@ -48,6 +51,8 @@ def dataset_dir(name: str, data_dir: str | os.PathLike[str] | None = None) -> Pa
             f"the dataset's name must be the plain name of a directory, got {shown(name)}; "
             "pass the directory that contains it as data_dir"
         )
+    if data_dir is not None:
+        data_dir = as_path("data_dir", data_dir)
     root = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "data")
     if (root / name).is_dir():
         return root / name

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.checks import (
+    shown,
+    text,
+)
 from rl4rec_kernels._utils.values import as_list, is_missing, plain
 from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets
 
@@ -60,6 +63,7 @@ def read_label(label: Any, name: str = "label") -> Label:
     TypeError, ValueError
         If it is something else; the message shows it.
     """
+    text("name", name)
     label = label if isinstance(label, Mapping) else plain(label)
     if isinstance(label, str):
         try:

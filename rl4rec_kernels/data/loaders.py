@@ -1,6 +1,6 @@
 """DataLoaders of the three splits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import torch
@@ -12,7 +12,10 @@ from rl4rec_kernels._utils.checks import (
     MAX_SEED,
     amount,
     flag,
+    shown,
+    text,
 )
+from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.dataset import RecommendationDataset, Sample
 from rl4rec_kernels.data.loading import load_interactions, load_item_metadata
 from rl4rec_kernels.data.prompts import DEFAULT_MAX_HISTORY, PromptGenerator
@@ -45,6 +48,9 @@ def collate_samples(samples: Sequence[Sample]) -> Batch:
     A batch without negatives has ``neg_items`` None, not empty lists: rewards then rank the target
     among all items, whereas with empty lists it would have no competitors and always rank first.
     """
+    rows = as_list(samples)
+    if rows is None or not all(isinstance(row, Mapping) for row in rows):
+        raise TypeError(f"samples must be a list of samples of a dataset, got {shown(samples)}")
     negatives = [sample["neg_items"] for sample in samples]
     return {
         "prompts": [sample["prompt"] for sample in samples],
@@ -89,6 +95,9 @@ def create_dataloader(
         If a number is out of range.
     """
     seed = amount("seed", seed, 0, MAX_SEED)
+    is_other = isinstance(dataset, str | bytes | Mapping) or hasattr(dataset, "tolist")
+    if is_other or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise TypeError(f"dataset must be a RecommendationDataset, got {shown(dataset)}")
     # The sampler has its own generator, since a DataLoader draws its workers' seeds from the
     # loader's generator, and the order must not depend on the number of workers.
     order = _Order(dataset, generator=torch.Generator("cpu").manual_seed(seed))
@@ -168,6 +177,7 @@ def create_dataloaders(args: Any) -> DataLoaders:
     }
     eval_num_negs = getattr(args, "eval_num_negs", None)
 
+    text("args.dataset_name", name)
     item_metadata = load_item_metadata(name, data_dir)
     rule = {
         option: getattr(args, option)

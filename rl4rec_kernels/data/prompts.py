@@ -4,7 +4,13 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rl4rec_kernels._utils.checks import shown, whole_number
+from rl4rec_kernels._utils.checks import (
+    names,
+    shown,
+    text,
+    whole_number,
+)
+from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.item_fields import as_text
 from rl4rec_kernels.data.labels import item_id
 
@@ -75,13 +81,11 @@ class PromptGenerator:
         if item_template is not None:
             if fields is not None:
                 raise ValueError("pass fields or item_template, not both")
-            names = ["position", "item_id", *known]
-            _template_fields("item_template", item_template, dict.fromkeys(names, ""))
-        for name, text in (("missing", missing), ("system_prompt", system_prompt or "")):
-            if not isinstance(text, str):
-                raise TypeError(f"{name} must be a string, got {shown(text)}")
-        if isinstance(fields, str):
-            raise TypeError(f"fields must be a list of names, got the string {shown(fields)}")
+            allowed = ["position", "item_id", *known]
+            _template_fields("item_template", item_template, dict.fromkeys(allowed, ""))
+        text("missing", missing)
+        text("system_prompt", system_prompt, optional=True)
+        fields = None if fields is None else names("fields", fields)
         unknown = [name for name in fields or () if name not in known]
         if unknown:
             raise ValueError(
@@ -130,11 +134,13 @@ class PromptGenerator:
         ValueError
             If an item has no metadata.
         """
-        shown = list(history)
+        rows = as_list(history)
+        if rows is None:
+            raise TypeError(f"history must be a list of item ids, got {shown(history)}")
         if self.max_history is not None:
-            shown = shown[-self.max_history :]
+            rows = rows[-self.max_history :]
         lines = [
-            self._line(position, item_id("history", item)) for position, item in enumerate(shown, 1)
+            self._line(position, item_id("history", item)) for position, item in enumerate(rows, 1)
         ]
         # Titles are inserted, not formatted: their braces and percent signs are text.
         prompt = self.template.format(history="\n".join(lines), count=len(lines))

@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from rl4rec_kernels._utils.checks import flag, number, shown
+from rl4rec_kernels._utils.checks import (
+    choice,
+    flag,
+    number,
+    shown,
+)
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.interactions import Interactions
 from rl4rec_kernels.data.splits import SPLITS, DatasetReport, split_index
@@ -42,8 +47,7 @@ def split_rule(by: Any, ratios: Any, cuts: Any, augment: Any) -> SplitRule:
     TypeError, ValueError
         If one is invalid; the message names it.
     """
-    if by not in RULES:
-        raise ValueError(f"split_by must be one of {', '.join(RULES)}; got {shown(by)}")
+    choice("split_by", by, RULES)
     parts = as_list(ratios)
     if parts is None or len(parts) != len(SPLITS):
         raise ValueError(

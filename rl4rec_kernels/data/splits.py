@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.checks import choice, whole_number
 
 SPLITS = ("train", "valid", "test")
 """By default the target is a user's last item but two (train), last but one (valid) or last."""
@@ -67,9 +67,7 @@ class DatasetReport:
 
 def split_index(split: str) -> int:
     """Return the position of a split in `SPLITS`, or raise ValueError."""
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {shown(split)}")
-    return SPLITS.index(split)
+    return SPLITS.index(choice("split", split, SPLITS))
 
 
 def split_seed(seed: int, split: str) -> int:
@@ -80,6 +78,7 @@ def split_seed(seed: int, split: str) -> int:
     of the split in train, valid, test, makes independent seeds, which stay the same in all versions
     of NumPy.
     """
+    seed = whole_number("seed", seed, 0)  # lists of lists of themselves crash NumPy
     state = np.random.SeedSequence([seed, split_index(split)]).generate_state(1, np.uint64)
     return int(state[0]) >> 1
 

@@ -22,7 +22,13 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import flag, number, shown, whole_number
+from rl4rec_kernels._utils.checks import (
+    choice,
+    flag,
+    number,
+    shown,
+    whole_number,
+)
 from rl4rec_kernels._utils.progress import progress
 from rl4rec_kernels.metrics import (
     Metric,
@@ -83,6 +89,13 @@ def unbiased_rank(rank: Any, num_negs: int, num_items: int) -> Any:
     """
     num_negs, num_items = _check_sizes(num_negs, num_items)
     if isinstance(rank, Tensor):
+        if (
+            rank.layout != torch.strided
+            or rank.is_meta
+            or rank.is_complex()
+            or rank.dtype == torch.bool
+        ):
+            raise TypeError(f"rank must be a dense tensor of numbers, got {shown(rank)}")
         bad = ~((rank >= 1) & (rank <= num_negs + 1))
         if bad.any():
             raise ValueError(
@@ -325,8 +338,7 @@ def check_gamma(gamma: Any) -> float:
 
 def check_method(method: Any) -> None:
     """Check the name of an estimator."""
-    if method not in METHODS:
-        raise ValueError(f"unknown correction {shown(method)}; known are: {', '.join(METHODS)}")
+    choice("method", method, METHODS)
 
 
 def _check_sizes(num_negs: Any, num_items: Any) -> tuple[int, int]:
@@ -343,6 +355,8 @@ def _check_sizes(num_negs: Any, num_items: Any) -> tuple[int, int]:
 def _weights(prior: Prior | None, num_items: int) -> Tensor:
     """The probability of every true rank, float64 [num_items]."""
     rank = torch.arange(1, num_items + 1, dtype=torch.float64, device="cpu")
+    if prior is not None and not callable(prior):
+        raise TypeError(f"prior must be a function of ranks, or None, got {shown(prior)}")
     given = torch.ones_like(rank) if prior is None else prior(rank)
     if not isinstance(given, Tensor) or given.shape != rank.shape:
         raise ValueError(

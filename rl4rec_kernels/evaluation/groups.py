@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from rl4rec_kernels._utils.arrays import as_array
 from rl4rec_kernels._utils.checks import shown
-from rl4rec_kernels.ids import as_ragged
+from rl4rec_kernels.ids import as_ragged, pack_ids
 
 NUM_BINS = 5
 
@@ -19,8 +20,8 @@ def history_lengths(histories: Any) -> np.ndarray:
     histories : B lists of item ids, or RaggedIds with B rows
         -1 is padding and is not counted.
     """
-    rows = len(histories.offsets) - 1 if hasattr(histories, "offsets") else len(histories)
-    return np.diff(as_ragged("histories", histories, rows).offsets)
+    ids = pack_ids("histories", histories)
+    return np.diff(as_ragged("histories", ids, len(ids.offsets) - 1).offsets)
 
 
 def group_rows(
@@ -42,7 +43,7 @@ def group_rows(
         )
     rows = {}
     for name, labels in groups.items():
-        values = np.asarray(labels)
+        values = as_array(f"groups[{shown(name)}]", labels)
         if values.shape != (num_users,):
             raise ValueError(
                 f"groups[{shown(name)}] must have one label or number per user, {num_users}, got "

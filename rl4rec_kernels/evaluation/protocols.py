@@ -8,14 +8,22 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.arrays import Array
-from rl4rec_kernels._utils.checks import MAX_SEED, amount, flag, number, shown, whole_number
+from rl4rec_kernels._utils.checks import (
+    MAX_SEED,
+    amount,
+    choice,
+    flag,
+    names,
+    number,
+    shown,
+    whole_number,
+)
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.evaluation.bootstrap import bootstrap_intervals
 from rl4rec_kernels.evaluation.correction import (
     DEFAULT_GAMMA,
     METHODS,
     check_gamma,
-    check_method,
     corrected_metrics,
 )
 from rl4rec_kernels.evaluation.groups import NUM_BINS, group_rows
@@ -154,11 +162,12 @@ def evaluate(
     num_bootstrap = amount("num_bootstrap", num_bootstrap, 2, _MAX_BOOTSTRAP)
     seed = amount("seed", seed, 0, MAX_SEED)
     confidence = number("confidence", confidence, 0, 1, strict=True)
-    if isinstance(corrections, str):
-        raise TypeError(f"corrections must be a sequence of names, such as ({shown(corrections)},)")
+    corrections = names("corrections", corrections)
     for method in corrections:
-        check_method(method)
-    members = group_rows(groups or {}, num_users, amount("num_bins", num_bins, 1, _MAX_BINS))
+        choice("corrections", method, METHODS)
+    members = group_rows(
+        {} if groups is None else groups, num_users, amount("num_bins", num_bins, 1, _MAX_BINS)
+    )
     if negatives is None and not whole_catalog:
         raise ValueError("whole_catalog is False, so negatives are required")
     items = check_targets(targets, num_users)
@@ -251,7 +260,7 @@ def _check_negatives(
 
 def _check_ks(ks: Any) -> tuple[int, ...]:
     """Return the cut-offs in ascending order."""
-    if isinstance(ks, str) or not isinstance(ks, Sequence):
+    if isinstance(ks, str | bytes) or not isinstance(ks, Sequence):
         raise TypeError(f"ks must be a sequence of cut-offs such as (1, 10), got {shown(ks)}")
     cutoffs = sorted(whole_number("a cut-off of ks", k, 1, MAX_CUTOFF) for k in ks)
     if not cutoffs or len(set(cutoffs)) < len(cutoffs):

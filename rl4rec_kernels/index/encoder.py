@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import amount, flag, optional_flag, shown
+from rl4rec_kernels._utils.checks import (
+    amount,
+    choice,
+    flag,
+    optional_flag,
+    shown,
+)
 from rl4rec_kernels._utils.forking import fork_safe_lock
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.torch_state import plain_torch
@@ -79,8 +85,7 @@ class Encoder:
         max_length: int | None = None,
         backend: str = "torch",
     ) -> None:
-        if backend not in ("torch", "openvino"):
-            raise ValueError(f"backend must be torch or openvino, got {shown(backend)}")
+        choice("backend", backend, ("torch", "openvino"))
         if backend == "openvino" and (not isinstance(model, str) or device not in (None, "cpu")):
             raise ValueError(
                 "backend='openvino' is for models given by name, on the CPU; got "

@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.checks import (
+    as_path,
+    shown,
+)
 from rl4rec_kernels._utils.contents import HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.mapped import opened, watch
@@ -45,7 +48,7 @@ def check_table(name: str, table: Any) -> None:
 
 def check_valid(valid: Any, table: Tensor) -> None:
     """Raise ValueError unless `valid` has a bool for each row of the table."""
-    is_mask = isinstance(valid, Tensor) and valid.dtype == torch.bool
+    is_mask = isinstance(valid, Tensor) and valid.dtype == torch.bool and not valid.is_meta
     if not is_mask or valid.shape != table.shape[:1]:
         found = f"{valid.dtype} {tuple(valid.shape)}" if isinstance(valid, Tensor) else shown(valid)
         raise ValueError(f"valid must be bool [{table.shape[0]}], a tensor, got {found}")
@@ -53,21 +56,23 @@ def check_valid(valid: Any, table: Tensor) -> None:
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
     """Return the path of a file, or raise FileNotFoundError."""
-    if not Path(path).is_file():
+    path = as_path("path", path)
+    if not path.is_file():
         raise FileNotFoundError(
             f"there is no file {path}; build it with ItemIndex.build, or check the path"
         )
-    return Path(path)
+    return path
 
 
 def index_path(path: str | os.PathLike[str]) -> Path:
     """Return the path of an index file, or raise ValueError unless named *.safetensors."""
-    if Path(path).suffix != ".safetensors":
+    path = as_path("path", path)
+    if path.suffix != ".safetensors":
         raise ValueError(
-            f"an index file must be named *.safetensors, got {path}; for other files use "
+            f"the path of an index file must be *.safetensors, got {path}; for other files use "
             "ItemIndex.import_file"
         )
-    return Path(path)
+    return path
 
 
 def check_destination(path: str | os.PathLike[str]) -> Path:

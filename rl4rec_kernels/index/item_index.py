@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.arrays import as_array, as_tensor
 from rl4rec_kernels._utils.checks import amount, optional_flag, shown, whole_number
 from rl4rec_kernels._utils.mapped import check_finite, check_mapped, row_blocks
 from rl4rec_kernels.data.item_fields import as_text
@@ -17,6 +18,7 @@ from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.ids import RaggedIds, check_valid_items, is_sparse
 from rl4rec_kernels.index.encoder import Encoder, check_encoder
 from rl4rec_kernels.index.files import (
+    TABLE_DTYPES,
     check_destination,
     check_table,
     check_valid,
@@ -106,6 +108,8 @@ class ItemIndex:
             table, or an embedding is not finite.
         """
         show_progress = optional_flag("show_progress", show_progress)
+        if not isinstance(dtype, torch.dtype) or dtype not in TABLE_DTYPES:
+            raise TypeError(f"dtype must be float32, float16 or bfloat16, got {shown(dtype)}")
         texts = item_texts(item_metadata, fields)
         check_encoder(encoder)
         ids = np.fromiter(texts, dtype=np.int64, count=len(texts))
@@ -152,7 +156,7 @@ class ItemIndex:
         check_mapped(embeddings)
         embeddings = embeddings.detach().contiguous()  # otherwise every call would copy it
         if ids is not None:
-            embeddings, valid = _scatter(embeddings, np.asarray(ids), valid)
+            embeddings, valid = _scatter(embeddings, as_array("ids", ids), valid)
         elif valid is None:
             valid = torch.cat([block.ne(0).any(1) for _, block in row_blocks(embeddings)])
             if valid[0]:
@@ -161,7 +165,8 @@ class ItemIndex:
                     f"pass ids=range(1, {len(valid) + 1}), or pass valid= to say which rows are "
                     "items"
                 )
-        valid = torch.as_tensor(valid, device=embeddings.device)
+        if not isinstance(valid, Tensor):
+            valid = as_tensor("valid", as_array("valid", valid)).to(embeddings.device)
         check_valid(valid, embeddings)
         if not valid.any():
             raise ValueError(
@@ -241,7 +246,12 @@ class ItemIndex:
         ValueError
             If it is not an index, or was built with another encoder or from other metadata.
         """
-        path = existing_file(index_path(path))
+        path = index_path(path)
+        if encoder is not None:
+            check_encoder(encoder)
+        if item_metadata is not None and not isinstance(item_metadata, Mapping):
+            raise TypeError(f"item_metadata must be a dict, or None, got {shown(item_metadata)}")
+        path = existing_file(path)
         table, valid, origin = read_index(path)
         index = cls(table, valid, origin)
         if encoder is not None:

@@ -6,8 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.checks import (
+    names,
+    shown,
+)
 from rl4rec_kernels._utils.values import as_list
+from rl4rec_kernels.data.files import is_whole_number
 from rl4rec_kernels.data.item_fields import as_text
 from rl4rec_kernels.data.labels import item_id
 
@@ -22,11 +26,9 @@ def item_texts(
     Raises TypeError if `fields` is a single string; ValueError if there are no items, no item has
     a text, or a text is not valid Unicode.
     """
-    if isinstance(fields, str):
-        raise TypeError(
-            f"fields must be a sequence of names, got the string {shown(fields)}; write "
-            f"({shown(fields)},)"
-        )
+    fields = names("fields", fields)
+    if not isinstance(item_metadata, Mapping):
+        raise TypeError(f"item_metadata must be a dict, got {shown(item_metadata)}")
     if not item_metadata:
         raise ValueError("item_metadata is empty; pass load_item_metadata(name)")
     texts = {
@@ -44,10 +46,14 @@ def item_texts(
 
 
 def _item_key(item: Any) -> int:
-    return int(item) if isinstance(item, str) else item_id("every key of item_metadata", item)
+    if isinstance(item, str) and is_whole_number(item):
+        return int(item)
+    return item_id("every key of item_metadata", item)
 
 
 def _item_text(item: Any, metadata: Mapping[str, Any], fields: Sequence[str]) -> str:
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"item_metadata[{item}] must be a dict of fields, got {shown(metadata)}")
     try:
         return ". ".join(filter(None, (as_text(metadata.get(name)) for name in fields)))
     except ValueError as error:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rl4rec_kernels._utils.arrays import Array
+from rl4rec_kernels._utils.arrays import Array, as_array
 from rl4rec_kernels._utils.checks import amount, optional_flag
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels._utils.progress import progress
@@ -106,7 +106,7 @@ def mine_hard_negatives(
     check_valid_items("targets", items, is_item)
     excluded = as_ragged("seen", seen, num_queries)
     check_inside("seen", excluded, num_rows)
-    users = None if user_ids is None else np.asarray(user_ids)
+    users = None if user_ids is None else as_array("user_ids", user_ids)
     if users is not None and users.shape != (num_queries,):
         raise ValueError(f"user_ids must have shape ({num_queries},), got {users.shape}")
     show = optional_flag("show_progress", show_progress)

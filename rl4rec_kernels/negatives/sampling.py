@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rl4rec_kernels import _sampler
+from rl4rec_kernels._utils.arrays import as_array
 from rl4rec_kernels._utils.checks import MAX_SEED, MAX_THREADS, whole_number
 from rl4rec_kernels.ids import RaggedIds, as_column, pack_ids
 
@@ -107,7 +108,7 @@ def sample_negatives(
 
 
 def _check_weights(weights: npt.ArrayLike, num_items: int) -> npt.NDArray[np.float64]:
-    array = np.asarray(weights)
+    array = as_array("weights", weights)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"weights must be numbers, got {array.dtype}")
     array = np.ascontiguousarray(array, dtype=np.float64)

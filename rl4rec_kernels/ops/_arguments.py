@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.arrays import Array, as_tensor
+from rl4rec_kernels._utils.arrays import Array, as_array, as_tensor
 from rl4rec_kernels._utils.checks import flag, number, shown, whole_number
 from rl4rec_kernels._utils.mapped import check_mapped
 from rl4rec_kernels.ids import RaggedIds, as_int64, check_layout, pack_ids
@@ -18,6 +18,7 @@ from rl4rec_kernels.ops.quantize import QuantizedTable
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _INTS = (torch.int32, torch.int64)
+_DENSE = torch.strided
 
 
 class Ids(NamedTuple):
@@ -102,6 +103,8 @@ def check_embeddings(query: Any, table: Any) -> None:
     for name, tensor in (("query", query), ("table", table)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor or array, got {type(tensor).__name__}")
+        if tensor.layout != _DENSE:
+            raise TypeError(f"{name} must be dense, got {tensor.layout}; use .to_dense()")
         if tensor.dtype not in _FLOATS:
             raise TypeError(
                 f"{name} must be float32, float16 or bfloat16, got {tensor.dtype}; "
@@ -262,6 +265,17 @@ def check_log_q(log_q: Any, table: Tensor) -> Tensor | None:
     return log_q
 
 
+def _as_ids(name: str, ids: Any, query: Tensor) -> Tensor:
+    """Return a part of RaggedIds as a tensor on the query's device."""
+    if isinstance(ids, Tensor):
+        if ids.is_meta and not query.is_meta:
+            raise TypeError(f"{name} has no values, only a shape (device meta)")
+        return ids.to(query.device)
+    if not isinstance(ids, np.ndarray) or ids.dtype.kind not in "iufcb":
+        ids = as_tensor(name, as_array(name, ids))
+    return torch.as_tensor(ids, device=query.device)
+
+
 def check_k(k: int, num_rows: int) -> int:
     """Check the number of items that `topk_catalog` is asked for; return it as an int."""
     k = whole_number("k", k, 1)
@@ -291,7 +305,8 @@ def split_ids(name: str, ids: Any, query: Tensor) -> tuple[Tensor, Tensor | None
     elif isinstance(ids, np.ndarray):
         ids = as_tensor(name, ids).to(query.device)
     if isinstance(ids, RaggedIds):
-        values, offsets = (torch.as_tensor(part, device=query.device) for part in ids)
+        values = _as_ids(f"{name}.values", ids.values, query)
+        offsets = _as_ids(f"{name}.offsets", ids.offsets, query)
         check_layout(name, RaggedIds(values, offsets), rows)
         if offsets.dtype != torch.int64:
             raise TypeError(f"{name}.offsets must be int64, got {offsets.dtype}")

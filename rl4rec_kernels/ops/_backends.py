@@ -19,7 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.checks import (
+    choice,
+    shown,
+)
 from rl4rec_kernels._utils.imports import require
 
 BACKENDS = ("auto", "cpu", "cuda", "triton", "reference")
@@ -110,8 +113,8 @@ def resolve_backend(backend: str, query: Tensor, *, cuda: bool = True) -> str:
     ValueError
         If the backend is unknown or cannot run on the device.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {shown(backend)}")
+    if not isinstance(backend, str) or backend not in BACKENDS:  # faster than the call alone
+        choice("backend", backend, BACKENDS)
     device = query.device.type
     if backend == "auto":
         if device in ("cpu", "meta"):

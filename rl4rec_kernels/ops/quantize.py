@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.arrays import Array, as_tensor
-from rl4rec_kernels._utils.checks import flag
+from rl4rec_kernels._utils.checks import (
+    flag,
+    shown,
+)
 from rl4rec_kernels._utils.mapped import check_mapped
 
 _BLOCK = 4_096  # rows at a time, to take little memory besides the result
@@ -83,9 +86,11 @@ def quantize_table(
         raise TypeError(f"table must be a float32, float16 or bfloat16 tensor, got {what}")
     if table.dim() != 2:
         raise ValueError(f"table must be [N, D], got {tuple(table.shape)}")
-    if dtype not in _LARGEST:
+    if table.is_meta or table.layout != torch.strided:
+        raise TypeError(f"table must be dense and have values, got {shown(table)}")
+    if not isinstance(dtype, torch.dtype) or dtype not in _LARGEST:
         raise ValueError(
-            f"dtype must be torch.int8, torch.bfloat16 or torch.float8_e4m3fn, got {dtype}"
+            f"dtype must be torch.int8, torch.bfloat16 or torch.float8_e4m3fn, got {shown(dtype)}"
         )
     table = table.detach()
     values = table.new_empty(table.shape, dtype=dtype)

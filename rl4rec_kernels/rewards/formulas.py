@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from rl4rec_kernels._utils.arrays import as_array
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.metrics import parse_metric
 
@@ -39,7 +40,7 @@ def reward_parts(reward_type: str, k: int, softmax_weight: float) -> dict[str, f
 
 def check_item_counts(item_counts: Any) -> np.ndarray:
     """Return the interactions per item as an array, or raise ValueError."""
-    counts = np.asarray(item_counts)
+    counts = as_array("item_counts", item_counts)
     if counts.ndim != 1 or counts.dtype.kind not in "iuf":
         bad = f"{counts.dtype} {counts.shape}"
     else:

@@ -12,10 +12,12 @@ from rl4rec_kernels._utils.checks import (
     flag,
     number,
     optional_flag,
+    shown,
+    text,
     whole_number,
 )
 from rl4rec_kernels._utils.values import as_list
-from rl4rec_kernels.data.labels import read_rows, read_targets
+from rl4rec_kernels.data.labels import item_ids, read_rows, read_targets
 from rl4rec_kernels.ids import RaggedIds, target_popularity
 from rl4rec_kernels.index.texts import check_texts
 from rl4rec_kernels.metrics import RankCounts, parse_metrics, parse_ties
@@ -170,10 +172,15 @@ class RecReward:
             raise ValueError(f"novelty={novelty} needs item_counts: pass the training data's")
         self.item_counts = None if item_counts is None else check_item_counts(item_counts)
         self.timeout_s = check_timeout(timeout_s)
-        self.retrieval_service_name = retrieval_service_name
-        self.namespace = namespace
-        self.dataset_name = dataset_name
+        self.retrieval_service_name = text("retrieval_service_name", retrieval_service_name)
+        self.namespace = text("namespace", namespace)
+        self.dataset_name = text("dataset_name", dataset_name)
         self.reward_type = reward_type
+        if service is not None and not hasattr(service, "rank"):
+            raise TypeError(
+                "service must be a retrieval service, such as a LocalRetrievalService, or None, "
+                f"got {shown(service)}"
+            )
         self.k = k
         self.ties = ties
         self.last_report = NegativesReport()
@@ -255,6 +262,7 @@ class RecReward:
         """
         histories = None if history is None else [history]
         negatives = None if neg_items is None else [neg_items]
+        item_ids("history", history)  # errors below would name its row
         request = self._check([text], [target], histories, negatives)
         counts, values = self._values(self._ask(request, self._find()))
         return self._explanation(request, counts, values)

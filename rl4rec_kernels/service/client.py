@@ -7,7 +7,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rl4rec_kernels._utils.checks import MAX_SECONDS, number, shown
+from rl4rec_kernels._utils.checks import (
+    MAX_SECONDS,
+    number,
+    shown,
+    text,
+)
 from rl4rec_kernels.service.base import RetrievalBackend
 from rl4rec_kernels.service.batcher import ServiceOverloadedError
 from rl4rec_kernels.service.calls import Call
@@ -65,7 +70,7 @@ class RetrievalClient(RetrievalBackend):
     ) -> None:
         self.timeout_s = check_timeout(timeout_s)
         self.reconnect_s = number("reconnect_s", reconnect_s, 0, MAX_SECONDS, strict=True)
-        self.name, self.namespace = name, namespace
+        self.name, self.namespace = text("name", name), text("namespace", namespace)
         self._ray = connected_ray()
         self._handles: dict[str, Any] = {name: find_actor(name, namespace)}
         self._names: list[str] = []

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.checks import (
+    shown,
+    text,
+)
 from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.index.encoder import PACKAGED_MODEL, Encoder
 from rl4rec_kernels.service.actor import RetrievalService
@@ -155,6 +158,8 @@ def stop_service(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -
     LookupError
         If there is no such service.
     """
+    text("name", name)
+    text("namespace", namespace)
     ray = connected_ray()
     mine = re.compile(rf"{re.escape(name)}(-(shard-)?\d+)?")
     found = [

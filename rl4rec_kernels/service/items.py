@@ -171,7 +171,7 @@ def find_items(datasets: Mapping[str, Items], name: str) -> Items:
     """
     if not isinstance(name, str) or name not in datasets:
         known = ", ".join(map(repr, datasets))
-        raise ValueError(f"unknown data set {shown(name)}; this service has {known}")
+        raise ValueError(f"unknown data set, dataset_name={shown(name)}; this service has {known}")
     return datasets[name]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import amount, shown
+from rl4rec_kernels._utils.checks import amount, shown, text
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels.index.encoder import Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
@@ -82,7 +82,7 @@ class LocalRetrievalService(RetrievalBackend):
         self, name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE
     ) -> "LocalRetrievalService":
         """Let `RecReward` find the service by name in this process; returns the service."""
-        _registry[namespace, name] = self
+        _registry[text("namespace", namespace), text("name", name)] = self
         return self
 
     def answer(self, call: Call) -> Any:
@@ -160,7 +160,7 @@ def find_service(
         If there is none; the message says how to start one.
     """
     check_timeout(timeout_s)
-    if (service := registered(name, namespace)) is not None:
+    if (service := registered(text("name", name), text("namespace", namespace))) is not None:
         return service
     try:
         return connect(name, namespace, timeout_s)

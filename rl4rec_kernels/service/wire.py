@@ -4,21 +4,28 @@ As flat bytes instead of tensors and arrays: pickling a tensor for Ray takes abo
 as ranking a sample, while bytes are sent as they are. Arguments of up to 100 KiB are sent with the
 call; larger ones would go through Ray's shared memory, which takes 1.5 ms. So ids are stored in the
 smallest type that holds them, and a call is sent in pieces.
+
+Calls are packed by msgpack, on which Ray depends: unlike a pickle, it cannot run code when it is
+unpacked.
 """
 
-import pickle
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.service.calls import Answer, Call, Ranked
 
 _PIECE = 96_000  # bytes
 _SMALL = 256  # fewer ids than this are not worth narrowing
+_TYPES = {np.dtype(kind).char: np.dtype(kind) for kind in (np.uint16, np.uint32, np.int64)}
 
 
 def pack_call(call: Call) -> list[bytes]:
@@ -26,16 +33,21 @@ def pack_call(call: Call) -> list[bytes]:
     dataset, texts, targets, candidates, histories, *wanted = call
     ids = [None if part is None else tuple(map(_write, part)) for part in (candidates, histories)]
     target_ids = None if targets is None else _write(targets)
-    packed = pickle.dumps((dataset, texts, target_ids, ids, wanted), pickle.HIGHEST_PROTOCOL)
+    dataset = dataset if isinstance(dataset, str) else shown(dataset)  # which no data set is called
+    packed = _msgpack().packb((dataset, texts, target_ids, ids, wanted))
     return [packed[start : start + _PIECE] for start in range(0, len(packed), _PIECE)]
 
 
 def unpack_call(pieces: Sequence[bytes]) -> Call:
-    """Return the call that was packed."""
-    dataset, texts, target_ids, ids, wanted = pickle.loads(b"".join(pieces))
-    candidates, histories = (part and RaggedIds(*map(_read, part)) for part in ids)
-    targets = target_ids and _read(target_ids)
-    return Call(dataset, texts, targets, candidates, histories, *wanted)
+    """Return the call that was packed, or raise ValueError."""
+    try:
+        unpacked = _msgpack().unpackb(b"".join(pieces))
+        dataset, texts, target_ids, ids, wanted = unpacked
+        candidates, histories = (part and RaggedIds(*map(_read, part)) for part in ids)
+        targets = target_ids and _read(target_ids)
+        return Call(dataset, texts, targets, candidates, histories, *wanted)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"a call is not one that a client has packed: {error}") from error
 
 
 def pack_answer(answer: Answer) -> bytes | np.ndarray:
@@ -68,5 +80,11 @@ def _write(ids: np.ndarray) -> tuple[str, bytes]:
     return ids.dtype.char, ids.tobytes()
 
 
-def _read(written: tuple[str, bytes]) -> np.ndarray:
-    return np.frombuffer(written[1], written[0]).astype(np.int64)
+def _read(written: Sequence[Any]) -> np.ndarray:
+    char, packed = written
+    return np.frombuffer(packed, _TYPES[char]).astype(np.int64)
+
+
+@cache
+def _msgpack() -> Any:
+    return require("msgpack", "ray")

@@ -1,5 +1,8 @@
 """Calls and answers come out of the wire as they went in."""
 
+import pickle
+
+import msgpack
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ import torch
 from rl4rec_kernels import RaggedIds, RankCounts
 from rl4rec_kernels.service.calls import Call, Ranked
 from rl4rec_kernels.service.wire import pack_answer, pack_call, unpack_answer, unpack_call
+from tests.errors import raises
 
 
 @pytest.mark.parametrize("largest", [9, 2**16 - 1, 2**16, 2**32 - 1, 2**32, 2**62])
@@ -39,6 +43,27 @@ def test_a_large_call_is_sent_in_pieces():
     pieces = pack_call(call)
     assert max(map(len, pieces)) <= 100 << 10
     assert unpack_call(pieces) == call
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"",
+        b"\x93\x01\x02",
+        msgpack.packb(5),
+        msgpack.packb(("toys", ["a"], ("O", b"12345678"), (None, None), (False, None))),
+        msgpack.packb(("toys", ["a"], ("l", b"1234"), (None, None), (False, None))),
+        pickle.dumps(("toys", ["a"], None, (None, None), (False, None))),
+    ],
+)
+def test_other_bytes_are_an_error_and_run_no_code(packed):
+    with raises(ValueError, "call"):
+        unpack_call([packed])
+
+
+def test_a_data_set_that_is_not_a_name_is_sent_as_what_it_looks_like():
+    call = Call(["toys"], ["soap"], None, None, None, True)  # type: ignore[arg-type]
+    assert unpack_call(pack_call(call)).dataset == "['toys']"
 
 
 def test_answers_are_writable_copies():
