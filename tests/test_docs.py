@@ -1,7 +1,7 @@
 """Every example of the READMEs and docs/: Python blocks are run, commands and links must exist.
 
 A page's blocks run in order, in one namespace. A word after ``python`` in a fence names what a
-block needs that tests do not have (``gpu``, ``cluster``, ``torchrun``, ``trainer``). Such a block
+block needs that tests do not have (``gpu``, ``cluster``, ``hub``, ``torchrun``, ``trainer``). Such a block
 is only compiled, and the names that it imports, reads and passes must exist.
 """
 
@@ -30,7 +30,7 @@ from tests.errors import raises
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "README.ko.md", ROOT / "CONTRIBUTING.md"]
 PAGES = [*READMES, *sorted((ROOT / "docs").glob("*.md"))]
-NEEDS = {"gpu", "cluster", "torchrun", "trainer"}
+NEEDS = {"gpu", "cluster", "hub", "torchrun", "trainer"}
 
 pytestmark = pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="needs the source tree")
 
