@@ -1,8 +1,8 @@
 """Every example of the READMEs and docs/: Python blocks are run, commands and links must exist.
 
 A page's blocks run in order, in one namespace. A word after ``python`` in a fence names what a
-block needs that tests do not have (``gpu``, ``cluster``, ``hub``, ``torchrun``, ``trainer``). Such a block
-is only compiled, and the names that it imports, reads and passes must exist.
+block needs that tests do not have (``gpu``, ``cluster``, ``hub``, ``torchrun``, ``trainer``). Such
+a block is only compiled, and the names that it imports, reads and passes must exist.
 """
 
 import ast
