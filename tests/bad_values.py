@@ -8,7 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
+import pandas
 import torch
 from sentence_transformers import SentenceTransformer
 
@@ -18,6 +20,7 @@ from rl4rec_kernels.data import (
     Interactions,
     collate_samples,
     load_interactions,
+    read_interactions,
     read_label,
     split_seed,
     write_label,
@@ -81,6 +84,12 @@ METADATA = {item: {"title": f"soap {item}"} for item in range(1, 7)}
 INTERACTIONS = Interactions(
     np.array([1, 2]), RaggedIds.from_lists([[1, 2, 3, 4, 5], [2, 3, 4, 5, 6]])
 )
+COLUMNS = {
+    "user": [1] * 4 + [2] * 4,
+    "item": [1, 2, 3, 4, 2, 3, 4, 1],
+    "time": [1, 2, 3, 4] * 2,
+    "rating": [5.0] * 8,
+}
 
 
 def _encode(rows: Any, **options: Any) -> torch.Tensor:
@@ -177,6 +186,28 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "interactions": INTERACTIONS,
         },
     ),
+    "read_interactions": (read_interactions, {"source": COLUMNS}),
+    "RecommendationDataset.from_source": (
+        rk.RecommendationDataset.from_source,
+        {"source": COLUMNS},
+    ),
+    "RecommendationDataset.from_interactions": (
+        rk.RecommendationDataset.from_interactions,
+        {"interactions": read_interactions(COLUMNS), "split": "train"},
+    ),
+    "RecommendationDataset.from_pandas": (
+        rk.RecommendationDataset.from_pandas,
+        {"frame": pandas.DataFrame(COLUMNS)},
+    ),
+    "RecommendationDataset.from_hf": (
+        rk.RecommendationDataset.from_hf,
+        {"dataset": datasets.Dataset.from_dict(COLUMNS)},
+    ),
+    "RecommendationDataset.from_csv": (rk.RecommendationDataset.from_csv, {"path": "no.csv"}),
+    "RecommendationDataset.from_jsonl": (
+        rk.RecommendationDataset.from_jsonl,
+        {"path": "no.jsonl"},
+    ),
     "RecommendationDataset.history": (lambda index: dataset().history(index), {"index": 0}),
     "RecommendationDataset.target": (lambda index: dataset().target(index), {"index": 0}),
     "RecommendationDataset.with_negatives": (
@@ -248,6 +279,9 @@ GOOD = {
     "PromptGenerator.max_history": {"2**63"},
     "RecommendationDataset.seed": {"2**63"},
     "RecommendationDataset.prompt_generator": {"function"},
+    "RecommendationDataset.from_interactions.seed": {"2**63"},
+    "RecommendationDataset.from_interactions.prompt_generator": {"function"},
+    "read_interactions.min_rating": {"-1"},
     "RecommendationDataset.history.index": {"True", "-1"},
     "RecommendationDataset.target.index": {"True", "-1"},
     "create_dataloader.dataset": {"nested lists", "recursive list", "list of None"},

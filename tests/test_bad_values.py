@@ -29,13 +29,6 @@ ELSEWHERE = {
     "QuantizedTable",  # named tuples, checked where they are used
     "RankCounts",
     "RecRewardFrunction",  # is `RecReward`
-    "RecommendationDataset.from_csv",  # in tests/data
-    "RecommendationDataset.from_hf",
-    "RecommendationDataset.from_interactions",
-    "RecommendationDataset.from_jsonl",
-    "RecommendationDataset.from_pandas",
-    "RecommendationDataset.from_source",
-    "read_interactions",
     "RecommendationDataset.to_hf",  # in test_flags.py
     "RetrievalService",  # an actor, made by `start_service`
     "ShardedTable",  # needs several processes

@@ -7,13 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rl4rec_kernels._utils.checks import (
-    as_path,
-    choice,
-    flag,
-    optional_flag,
-    shown,
-)
+from rl4rec_kernels._utils.checks import as_path, choice, flag, optional_flag, shown
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.data.labels import write_label

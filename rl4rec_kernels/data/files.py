@@ -8,10 +8,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from rl4rec_kernels._utils.checks import (
-    as_path,
-    shown,
-)
+from rl4rec_kernels._utils.checks import as_path, shown
 from rl4rec_kernels._utils.contents import GZIP, HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.unpacking import unpack_gzip
 

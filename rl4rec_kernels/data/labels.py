@@ -7,10 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rl4rec_kernels._utils.checks import (
-    shown,
-    text,
-)
+from rl4rec_kernels._utils.checks import shown, text
 from rl4rec_kernels._utils.values import as_list, is_missing, plain
 from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets
 

@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from rl4rec_kernels._utils.checks import amount, number, shown
+from rl4rec_kernels._utils.checks import (
+    amount,
+    choice,
+    number,
+    shown,
+)
 from rl4rec_kernels._utils.values import as_list, is_missing, plain
 from rl4rec_kernels.data.atomic import CONTROL, as_tokens, number_ids
 from rl4rec_kernels.data.interactions import Interactions
@@ -274,10 +279,7 @@ def _rating(value: Any) -> float:
 
 def check_filters(duplicates: Any, k_core: Any, min_rating: Any) -> tuple[int, int]:
     """Check the options of the filters; returns the least interactions per user and per item."""
-    if duplicates not in DUPLICATES:
-        raise ValueError(
-            f"duplicates must be one of {', '.join(DUPLICATES)}; got {shown(duplicates)}"
-        )
+    choice("duplicates", duplicates, DUPLICATES)
     if min_rating is not None:
         number("min_rating", min_rating, -np.inf, np.inf)
     pair = as_list(k_core)

@@ -4,12 +4,7 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rl4rec_kernels._utils.checks import (
-    names,
-    shown,
-    text,
-    whole_number,
-)
+from rl4rec_kernels._utils.checks import names, shown, text, whole_number
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.item_fields import as_text
 from rl4rec_kernels.data.labels import item_id

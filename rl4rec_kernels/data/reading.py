@@ -8,7 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rl4rec_kernels._utils.checks import flag, optional_flag, shown
+from rl4rec_kernels._utils.checks import (
+    flag,
+    names,
+    optional_flag,
+    shown,
+    text,
+)
 from rl4rec_kernels._utils.values import as_list, is_missing
 from rl4rec_kernels.data.atomic import interaction_files
 from rl4rec_kernels.data.files import first_file
@@ -132,6 +138,10 @@ def read_interactions(
     ... )  # doctest: +SKIP
     >>> train = RecommendationDataset.from_interactions(data, "train")  # doctest: +SKIP
     """
+    options = {"layout": layout, "item_id": item_id, "separator": separator}
+    for option, value in (options | {"time_format": time_format, "name": name}).items():
+        text(option, value, optional=True)
+    item_fields = None if item_fields is None else names("item_fields", item_fields)
     per_user, per_item = check_filters(duplicates, k_core, min_rating)
     all_items = flag("all_items", all_items)
     show_progress = optional_flag("show_progress", show_progress)

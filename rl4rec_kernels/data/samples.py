@@ -12,12 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rl4rec_kernels._utils.checks import (
-    choice,
-    flag,
-    number,
-    shown,
-)
+from rl4rec_kernels._utils.checks import choice, flag, number, shown
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.interactions import Interactions
 from rl4rec_kernels.data.splits import SPLITS, DatasetReport, split_index

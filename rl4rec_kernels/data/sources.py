@@ -5,7 +5,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.checks import (
+    as_path,
+    shown,
+)
 from rl4rec_kernels.data.interactions import Interactions
 from rl4rec_kernels.data.prompts import PromptGenerator
 from rl4rec_kernels.data.reading import read_interactions
@@ -69,21 +72,25 @@ class FromSource:
     @classmethod
     def from_csv(cls, path: str | os.PathLike[str], split: str = "train", **options: Any) -> Self:
         """Read a file of separated values, plain or as ``.gz``; see `from_source`."""
-        return cls.from_source(path, split, **options)
+        return cls.from_source(as_path("path", path), split, **options)
 
     @classmethod
     def from_jsonl(cls, path: str | os.PathLike[str], split: str = "train", **options: Any) -> Self:
         """Read a file of one JSON object per line, plain or as ``.gz``; see `from_source`."""
-        return cls.from_source(path, split, **options)
+        return cls.from_source(as_path("path", path), split, **options)
 
     @classmethod
     def from_pandas(cls, frame: Any, split: str = "train", **options: Any) -> Self:
         """Read a pandas DataFrame of one interaction per row; see `from_source`."""
+        if not hasattr(frame, "iloc"):
+            raise TypeError(f"frame must be a pandas DataFrame, got {shown(frame)}")
         return cls.from_source(frame, split, **options)
 
     @classmethod
     def from_hf(cls, dataset: Any, split: str = "train", **options: Any) -> Self:
         """Read a Hugging Face ``datasets.Dataset``; see `from_source`."""
+        if not hasattr(dataset, "select_columns"):
+            raise TypeError(f"dataset must be a datasets.Dataset, got {shown(dataset)}")
         return cls.from_source(dataset, split, **options)
 
     @classmethod

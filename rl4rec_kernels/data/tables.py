@@ -8,6 +8,7 @@ from typing import Any
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.progress import bar
+from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.text_tables import ROWS, Piece, Table, open_text
 
 _PARQUET = (".parquet", ".pq")
@@ -61,6 +62,8 @@ def open_table(name: str, source: Any, **options: Any) -> Table:
     if isinstance(source, Mapping) and source and not hasattr(source, "column_names"):
         if any(hasattr(part, "column_names") for part in source.values()):
             raise TypeError(f"{name} has several splits; pass one, such as {name}['train']")
+        if any(as_list(column) is None for column in source.values()):
+            raise TypeError(f"{name} must be a dict of columns, got {shown(source)}")
         lengths = {len(column) for column in source.values()}
         if len(lengths) > 1:
             raise ValueError(f"{name} has columns of different lengths, {sorted(lengths)}")

@@ -22,13 +22,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import (
-    choice,
-    flag,
-    number,
-    shown,
-    whole_number,
-)
+from rl4rec_kernels._utils.checks import choice, flag, number, shown, whole_number
 from rl4rec_kernels._utils.progress import progress
 from rl4rec_kernels.metrics import (
     Metric,

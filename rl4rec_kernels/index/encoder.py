@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import (
-    amount,
-    choice,
-    flag,
-    optional_flag,
-    shown,
-)
+from rl4rec_kernels._utils.checks import amount, choice, flag, optional_flag, shown
 from rl4rec_kernels._utils.forking import fork_safe_lock
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.torch_state import plain_torch

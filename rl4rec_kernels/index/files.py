@@ -12,10 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import (
-    as_path,
-    shown,
-)
+from rl4rec_kernels._utils.checks import as_path, shown
 from rl4rec_kernels._utils.contents import HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.mapped import opened, watch

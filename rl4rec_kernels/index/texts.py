@@ -6,10 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rl4rec_kernels._utils.checks import (
-    names,
-    shown,
-)
+from rl4rec_kernels._utils.checks import names, shown
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.files import is_whole_number
 from rl4rec_kernels.data.item_fields import as_text

@@ -19,10 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.checks import (
-    choice,
-    shown,
-)
+from rl4rec_kernels._utils.checks import choice, shown
 from rl4rec_kernels._utils.imports import require
 
 BACKENDS = ("auto", "cpu", "cuda", "triton", "reference")

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.arrays import Array, as_tensor
-from rl4rec_kernels._utils.checks import (
-    flag,
-    shown,
-)
+from rl4rec_kernels._utils.checks import flag, shown
 from rl4rec_kernels._utils.mapped import check_mapped
 
 _BLOCK = 4_096  # rows at a time, to take little memory besides the result

@@ -7,12 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rl4rec_kernels._utils.checks import (
-    MAX_SECONDS,
-    number,
-    shown,
-    text,
-)
+from rl4rec_kernels._utils.checks import MAX_SECONDS, number, shown, text
 from rl4rec_kernels.service.base import RetrievalBackend
 from rl4rec_kernels.service.batcher import ServiceOverloadedError
 from rl4rec_kernels.service.calls import Call

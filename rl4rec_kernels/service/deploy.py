@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rl4rec_kernels._utils.checks import (
-    shown,
-    text,
-)
+from rl4rec_kernels._utils.checks import shown, text
 from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.index.encoder import PACKAGED_MODEL, Encoder
 from rl4rec_kernels.service.actor import RetrievalService
