@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from rl4rec_kernels._utils.checks import (
@@ -89,7 +89,8 @@ class FromSource:
     @classmethod
     def from_hf(cls, dataset: Any, split: str = "train", **options: Any) -> Self:
         """Read a Hugging Face ``datasets.Dataset``; see `from_source`."""
-        if not hasattr(dataset, "select_columns"):
+        parts = list(dataset.values()) if isinstance(dataset, Mapping) else [dataset]
+        if not any(hasattr(part, "column_names") for part in parts):
             raise TypeError(f"dataset must be a datasets.Dataset, got {shown(dataset)}")
         return cls.from_source(dataset, split, **options)
 
