@@ -42,6 +42,19 @@ def test_minionerec_rule_reward(table, chosen):
     assert 0 < sum(theirs) < len(theirs)
 
 
+def test_minionerec_rule_reward_of_items_with_the_same_title(table, chosen):
+    """Their embeddings are equal and tie, unless the table has each of them once."""
+    written, targets = chosen
+    titles = torch.arange(NUM_ITEMS) // 2
+    theirs = (titles[written] == titles[targets]).float()
+    by_item = table[titles]
+    tied = rk.reward_catalog(by_item[written], by_item, targets, metrics=("hit@1",))[:, 0]
+    assert torch.equal(tied, theirs / 2)
+    once, row = torch.unique(by_item, dim=0, return_inverse=True)
+    ours = rk.reward_catalog(once[row[written]], once, row[targets], metrics=("hit@1",))[:, 0]
+    assert torch.equal(ours, theirs)
+
+
 def test_minionerec_semantic_reward(table, chosen):
     """The cosine of both embeddings."""
     written, targets = chosen
