@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.arrays import Array
 from rl4rec_kernels.ids import IdLists
+from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _backends, _gradients, reference
 from rl4rec_kernels.ops._arguments import (
     Ids,
@@ -20,8 +21,9 @@ from rl4rec_kernels.ops._arguments import (
     split_excluded,
     split_ids,
 )
-from rl4rec_kernels.ops._blocks import explain_ids, in_blocks
+from rl4rec_kernels.ops._blocks import explain_ids, in_blocks, is_streamed
 from rl4rec_kernels.ops._transforms import refuse_derivatives
+from rl4rec_kernels.ops.catalog import rank_catalog
 
 
 def log_prob_candidates(
@@ -158,6 +160,55 @@ def log_prob_catalog(
         targets,
         excluded,
     )
+
+
+def rank_with_log_prob(
+    query: Array,
+    table: Array,
+    targets: Tensor,
+    exclude: IdLists | None = None,
+    temperature: float = 1.0,
+    valid: Array | None = None,
+    *,
+    backend: str = "auto",
+) -> tuple[RankCounts, Tensor]:
+    """Compute the counts of `rank_catalog` and the log-probabilities of `log_prob_catalog`.
+
+    On the CPU both come from one pass over the table, and are those of the two calls, to the bit.
+
+    Parameters
+    ----------
+    query, table, targets, exclude, temperature, valid, backend
+        As in `log_prob_catalog`.
+
+    Returns
+    -------
+    tuple of RankCounts and Tensor
+        The counts, and the log-probabilities, float32 [B], which have no gradient.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `log_prob_catalog`.
+    """
+    query, table = as_embeddings(query, table)
+    temperature = _check("rank_with_log_prob", query, table, temperature)
+    check_embeddings(query, table)
+    catalog = check_catalog(query, table, valid)
+    excluded = split_excluded(exclude, query)
+    targets = as_targets(targets, query)
+    chosen = _backends.resolve_backend(backend, query, cuda=False)
+    if chosen != "cpu" or is_streamed(query, catalog):
+        counts = rank_catalog(query, table, targets, exclude, valid=valid, backend=backend)
+        with torch.no_grad():
+            return counts, log_prob_catalog(
+                query, table, targets, exclude, temperature, valid, backend=backend
+            )
+    operator = torch.ops.rl4rec.rank_log_prob_catalog
+    *counts, log_probs = in_blocks(
+        lambda *arguments: operator(*arguments[:6], temperature), query, catalog, targets, excluded
+    )
+    return RankCounts(*counts), log_probs
 
 
 def _check(name: str, query: Any, table: Any, temperature: Any) -> float:
@@ -302,4 +353,8 @@ _backends.register(
     ),
     cuda=False,
     backward=_differentiable_once("log_prob_catalog"),
+)
+torch.library.register_fake(
+    "rl4rec::rank_log_prob_catalog",
+    lambda query, *rest: (*_backends.empty_counts(query), _empty_log_probs(query)[0]),
 )

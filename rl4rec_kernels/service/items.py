@@ -19,9 +19,9 @@ from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import (
     log_prob_candidates,
-    log_prob_catalog,
     rank_candidates,
     rank_catalog,
+    rank_with_log_prob,
     score_candidates,
 )
 from rl4rec_kernels.service.calls import Answer, Call, Ranked
@@ -136,10 +136,9 @@ class LocalItems(Items):
     ) -> tuple[RankCounts, Tensor | None]:
         exclude = None if seen is None else self._to_device(seen)
         ids = torch.from_numpy(targets).to(query.device)
-        counts = rank_catalog(query, self._table, ids, exclude, valid=self._valid)
         if temperature is None:
-            return counts, None
-        return counts, log_prob_catalog(query, self._table, ids, exclude, temperature, self._valid)
+            return rank_catalog(query, self._table, ids, exclude, valid=self._valid), None
+        return rank_with_log_prob(query, self._table, ids, exclude, temperature, self._valid)
 
     def _to_device(self, ids: RaggedIds) -> RaggedIds:
         return RaggedIds(*(torch.from_numpy(part).to(self._table.device) for part in ids))

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.ops import reference
+from rl4rec_kernels.ops import rank_with_log_prob, reference
 from tests.errors import raises
 from tests.ops import cases, catalog_cases
 from tests.ops.cases import DTYPES, Case, label, make_case, strided
 from tests.ops.catalog_cases import (
     CatalogCase,
+    assert_counts,
     catalog_label,
     draw_histories,
     every_score,
@@ -58,6 +59,9 @@ def test_catalog(level, spec, temperature):
     scores = every_score(case.query, case.table)
     got = rk.log_prob_catalog(*case.arguments, temperature, case.valid)
     close(got, catalog_truth(case, temperature, scores))
+    counts, same = rank_with_log_prob(*case.arguments, temperature, case.valid)
+    assert torch.equal(same, got)
+    assert_counts(counts, rk.rank_catalog(*case.arguments, valid=case.valid))
 
 
 @with_temperatures(catalog_cases.ALL[::3], catalog_label)
@@ -127,7 +131,11 @@ def check_extremes(ops: Any, kind: str) -> None:
     candidates = torch.cat([targets[:, None], others, torch.full((n, 1), -1)], 1)
     want = reference.log_prob_catalog(query, table, targets, None, None, None, 1.0).float()
     torch.testing.assert_close(want.exp(), probabilities[targets], equal_nan=True)
+    both = rank_with_log_prob(query, table, targets)
+    if ops is rk:
+        assert_counts(both[0], rk.rank_catalog(query, table, targets))
     for got in (
+        both[1],
         ops.log_prob_catalog(query, table, targets),
         ops.log_prob_candidates(query, table, candidates),
     ):

@@ -32,6 +32,8 @@ def test_opcheck_catalog(case: CatalogCase, backend):
         case = moved(case, DEVICE)
     ops, check = _backends.operators(backend), torch.library.opcheck
     check(ops.log_prob_catalog.default, (*case, 0.5))
+    if backend == "cpu":
+        check(ops.rank_log_prob_catalog.default, (*case, 0.5))
     leaves = (part.clone().requires_grad_() for part in case[:2])
     check(ops.log_prob_catalog.default, (*leaves, *case[2:], 0.5))
     found = ops.log_prob_catalog(*case, 0.5)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.ops import cpu_levels, reference, use_cpu_level
+from rl4rec_kernels.ops import cpu_levels, rank_with_log_prob, reference, use_cpu_level
 from tests.ops.cases import BF16, F16, F32
-from tests.ops.catalog_cases import CatalogCase, every_score
+from tests.ops.catalog_cases import CatalogCase, assert_counts, every_score
 
 N = 4200  # from 4,096 on scores may be split
 LEVELS = [name for name in cpu_levels() if name.startswith("amx")]
@@ -120,6 +120,25 @@ def test_a_result_does_not_depend_on_the_batch_or_the_threads(name):
         assert torch.equal(got, want)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_pass_gives_counts_and_log_probabilities(name):
+    """To the bit what two calls give, also where one pass cannot count all."""
+    temperature = CASES[name][2]
+    for exclusions in (False, True):
+        case = full_case(name, exclusions)
+        for query in (case.query, case.query[:9]):
+            rest = case.targets[: len(query)], case.exclusions
+            if exclusions:
+                rest = rest[0], rk.RaggedIds.from_lists(case.exclusions.to_lists()[: len(query)])
+            counts, log_probs = rank_with_log_prob(
+                query, case.table, *rest, temperature, case.valid
+            )
+            want = rk.rank_catalog(query, case.table, *rest, valid=case.valid)
+            assert_counts(counts, want)
+            want = rk.log_prob_catalog(query, case.table, *rest, temperature, case.valid)
+            assert torch.equal(log_probs, want)
 
 
 def gradients(function: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:
