@@ -161,6 +161,30 @@ def select(ids: RaggedIds, keep: np.ndarray) -> RaggedIds:
     return RaggedIds(ids.values[keep], to_offsets(keep)[ids.offsets])
 
 
+def without(ids: RaggedIds, others: RaggedIds) -> RaggedIds:
+    """Leave out what is also in the same row of `others`."""
+    if not ids.values.size or not others.values.size:
+        return ids
+    num_items = 1 + int(max(ids.values.max(), others.values.max()))
+    keep = ~np.isin(pairs_of(ids, num_items), pairs_of(others, num_items))
+    return ids if keep.all() else select(ids, keep)
+
+
+def join(left: RaggedIds, right: RaggedIds) -> RaggedIds:
+    """Each row of `left` with that of `right` behind it."""
+    order = np.concatenate([rows_of(left), rows_of(right)]).argsort(kind="stable")
+    values = np.concatenate([left.values, right.values])[order]
+    return RaggedIds(values, left.offsets + right.offsets)
+
+
+def take_rows(ids: RaggedIds, rows: np.ndarray) -> RaggedIds:
+    """The rows with these numbers, which may repeat."""
+    lengths = np.diff(ids.offsets)[rows]
+    offsets = to_offsets(lengths)
+    shifts = np.repeat(ids.offsets[rows] - offsets[:-1], lengths)
+    return RaggedIds(ids.values[np.arange(offsets[-1]) + shifts], offsets)
+
+
 def slice_rows(ids: RaggedIds, start: int, end: int) -> RaggedIds:
     """The rows from `start` to `end`, exclusive."""
     offsets = ids.offsets[start : end + 1]
@@ -212,6 +236,44 @@ def check_targets(targets: Any, num_rows: int) -> np.ndarray:
     if targets is None:
         raise ValueError("targets is None: pass one item id per row")
     return as_column("targets", targets, num_rows, IndexError)
+
+
+def check_some_targets(targets: Any, num_rows: int) -> np.ndarray | RaggedIds:
+    """Turn one target per row into int64 [num_rows], and lists of them into RaggedIds.
+
+    A row of RaggedIds has one or more targets, which differ. Raises as `check_targets`.
+    """
+    if not has_several(targets):
+        return check_targets(targets, num_rows)
+    if not isinstance(targets, RaggedIds):
+        targets = [row if _is_row(row) else [row] for row in targets]
+    ids = pack_ids("targets", targets, num_rows)
+    empty = np.flatnonzero(ids.offsets[1:] == ids.offsets[:-1])
+    if empty.size:
+        raise ValueError(
+            f"targets: row {empty[0]} has none; give it at least one item id, or leave it out"
+        )
+    rows = rows_of(ids)
+    order = np.lexsort((ids.values, rows))
+    rows, values = rows[order], ids.values[order]
+    again = np.flatnonzero((values[1:] == values[:-1]) & (rows[1:] == rows[:-1]))
+    if again.size:
+        raise ValueError(
+            f"targets: row {rows[again[0]]} has item {values[again[0]]} more than once; give each "
+            "target once"
+        )
+    return ids
+
+
+def has_several(targets: Any) -> bool:
+    """Whether targets are RaggedIds, or some of a list of targets are lists."""
+    if isinstance(targets, RaggedIds):
+        return True
+    return isinstance(targets, list | tuple) and any(map(_is_row, targets))
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
 
 
 def check_inside(name: str, ids: RaggedIds | np.ndarray, num_items: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.values import as_list
-from rl4rec_kernels.data.labels import is_missing_id, item_id, item_ids, read_label
+from rl4rec_kernels.data.labels import is_missing_id, item_ids, item_or_items, read_label
 from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.rewards.completions import completion_text, strip_special_tokens
 from rl4rec_kernels.rewards.reward import RecReward, Scored
@@ -115,7 +115,7 @@ def read_columns(
         lists = _column(name, column, len(texts))
         return [item_ids(f"{name}[{row}]", lists[row]) for row in rows]
 
-    chosen = [item_id(f"target[{row}]", targets[row]) for row in rows]
+    chosen = [item_or_items(f"target[{row}]", targets[row]) for row in rows]
     negatives = pick("neg_items", neg_items)
     return rows, ([texts[row] for row in rows], chosen, pick("history", history), negatives)
 
@@ -136,7 +136,11 @@ def _values(reward: RecReward, scored: Scored) -> list[dict[str, float]]:
 
 
 def ranks_and_hits(reward: RecReward, scored: Scored) -> tuple[list[float], list[float]]:
-    """Each target's rank, and whether it is among the first k (a fraction of 1 if it is tied)."""
+    """Each target's rank, and whether it is among the first k (a fraction of 1 if it is tied).
+
+    Of several targets of a sample, the mean rank, and whether one is among the first k.
+    """
     names = ("rank", f"hit@{reward.k}")
-    ranks, hits = metrics_from_counts(scored.counts, names, reward.ties).T.tolist()
+    values = metrics_from_counts(scored.counts, names, reward.ties, offsets=scored.offsets)
+    ranks, hits = values.T.tolist()
     return ranks, hits

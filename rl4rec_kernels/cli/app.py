@@ -33,7 +33,7 @@ from rl4rec_kernels.cli.evaluate import evaluate
 from rl4rec_kernels.cli.serve import serve, status, stop
 from rl4rec_kernels.data import RecommendationDataset, load_item_metadata
 from rl4rec_kernels.data.dataset import Sample
-from rl4rec_kernels.data.labels import item_id, item_ids
+from rl4rec_kernels.data.labels import item_ids, item_or_items
 from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.index import Encoder, ItemIndex
@@ -324,7 +324,7 @@ def read_requests(
             request |= _index_ids(request, raw_items, f"line {number}")
         try:
             ids: dict[str, Any] = {
-                "target": item_id(f"line {number}: 'target'", request.get("target"))
+                "target": item_or_items(f"line {number}: 'target'", request.get("target"))
             }
             for name in ("history", "neg_items"):
                 ids[name] = item_ids(f"line {number}: {name!r}", request.get(name))
@@ -344,7 +344,9 @@ def _index_ids(request: Mapping[str, Any], raw_items: RawIds, line: str) -> dict
             )
         return item
 
-    ids = {"target": find("target", request.get("target", ()))}
+    raw = request.get("target", ())
+    several = isinstance(raw, list)
+    ids = {"target": [find("target", one) for one in raw] if several else find("target", raw)}
     for name in ("history", "neg_items"):
         raw = request.get(name)
         ids[name] = [find(name, one) for one in raw] if isinstance(raw, list) else raw

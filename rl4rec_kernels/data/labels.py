@@ -9,7 +9,7 @@ import numpy as np
 
 from rl4rec_kernels._utils.checks import shown, text
 from rl4rec_kernels._utils.values import as_list, is_missing, plain
-from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets
+from rl4rec_kernels.ids import RaggedIds, as_ragged, check_some_targets, check_targets, has_several
 
 _REMEDY = "write it with export_dataset, or as write_label(target, history, neg_items)"
 
@@ -146,16 +146,20 @@ def is_missing_id(value: Any) -> bool:
     return not isinstance(value, list) and is_missing(value)
 
 
-def read_targets(targets: Any, num_rows: int) -> np.ndarray:
-    """Read one id for each row, int64 [num_rows]; see `item_id`."""
+def read_targets(targets: Any, num_rows: int) -> np.ndarray | RaggedIds:
+    """Read one id for each row, int64 [num_rows], or some lists of ids; see `item_or_items`."""
+    if isinstance(targets, RaggedIds):
+        return check_some_targets(targets, num_rows)
     try:
-        return check_targets(targets, num_rows)  # fast
+        if not has_several(targets):
+            return check_targets(targets, num_rows)  # fast
+        rows = as_list(targets)
     except TypeError:
         rows = as_list(targets)
         if rows is None:
             raise
-    ids = [item_id(f"targets[{i}]", target) for i, target in enumerate(rows)]
-    return check_targets(ids, num_rows)
+    ids = [item_or_items(f"targets[{i}]", target) for i, target in enumerate(rows or ())]
+    return check_some_targets(ids, num_rows)
 
 
 def read_rows(name: str, rows: Any, num_rows: int) -> RaggedIds:

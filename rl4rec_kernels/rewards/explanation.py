@@ -1,10 +1,16 @@
 """Why a text got its reward, in words."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from rl4rec_kernels.metrics import parse_metric
+import numpy as np
+
+from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.metrics import RankCounts, parse_metric
+from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.rewards.formulas import SOFTMAX
 from rl4rec_kernels.rewards.negatives import NegativesReport
+from rl4rec_kernels.rewards.targets import best_target
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,7 @@ class Explanation:
     query : str
         The text that was encoded.
     target : int
-        The true next item.
+        The true next item; of several the one that ranks best.
     above, tied, total : int
         Competitors that score higher than the target, others that score the same, and all
         candidates, including the target.
@@ -36,6 +42,9 @@ class Explanation:
         The weight of the target by its novelty; 1 if that is off.
     reward : float
         The reward before `normalize`, which scales it by the other rewards of a call.
+    num_targets : int
+        How many targets the text has. Counts and rank are those of `target`, among the others too;
+        the parts of the reward are those of all.
     """
 
     query: str
@@ -52,6 +61,7 @@ class Explanation:
     weights: dict[str, float]
     novelty: float
     reward: float
+    num_targets: int = 1
 
     @property
     def reason(self) -> str:
@@ -82,6 +92,7 @@ class Explanation:
 
     def __str__(self) -> str:
         among = f"{_count(self.total - 1, 'negative')}" if self.sampled else "all items"
+        several = f", the best of {self.num_targets}," if self.num_targets > 1 else ""
         terms = (
             name if weight == 1 else f"{weight:g} * {name}" for name, weight in self.weights.items()
         )
@@ -94,13 +105,49 @@ class Explanation:
             [
                 f"reward {self.reward:.4g}: {self.reason}",
                 f"  query    {self.query!r}",
-                f"  target   item {self.target} among {among}",
+                f"  target   item {self.target}{several} among {among}",
                 f"  counts   {self.above} above, {self.tied} tied, {self.total} in total",
                 f"  removed  {', '.join(removed)}",
                 f"  formula  {' + '.join(terms)}"
                 + (f", times {self.novelty:.4g}" * (self.novelty != 1)),
             ]
         )
+
+
+def explain_first(
+    request: Any, counts: RankCounts, values: np.ndarray, weights: dict[str, float], ties: str
+) -> Explanation:
+    """How the first text of a call gets its reward.
+
+    `request` has the call's arguments, `values` [parts] are those of the text.
+    """
+    ids, history = request.targets, request.histories
+    ids = ids.values if isinstance(ids, RaggedIds) else ids
+    best, num_targets = best_target(counts.above.tolist(), request.targets)
+    target, targets = int(ids[best]), set(ids[:num_targets].tolist())
+    sampled = request.negatives is not None
+    seen = set() if sampled or history is None else set(history.to_lists()[0])
+    first = RankCounts(*(count[best : best + 1].cpu() for count in counts))
+    above, tied, total = (int(count) for count in first)
+    parts = dict(zip(weights, values.tolist(), strict=True))
+    weight = 1.0 if request.weights is None else float(request.weights[0])
+    return Explanation(
+        query=request.queries[0],
+        target=target,
+        above=above,
+        tied=tied,
+        total=total,
+        rank=metrics_from_counts(first, ("rank",), ties).item(),
+        ties=ties,
+        sampled=sampled,
+        removed=request.removed,
+        left_out=len(seen - targets),
+        parts=parts,
+        weights=weights,
+        novelty=weight,
+        reward=sum(parts[name] * weights[name] for name in parts) * weight,
+        num_targets=num_targets,
+    )
 
 
 def _count(number: int, noun: str) -> str:

@@ -9,6 +9,7 @@ from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.metrics import parse_metric
 
 CUT_OFF_TYPES = ("ndcg", "hit", "mrr")
+_OF_SEVERAL = ("recall", "precision", "map")  # with one target they are hit, hit / k and mrr
 MIXED = {"ndcg": 0.7, "hit": 0.3}
 SOFTMAX = "softmax"
 
@@ -21,11 +22,12 @@ def reward_parts(reward_type: str, k: int, softmax_weight: float) -> dict[str, f
     ValueError
         If there is no such type.
     """
-    types = {name: {f"{name}@{k}": 1.0} for name in CUT_OFF_TYPES} | {
+    types = {name: {f"{name}@{k}": 1.0} for name in (*CUT_OFF_TYPES, *_OF_SEVERAL)} | {
         "mixed": {f"{name}@{k}": weight for name, weight in MIXED.items()},
         SOFTMAX: {SOFTMAX: 1.0},
         "ndcg_softmax": {f"ndcg@{k}": 1 - softmax_weight, SOFTMAX: softmax_weight},
     }
+    reward_type = reward_type.lower() if isinstance(reward_type, str) else reward_type
     try:
         parts = types.get(reward_type) or {reward_type: 1.0}
         for name in parts.keys() - {SOFTMAX}:

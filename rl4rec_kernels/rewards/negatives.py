@@ -7,7 +7,7 @@ import numpy as np
 
 from rl4rec_kernels import _ids
 from rl4rec_kernels.data.labels import read_rows
-from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.ids import RaggedIds, without
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ NOTHING_REMOVED = NegativesReport()
 
 
 def clean_negatives(
-    neg_items: Any, targets: np.ndarray, required: bool | None
+    neg_items: Any, targets: np.ndarray | RaggedIds, num_rows: int, required: bool | None
 ) -> tuple[RaggedIds | None, NegativesReport]:
     """The negatives to rank among, None for all items, and what was removed.
 
@@ -41,7 +41,7 @@ def clean_negatives(
     """
     given = None
     if neg_items is not None and required is not False:
-        given = read_rows("neg_items", neg_items, len(targets))
+        given = read_rows("neg_items", neg_items, num_rows)
     if given is None or not given.values.size:  # a dataset without negatives has empty lists
         if required:
             raise ValueError(
@@ -58,8 +58,16 @@ def clean_negatives(
     return cleaned, removed
 
 
-def remove_repeats(negatives: RaggedIds, targets: np.ndarray) -> tuple[RaggedIds, NegativesReport]:
-    """Remove each row's target, and all but the first of equal negatives in a row."""
+def remove_repeats(
+    negatives: RaggedIds, targets: np.ndarray | RaggedIds
+) -> tuple[RaggedIds, NegativesReport]:
+    """Remove each row's targets, and all but the first of equal negatives in a row."""
+    if isinstance(targets, RaggedIds):
+        others = without(negatives, targets)
+        none = np.full(len(targets.offsets) - 1, -1)
+        cleaned, report = remove_repeats(others, none)
+        removed = len(negatives.values) - len(others.values)
+        return cleaned, NegativesReport(report.duplicates, removed)
     values, offsets, repeats, of_targets = _ids.clean(*negatives, targets)
     if values is None or offsets is None:
         return negatives, NOTHING_REMOVED

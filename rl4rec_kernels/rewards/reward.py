@@ -18,13 +18,13 @@ from rl4rec_kernels._utils.checks import (
 )
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.labels import item_ids, read_rows, read_targets
-from rl4rec_kernels.ids import RaggedIds, target_popularity
+from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.index.texts import check_texts
 from rl4rec_kernels.metrics import RankCounts, parse_metrics, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.ops._arguments import check_temperature
 from rl4rec_kernels.rewards.completions import completion_text, extract_query
-from rl4rec_kernels.rewards.explanation import Explanation
+from rl4rec_kernels.rewards.explanation import Explanation, explain_first
 from rl4rec_kernels.rewards.formulas import (
     CUT_OFF_TYPES,
     SOFTMAX,
@@ -33,6 +33,13 @@ from rl4rec_kernels.rewards.formulas import (
     reward_parts,
 )
 from rl4rec_kernels.rewards.negatives import NegativesReport, clean_negatives
+from rl4rec_kernels.rewards.targets import (
+    Scored,
+    Targets,
+    mean_of_text,
+    novelty_weights,
+    offsets_of,
+)
 from rl4rec_kernels.service.base import AsyncRetrievalBackend, RetrievalBackend
 from rl4rec_kernels.service.calls import Call, make_call
 from rl4rec_kernels.service.client import DEFAULT_TIMEOUT_S, check_timeout
@@ -46,30 +53,15 @@ from rl4rec_kernels.service.local import (
 logger = logging.getLogger("rl4rec_kernels.rewards")
 
 
-class Scored(NamedTuple):
-    """What `RecReward.score` returns.
-
-    Attributes
-    ----------
-    rewards : list of float
-        B rewards.
-    counts : RankCounts
-        How the competitors of each target score, int64 [B] each.
-    """
-
-    rewards: list[float]
-    counts: RankCounts
-
-
 class _Request(NamedTuple):
     """The checked arguments of a call."""
 
     queries: list[str]
-    targets: np.ndarray
+    targets: Targets
     histories: RaggedIds | None
     negatives: RaggedIds | None
     removed: NegativesReport
-    weights: np.ndarray | None  # of the targets, if there is novelty
+    weights: np.ndarray | None  # of the texts, if there is novelty
 
 
 class RecReward:
@@ -200,8 +192,9 @@ class RecReward:
         generated_texts : sequence of str
             B completions: a list, an array or a Series. Each may also be a list of chat messages,
             whose last one by the assistant is used; see `completion_text`.
-        targets : B item ids
-            The true next items.
+        targets : B item ids, or lists of item ids
+            The true next items, one or several for each text: then `reward_type` is the metric of
+            their one list, and the softmax and `novelty` are means over them.
         histories : B lists of item ids
             The items the users interacted with before. They do not compete when all items do.
         neg_items : B lists of item ids, optional
@@ -246,7 +239,11 @@ class RecReward:
         return self._rewards(request, answer)
 
     def explain(
-        self, text: Any, target: int, history: Sequence[int] | None, neg_items: Any = None
+        self,
+        text: Any,
+        target: int | Sequence[int],
+        history: Sequence[int] | None,
+        neg_items: Any = None,
     ) -> Explanation:
         """Say how one text gets its reward: print what this returns.
 
@@ -264,7 +261,7 @@ class RecReward:
         negatives = None if neg_items is None else [neg_items]
         item_ids("history", history)  # errors below would name its row
         request = self._check([text], [target], histories, negatives)
-        counts, values = self._values(self._ask(request, self._find()))
+        counts, values = self._values(request, self._ask(request, self._find()))
         return self._explanation(request, counts, values)
 
     def compute_metrics(
@@ -281,7 +278,7 @@ class RecReward:
         request = self._check(generated_texts, targets, histories, neg_items)
         queries, items, seen, negatives, *_ = request
         counts = self._find().rank(queries, self.dataset_name, items, negatives, seen)
-        values = metrics_from_counts(counts, names, self.ties).double()
+        values = metrics_from_counts(counts, names, self.ties, offsets=offsets_of(items)).double()
         return dict(zip(names, values.mean(0).tolist(), strict=True))
 
     def _check(
@@ -311,9 +308,10 @@ class RecReward:
         items = read_targets(targets, len(queries))
         seen = None if histories is None else read_rows("histories", histories, len(queries))
         weights = None
-        if self.novelty:
-            weights = (1.0 + target_popularity(items, self.item_counts)) ** -self.novelty
-        negatives, removed = clean_negatives(neg_items, items, self.use_negatives_only)
+        if self.item_counts is not None and self.novelty:
+            weights = novelty_weights(items, self.item_counts, self.novelty)
+        required = self.use_negatives_only
+        negatives, removed = clean_negatives(neg_items, items, len(queries), required)
         self.last_report = removed
         if removed != NegativesReport() and not self._warned:
             self._warned = True
@@ -339,16 +337,19 @@ class RecReward:
             return service.rank_with_log_prob(*arguments, self.temperature)
         return service.rank(*arguments)
 
-    def _values(self, answer: Any) -> tuple[RankCounts, np.ndarray]:
-        """Counts, and the values of the reward's parts [B, parts], from an answer."""
+    def _values(self, request: _Request, answer: Any) -> tuple[RankCounts, np.ndarray]:
+        """Counts, and the values of the reward's parts, [B, parts], from an answer."""
         counts, log_probs = answer if SOFTMAX in self.weights else (answer, None)
-        values = metrics_from_counts(counts, self._metrics, self.ties).cpu().numpy()
+        offsets = offsets_of(request.targets)
+        metrics = metrics_from_counts(counts, self._metrics, self.ties, offsets=offsets)
+        values = metrics.cpu().numpy()
         if log_probs is not None:
-            values = np.column_stack([values, np.exp(log_probs.double().cpu().numpy())])
+            chances = mean_of_text(np.exp(log_probs.double().cpu().numpy()), request.targets)
+            values = np.column_stack([values, chances])
         return counts, values
 
     def _rewards(self, request: _Request, answer: Any) -> Scored:
-        counts, values = self._values(answer)
+        counts, values = self._values(request, answer)
         rewards = values @ self._weights
         if request.weights is not None:
             rewards = rewards * request.weights
@@ -361,35 +362,12 @@ class RecReward:
                 rewards[0],
                 len(rewards),
             )
-        return Scored(rewards.tolist(), counts)
+        return Scored(rewards.tolist(), counts, offsets_of(request.targets))
 
     def _explanation(
         self, request: _Request, counts: RankCounts, values: np.ndarray
     ) -> Explanation:
-        """How the first text of a call gets its reward."""
-        target, history = int(request.targets[0]), request.histories
-        sampled = request.negatives is not None
-        seen = set() if sampled or history is None else set(history.to_lists()[0])
-        first = RankCounts(*(count[:1].cpu() for count in counts))
-        above, tied, total = (int(count) for count in first)
-        parts = dict(zip(self.weights, values[0].tolist(), strict=True))
-        weight = 1.0 if request.weights is None else float(request.weights[0])
-        return Explanation(
-            query=request.queries[0],
-            target=target,
-            above=above,
-            tied=tied,
-            total=total,
-            rank=metrics_from_counts(first, ("rank",), self.ties).item(),
-            ties=self.ties,
-            sampled=sampled,
-            removed=request.removed,
-            left_out=len(seen - {target}),
-            parts=parts,
-            weights=self.weights,
-            novelty=weight,
-            reward=sum(parts[name] * self.weights[name] for name in parts) * weight,
-        )
+        return explain_first(request, counts, values[0], self.weights, self.ties)
 
     def __getstate__(self) -> dict[str, Any]:
         if self._service is not None:

@@ -110,15 +110,18 @@ class RetrievalBackend(AsyncRetrievalBackend):
 
         Parameters
         ----------
-        texts, dataset_name, targets, neg_items
+        texts, dataset_name, neg_items
             As in `calculate_reward`. Without negatives, all items compete.
+        targets : B item ids, or lists of ids, or RaggedIds
+            With several targets of a text, each competes with the others too.
         histories : B lists of item ids, optional
             Items that do not compete when all others do. A target is never left out.
 
         Returns
         -------
         RankCounts
-            int64, shape [B] each.
+            int64, shape [B] each; with several targets per text one for each target, text after
+            text.
 
         Raises
         ------

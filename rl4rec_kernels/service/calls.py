@@ -6,7 +6,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from rl4rec_kernels.ids import RaggedIds, as_ragged, check_targets, prepend
+from rl4rec_kernels.ids import (
+    RaggedIds,
+    as_ragged,
+    check_some_targets,
+    check_targets,
+    join,
+    prepend,
+    rows_of,
+    take_rows,
+    without,
+)
 from rl4rec_kernels.index.texts import check_texts
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops._arguments import check_temperature
@@ -38,7 +48,7 @@ class Call(NamedTuple):
     dataset : str
         Name of the data set.
     texts : list of str
-        B texts.
+        B texts; of a call with several targets per text each is there once for each of them.
     targets : int64 [B], optional
         The target of each text.
     candidates : RaggedIds of B rows, optional
@@ -91,7 +101,7 @@ def check_call(
         if neg_items is not None:
             raise ValueError("neg_items needs targets: pass the target's item id of each row")
         return Call(dataset_name, said, None, None, None, True)
-    ids = check_targets(targets, rows)
+    ids = check_targets(targets, rows) if wants_scores else check_some_targets(targets, rows)
     negatives = None if neg_items is None else as_ragged("neg_items", neg_items, rows)
     seen = None
     if negatives is None and histories is not None:
@@ -104,12 +114,21 @@ def check_call(
 def make_call(
     texts: list[str],
     dataset_name: str,
-    targets: np.ndarray,
+    targets: np.ndarray | RaggedIds,
     negatives: RaggedIds | None,
     histories: RaggedIds | None,
     temperature: float | None,
 ) -> Call:
     """Make a call that ranks, of arguments that are as `check_call` makes them."""
-    candidates = None if negatives is None else prepend(targets[:, None], negatives)
     seen = histories if negatives is None else None
-    return Call(dataset_name, texts, targets, candidates, seen, False, temperature)
+    ids = targets.values if isinstance(targets, RaggedIds) else targets
+    if isinstance(targets, RaggedIds):
+        # One row for each target, with the others of its text among its competitors.
+        rows = rows_of(targets)
+        texts = [texts[row] for row in rows]
+        if negatives is not None:
+            negatives = take_rows(join(targets, without(negatives, targets)), rows)
+        elif seen is not None:
+            seen = take_rows(without(seen, targets), rows)
+    candidates = None if negatives is None else prepend(ids[:, None], negatives)
+    return Call(dataset_name, texts, ids, candidates, seen, False, temperature)
