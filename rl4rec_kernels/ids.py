@@ -334,8 +334,13 @@ def valid_rows(valid: Any, num_rows: int) -> np.ndarray:
 # Statistics
 
 
-def count_items(targets: np.ndarray, excluded: RaggedIds | None, valid: np.ndarray) -> np.ndarray:
-    """How many items compete for each target, including itself, int64 [rows]."""
+def count_items(
+    targets: np.ndarray | RaggedIds, excluded: RaggedIds | None, valid: np.ndarray
+) -> np.ndarray:
+    """How many items compete for each row's targets, including these, int64 [rows]."""
+    if isinstance(targets, RaggedIds):
+        excluded = None if excluded is None else without(excluded, targets)
+        targets = np.full(len(targets.offsets) - 1, -1)
     num_items = np.full(len(targets), valid.sum())
     if excluded is not None:
         rows, ids = np.divmod(np.unique(pairs_of(excluded, len(valid))), len(valid))

@@ -213,6 +213,14 @@ def evaluate_dataset(
         valid=items.valid,
         groups=groups,
         seed=seed,
+        about={
+            "data set": name,
+            "split": split,
+            "encoder": None if encoder is None else encoder.fingerprint,
+            "index": None if index is None else str(index),
+            "embeddings": None if embeddings is None else list(map(str, embeddings)),
+            "seed": seed,
+        },
         **options,
     )
 

@@ -27,6 +27,7 @@ from rl4rec_kernels.evaluation.correction import (
     corrected_metrics,
 )
 from rl4rec_kernels.evaluation.groups import NUM_BINS, group_rows
+from rl4rec_kernels.evaluation.lists import list_metrics
 from rl4rec_kernels.evaluation.report import Evaluation
 from rl4rec_kernels.evaluation.result import (
     CATALOG,
@@ -40,12 +41,14 @@ from rl4rec_kernels.ids import (
     RaggedIds,
     as_ragged,
     check_inside,
-    check_targets,
+    check_some_targets,
     check_valid_items,
     count_items,
+    join,
     pairs_of,
     prepend,
     rows_of,
+    take_rows,
     valid_rows,
 )
 from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, parse_ties
@@ -55,6 +58,7 @@ from rl4rec_kernels.ops._arguments import as_embeddings, check_embeddings
 _MAX_BOOTSTRAP = 10**6  # the means of all replicates are kept
 _MAX_BINS = 10**4
 
+FAMILIES = ("ndcg", "hit", "mrr", "recall", "precision", "map")  # of one target the first three
 DEFAULT_KS = (1, 5, 10, 20, 50, 100)
 
 
@@ -67,7 +71,7 @@ def evaluate(
     exclude: Any = None,
     valid: Tensor | None = None,
     whole_catalog: bool = True,
-    corrections: Sequence[str] = METHODS,
+    corrections: Sequence[str] | None = None,
     ks: Sequence[int] = DEFAULT_KS,
     ties: str = "expected",
     gamma: float = DEFAULT_GAMMA,
@@ -76,11 +80,15 @@ def evaluate(
     num_bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 42,
+    beyond_accuracy: bool = False,
+    item_counts: Any = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Evaluate queries by the ranks of their targets.
 
     Each protocol ranks once: NDCG, Hit and MRR at every cut-off, ``mrr``, ``auc``, ``logrank`` and
     the mean ``rank`` are computed from the same counts, with intervals from the same bootstrap.
+    With several targets per user, recall, precision and MAP are too.
 
     Parameters
     ----------
@@ -88,8 +96,9 @@ def evaluate(
         One row per user, float32, float16 or bfloat16.
     table : Tensor or array, shape [N, D]
         Embeddings of all items.
-    targets : B item ids
-        The true next items, rows of the table.
+    targets : B item ids, B lists of item ids, or RaggedIds
+        The true next items, rows of the table. Several targets of a user rank in one list; see
+        `metrics_from_counts`.
     negatives : B lists of item ids, a [B, m] array, or RaggedIds, optional
         Adds the protocol ``"sampled"`` and the corrections. For the corrections to be valid, the
         negatives must be drawn uniformly and without replacement from all items that may compete,
@@ -100,9 +109,11 @@ def evaluate(
         Rows that are items (`ItemIndex.valid`). Default: all. Needed if row 0 is padding.
     whole_catalog : bool
         Whether to rank among all items. If False, `negatives` are required.
-    corrections : sequence of str
+    corrections : sequence of str, optional
         Estimators of the metrics of the whole catalog from the negatives: ``"unbiased"`` and
-        ``"bias-variance"``, see `corrected_metrics`.
+        ``"bias-variance"``, see `corrected_metrics`. Default: both, or none with several targets
+        per user, for which there are none. ``"unbiased"`` is so for the rank; the metrics of that
+        rank are biased, at small k by a multiple of their value.
     ks : sequence of int
         Cut-offs.
     ties : str
@@ -121,12 +132,20 @@ def evaluate(
         Confidence level of the intervals, more than 0 and less than 1.
     seed : int
         Seed of the bootstrap.
+    beyond_accuracy : bool
+        Also describe the k best items of each user: item coverage, Gini index, Shannon entropy and
+        the similarity of the items of a list; with `item_counts` also their average popularity and
+        the share of the long tail. Definitions are those of RecBole.
+    item_counts : int, shape [N], optional
+        Interactions per item in the training data, such as `RecommendationDataset.item_counts`.
+    about : mapping, optional
+        What is evaluated, kept with the results: data set, split, encoder, index, …
 
     Returns
     -------
     Evaluation
         Estimates by protocol and metric, for all users and by group, with the methods ``table()``,
-        ``plot()``, ``to_dict()`` and ``save()``.
+        ``plot()``, ``to_pandas()``, ``to_dict()``, ``save()`` and ``load()``.
 
     Raises
     ------
@@ -155,22 +174,32 @@ def evaluate(
         raise ValueError("query has no rows, so there is nothing to evaluate")
     cutoffs = _check_ks(ks)
     whole_catalog = flag("whole_catalog", whole_catalog)
-    metrics = tuple(f"{family}@{k}" for family in ("ndcg", "hit", "mrr") for k in cutoffs)
+    items = check_some_targets(targets, num_users)
+    several = isinstance(items, RaggedIds)
+    families = FAMILIES if several else FAMILIES[:3]
+    metrics = tuple(f"{family}@{k}" for family in families for k in cutoffs)
     metrics += ("mrr", "auc", "logrank", "rank")
     parse_ties(ties)
     gamma = check_gamma(gamma)
     num_bootstrap = amount("num_bootstrap", num_bootstrap, 2, _MAX_BOOTSTRAP)
     seed = amount("seed", seed, 0, MAX_SEED)
     confidence = number("confidence", confidence, 0, 1, strict=True)
-    corrections = names("corrections", corrections)
-    for method in corrections:
+    asked = () if corrections is None else names("corrections", corrections)
+    for method in asked:
         choice("corrections", method, METHODS)
+    if asked and several:
+        raise ValueError(
+            f"corrections={shown(asked)} need one target per user, but some have several; leave "
+            "corrections out"
+        )
+    estimators = () if several else METHODS if corrections is None else asked
+    beyond_accuracy = flag("beyond_accuracy", beyond_accuracy)
+    popularity = None if item_counts is None else _check_item_counts(item_counts, num_rows)
     members = group_rows(
         {} if groups is None else groups, num_users, amount("num_bins", num_bins, 1, _MAX_BINS)
     )
     if negatives is None and not whole_catalog:
         raise ValueError("whole_catalog is False, so negatives are required")
-    items = check_targets(targets, num_users)
     may_compete = valid_rows(valid, num_rows)
     check_valid_items("targets", items, may_compete)
     excluded = None if exclude is None else as_ragged("exclude", exclude, num_users)
@@ -182,18 +211,20 @@ def evaluate(
     check_finite("query", query)
     check_finite("table", table)
 
+    offsets = torch.from_numpy(items.offsets) if isinstance(items, RaggedIds) else None
     num_items = torch.from_numpy(count_items(items, excluded, may_compete))
     counts: dict[str, RankCounts] = {}
     if sampled is not None:
-        counts[SAMPLED] = rank_candidates(query, table, prepend(items[:, None], sampled))
+        counts[SAMPLED] = rank_sampled(query, table, items, sampled)
     if whole_catalog:
-        counts[CATALOG] = rank_catalog(
-            query, table, torch.from_numpy(items), exclude=excluded, valid=valid
-        )
+        counts[CATALOG] = rank_catalog(query, table, items, exclude=excluded, valid=valid)
     counts = {name: RankCounts(*(c.cpu() for c in parts)) for name, parts in counts.items()}
-    per_user = {name: metrics_from_counts(parts, metrics, ties) for name, parts in counts.items()}
+    per_user = {
+        name: metrics_from_counts(parts, metrics, ties, offsets=offsets)
+        for name, parts in counts.items()
+    }
     if sampled is not None:
-        for method in corrections:
+        for method in estimators:
             per_user[CORRECTED[method]] = corrected_metrics(
                 counts[SAMPLED], metrics, num_items, method, gamma=gamma, ties=ties
             )
@@ -225,12 +256,44 @@ def evaluate(
             seed=seed,
             items=_range(num_items),
             negatives=None if sampled is None else _range(np.diff(sampled.offsets)),
+            about=dict(about or {}),
+        ),
+        offsets=offsets,
+        beyond_accuracy=(
+            list_metrics(query, table, excluded, valid, cutoffs, popularity)
+            if beyond_accuracy
+            else {}
         ),
     )
 
 
+def rank_sampled(
+    query: Tensor, table: Tensor, items: np.ndarray | RaggedIds, sampled: RaggedIds
+) -> RankCounts:
+    """Counts among the negatives; each of several targets is a row with the others."""
+    if not isinstance(items, RaggedIds):
+        return rank_candidates(query, table, prepend(items[:, None], sampled))
+    rows = rows_of(items)
+    others = take_rows(join(items, sampled), rows)
+    query = query[torch.from_numpy(rows).to(query.device)]
+    return rank_candidates(query, table, prepend(items.values[:, None], others))
+
+
+def _check_item_counts(item_counts: Any, num_rows: int) -> np.ndarray:
+    counts = np.asarray(item_counts)
+    if counts.shape != (num_rows,) or counts.dtype.kind not in "iuf":
+        raise ValueError(
+            f"item_counts must have a number for each of the {num_rows} rows of the table, got "
+            f"{counts.dtype} {counts.shape}; pass the training data's item_counts"
+        )
+    return counts
+
+
 def _check_negatives(
-    negatives: RaggedIds, items: np.ndarray, excluded: RaggedIds | None, valid: np.ndarray
+    negatives: RaggedIds,
+    items: np.ndarray | RaggedIds,
+    excluded: RaggedIds | None,
+    valid: np.ndarray,
 ) -> None:
     """Check that negatives are drawn without replacement from the items that may compete."""
 
@@ -247,8 +310,12 @@ def _check_negatives(
     if empty.size:
         raise ValueError(f"negatives: row {empty[0]} has none; add some, or leave the row out")
     rows = rows_of(negatives)
-    refuse(negatives.values == items[rows], "is the target of the row")
     pairs = pairs_of(negatives, len(valid))
+    if isinstance(items, RaggedIds):
+        is_target = np.isin(pairs, pairs_of(items, len(valid)))
+    else:
+        is_target = negatives.values == items[rows]
+    refuse(is_target, "is the target of the row")
     order = pairs.argsort(kind="stable")
     repeated = np.zeros(len(pairs), dtype=bool)
     repeated[order[1:]] = np.diff(pairs[order]) == 0

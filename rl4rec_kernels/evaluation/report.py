@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,11 @@ class Evaluation:
         The rank counts that the metrics were computed from, for ``"sampled"`` and ``"whole
         catalog"`` if they were evaluated.
     settings : Settings
-        Options and sizes.
+        Options, sizes, the library's version and what was evaluated.
+    offsets : Tensor, optional
+        With several targets per user, of which counts are whose.
+    beyond_accuracy : dict of str to float
+        Metrics of the lists of items, if they were asked for.
     """
 
     overall: Results
@@ -62,6 +66,8 @@ class Evaluation:
     per_user: dict[str, Tensor]
     counts: dict[str, RankCounts]
     settings: Settings
+    offsets: Tensor | None = None
+    beyond_accuracy: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Settings and estimates as plain dicts and lists, for JSON."""
@@ -72,6 +78,7 @@ class Evaluation:
                 name: [{"label": label, **_plain(results)} for label, results in group.items()]
                 for name, group in self.groups.items()
             },
+            "beyond_accuracy": self.beyond_accuracy,
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -81,6 +88,57 @@ class Evaluation:
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
         with replacing(path) as part:
             Path(part).write_text(text, "utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Evaluation":
+        """Read what `save` wrote: all estimates and settings, without the values of each user.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no such file, or it is not an evaluation.
+        """
+        try:
+            saved = json.loads(Path(path).read_text("utf-8"))
+            settings = saved["settings"]
+            for name in ("ks", "items", "negatives"):
+                settings[name] = settings[name] and tuple(settings[name])
+            overall = _results(saved["overall"])
+            groups = {
+                name: {group["label"]: _results(group) for group in members}
+                for name, members in saved["groups"].items()
+            }
+            metrics = tuple(next(iter(overall.protocols.values())))
+            beyond = saved.get("beyond_accuracy", {})
+            return cls(overall, groups, metrics, {}, {}, Settings(**settings), None, beyond)
+        except (UnicodeDecodeError, LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is not a saved evaluation ({type(error).__name__}: {error}); pass a file "
+                "that Evaluation.save wrote"
+            ) from error
+
+    def to_pandas(self) -> Any:
+        """Return the estimates as a table with a row for each group, protocol and metric.
+
+        Columns are ``grouping`` and ``group`` (empty for all users), ``users``, ``protocol``,
+        ``metric``, ``mean``, ``low`` and ``high``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        pandas = require("pandas", "datasets")
+        named = [("", "", self.overall)]
+        named += [(name, label, r) for name, g in self.groups.items() for label, r in g.items()]
+        rows = [
+            (grouping, label, results.users, protocol, metric, *estimate)
+            for grouping, label, results in named
+            for protocol, estimates in results.protocols.items()
+            for metric, estimate in estimates.items()
+        ]
+        columns = ["grouping", "group", "users", "protocol", "metric", "mean", "low", "high"]
+        return pandas.DataFrame(rows, columns=columns)
 
     def table(
         self, group_by: str | None = None, metrics: Sequence[str] | None = None, title: str = ""
@@ -118,13 +176,20 @@ class Evaluation:
             known = ", ".join(map(repr, self.groups)) or "none"
             raise ValueError(f"there is no grouping {shown(group_by)}; known are: {known}")
         half = f"± half the {self._interval()}"
-        table = Table(title=title or None, caption=f"{self._users_and_items()}; {half}")
+        caption = f"{self._users_and_items()}; {half}"
+        if any(name in self.overall.protocols for name in CORRECTED.values()):
+            caption += "\nestimates from negatives are biased, most at small k"
+        if self.settings.about:
+            caption += f"\n{self._about()}"
+        table = Table(title=title or None, caption=caption)
         if group_by is not None:
             table.add_column(group_by, overflow="fold")
             table.add_column("users", justify="right")
         table.add_column("metric")
         for protocol in self.overall.protocols:
-            header = protocol.replace(" (", "\n(").replace("-", "-\n")  # fits into 80 columns
+            header = (
+                _header(protocol).replace(" (", "\n(").replace("-", "-\n")
+            )  # fits into 80 columns
             table.add_column(header, justify="right")
         for label, results in groups.items():
             for i, (metric, following) in enumerate(zip(columns, [*columns[1:], ""], strict=True)):
@@ -193,6 +258,11 @@ class Evaluation:
         among = "" if negatives is None else f" or {_span(negatives)} negatives"
         return f"{self.overall.users:,} users, ranked among {_span(items)} items{among}"
 
+    def _about(self) -> str:
+        """What was evaluated; a fingerprint by its first digits."""
+        known = {name: str(v) for name, v in self.settings.about.items() if v is not None}
+        return ", ".join(f"{name} {v if len(v) < 40 else v[:12]}" for name, v in known.items())
+
     def _interval(self) -> str:
         return f"{100 * self.settings.confidence:.4g}% interval"
 
@@ -203,6 +273,19 @@ class Evaluation:
             for name, estimates in self.overall.protocols.items()
         )
         return f"Evaluation({self.overall.users} users, {metric}: {means})"
+
+
+def _header(protocol: str) -> str:
+    """What a table and a figure call a protocol: what is computed from negatives is an estimate."""
+    return protocol.replace("corrected (", "estimate (")
+
+
+def _results(saved: Any) -> Results:
+    protocols = {
+        protocol: {metric: Estimate(**estimate) for metric, estimate in estimates.items()}
+        for protocol, estimates in saved["protocols"].items()
+    }
+    return Results(saved["users"], protocols)
 
 
 def _plain(results: Results) -> dict[str, Any]:
@@ -230,7 +313,9 @@ def _plot_cutoffs(axes: Any, overall: Results, ks: Sequence[int], family: str) -
         estimates = [overall.protocols[protocol][f"{family}@{k}"] for k in ks]
         mean, low, high = zip(*estimates, strict=True)
         line = "-" if protocol == CATALOG else "--"
-        axes.plot(ks, mean, label=protocol, linestyle=line, markersize=5, **_STYLES[protocol])
+        axes.plot(
+            ks, mean, label=_header(protocol), linestyle=line, markersize=5, **_STYLES[protocol]
+        )
         axes.fill_between(ks, low, high, color=_STYLES[protocol]["color"], alpha=0.15, linewidth=0)
     axes.set(title=f"{_FAMILIES[family]}, all users", xlabel="k", xscale="log", yscale="log")
     axes.set_xticks(ks, labels=[str(k) for k in ks])

@@ -1,8 +1,9 @@
 """What an evaluation measured."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+from rl4rec_kernels._utils.version import VERSION
 from rl4rec_kernels.evaluation.correction import METHODS
 
 # Names of the protocols; those of the corrected ones are by method.
@@ -45,6 +46,10 @@ class Settings:
     items, negatives : tuple of int, or None
         The smallest and the largest number of items, including the target, and of negatives that
         a target was ranked among.
+    version : str
+        The version of this library.
+    about : dict
+        What was evaluated: what the caller said of it.
     """
 
     ks: tuple[int, ...]
@@ -55,3 +60,5 @@ class Settings:
     seed: int
     items: tuple[int, int]
     negatives: tuple[int, int] | None
+    version: str = VERSION
+    about: dict[str, Any] = field(default_factory=dict)
