@@ -48,6 +48,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     ),
     "quantize_table.keep_source": lambda v: rk.quantize_table(TABLE, keep_source=v),
     "evaluate.whole_catalog": lambda v: rk.evaluate(TABLE, TABLE, [1] * 4, whole_catalog=v),
+    "evaluate.beyond_accuracy": lambda v: rk.evaluate(TABLE, TABLE, [1] * 4, beyond_accuracy=v),
     "sampled_rank_distribution.show_progress": lambda v: list(
         sampled_rank_distribution(2, 5, show_progress=v)
     ),
