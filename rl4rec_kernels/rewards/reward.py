@@ -155,7 +155,6 @@ class RecReward:
                 raise ValueError(f"group_size={group_size} needs normalize=True")
             group_size = amount("group_size", group_size, 2)
         self.group_size = group_size
-        number("temperature", temperature, 0, np.inf, strict=True)  # its message is the simpler one
         self.temperature = check_temperature(temperature)
         self.softmax_weight = number("softmax_weight", softmax_weight, 0, 1)
         self.weights = reward_parts(reward_type, k, self.softmax_weight)
