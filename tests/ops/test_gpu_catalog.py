@@ -160,8 +160,9 @@ def test_the_best_of_many_items_in_any_order(order, k):
     assert_same(best(case, k), reference_best(case, k))
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("excluding", [False, True])
+@pytest.mark.parametrize(
+    ("order", "excluding"), [*((order, False) for order in ORDERS), (next(iter(ORDERS)), True)]
+)
 def test_queries_are_searched_again_if_too_many_items_reach_the_bound(
     monkeypatch, order, excluding
 ):
