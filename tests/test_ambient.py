@@ -270,10 +270,13 @@ def deterministic():
 
 # Encodings keep their last bits only with the same number of threads.
 LEFT_OUT = [("one thread", "rewards"), ("one thread", "adapters")]
-# Triton's interpreter is slow, and so are the adapters, all of which call `RecReward`: variants of a
+# Triton's interpreter is slow, and so are the adapters, all of which call `RecReward`; variants of a
 # state say nothing new about them.
 SLOW = ("triton", "adapters")
-VARIANTS = ("default dtype float", "products: ", "autocast to", "autocast of", "enable", "no_")
+VARIANTS = (
+    *("default dtype float", "autocast to", "autocast of", "enable", "no_"),
+    *("products: high", "products: bf16", "products: tf32"),
+)
 
 
 STATES: dict[str, Callable[[], Any]] = {
