@@ -34,17 +34,62 @@ struct Queries {
   const float* padded;  // all rows as float32 [rows, padded_dim], if shared memory is too small
 };
 
-// Values per row that kernels read of the query, with zeros up to a whole pack.
-__host__ __device__ constexpr int64_t padded_dim(int64_t dim) { return (dim + 7) / 8 * 8; }
+// Values per row that kernels read of the query, with zeros up to what a warp reads at once.
+__host__ __device__ constexpr int64_t padded_dim(int64_t dim) { return (dim + 255) / 256 * 256; }
 
-// Row i of the queries as float32: in shared memory once the block has passed a barrier.
-__device__ __forceinline__ const float* stage_query(const Queries& queries, int64_t i) {
-  const int64_t padded = padded_dim(queries.dim);
-  if (queries.padded) return queries.padded + i * padded;
-  float* staged = dynamic_shared();
-  for (int64_t j = threadIdx.x; j < padded; j += kThreads)
-    staged[j] = j < queries.dim ? queries.at(i, j) : 0.0f;
-  return staged;
+// The shared memory whose size the launch gives.
+__device__ __forceinline__ float* dynamic_shared() {
+  extern __shared__ float4 memory[];
+  return reinterpret_cast<float*>(memory);
+}
+
+// A query in shared memory. Of each 32 * kPack columns, a pack for each lane, the first four of all
+// packs are stored, then the next four: 8 lanes read 128 bytes in a row, from all banks.
+template <int kPack>
+struct StagedQuery {
+  static constexpr unsigned kWidth = kLanes * kPack;
+
+  static __device__ __forceinline__ unsigned place(unsigned column) {
+    const unsigned lane = column % kWidth / kPack, four = column % kPack / 4;
+    return column / kWidth * kWidth + (four * kLanes + lane) * 4 + column % 4;
+  }
+  // Four columns from `at + i` on; the lane's pack begins at `at`.
+  __device__ __forceinline__ float4 four(int at, int i) const {
+    const unsigned first = static_cast<unsigned>(at) / kWidth * kWidth + lane_of_thread() * 4;
+    return *reinterpret_cast<const float4*>(dynamic_shared() + first + i * kLanes);
+  }
+  __device__ __forceinline__ float one(int64_t column) const {
+    return dynamic_shared()[place(static_cast<unsigned>(column))];
+  }
+};
+
+// A query that is too long for shared memory.
+struct PaddedQuery {
+  __device__ __forceinline__ float4 four(int at, int i) const {
+    return __ldg(reinterpret_cast<const float4*>(data + at + i));
+  }
+  __device__ __forceinline__ float one(int64_t column) const { return __ldg(data + column); }
+
+  const float* data;
+};
+
+// Puts row i of the queries into shared memory, for use after a barrier, if it fits there.
+template <int kPack>
+__device__ __forceinline__ void stage_query(const Queries& queries, int64_t i) {
+  if (queries.padded) return;
+  const unsigned padded = static_cast<unsigned>(padded_dim(queries.dim));
+  for (unsigned j = threadIdx.x; j < padded; j += kThreads)
+    dynamic_shared()[StagedQuery<kPack>::place(j)] = j < queries.dim ? queries.at(i, j) : 0.0f;
+}
+
+// The score of the lane's own item, or 0 where its id is -1, with row i of the queries, which has
+// been staged. The whole warp must call this. No other code computes scores.
+template <typename T>
+__device__ __forceinline__ float score_items(const Rows<T>& table, const Queries& queries,
+                                             int64_t i, int64_t id) {
+  if (queries.padded)
+    return score_with(table, PaddedQuery{queries.padded + i * padded_dim(queries.dim)}, id);
+  return score_with(table, StagedQuery<Rows<T>::kPack>(), id);
 }
 
 // Candidates per chunk. If rows have targets, each chunk scores its row's target as well, in slot

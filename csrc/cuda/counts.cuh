@@ -30,9 +30,9 @@ __device__ __forceinline__ bool count_candidates(const Queries& queries, const R
   const bool competes = candidates.in_table(id) && slot > 0 && id != target;
   if (bad || (slot > 0 && !competes)) id = -1;  // not scored
 
-  const float* query = stage_query(queries, chunk.row);
+  stage_query<Rows<T>::kPack>(queries, chunk.row);
   __syncthreads();
-  const float score = score_items(table, query, id);
+  const float score = score_items(table, queries, chunk.row, id);
   __shared__ float target_score;
   if (slot == 0) target_score = score;
   __syncthreads();

@@ -1,6 +1,6 @@
 // All that the kernels use of the CUDA runtime and of torch's view of the device: the stream, the
-// device guard, launches. The tests build the same kernels for the CPU, with another file of this
-// name (tests/cuda/emulator).
+// device guard, launches. The tests run the same host code on the CPU, with another file of this
+// name (tests/gpu/host).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -55,11 +55,5 @@ class Device {
   torch::stable::accelerator::DeviceGuard guard_;
   cudaStream_t stream_ = nullptr;
 };
-
-// The shared memory whose size the launch gives.
-__device__ __forceinline__ float* dynamic_shared() {
-  extern __shared__ float4 memory[];
-  return reinterpret_cast<float*>(memory);
-}
 
 }  // namespace rl4rec

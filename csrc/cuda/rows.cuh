@@ -7,7 +7,8 @@
 // up to 64 KB are in flight, and the bandwidth stays saturated while more than half of the warps
 // compute, add up or wait for their ids. More rows per warp would take registers from other warps.
 // A warp executes about 110 instructions per 2 KB, a fifth of what the multiprocessor can issue
-// meanwhile. The query is in shared memory as float32: kRows rows share each read of it.
+// meanwhile. The query is in shared memory as float32, in an order in which its lanes read from all
+// banks: kRows rows share each read of it.
 #pragma once
 
 #include <torch/headeronly/util/Half.h>
@@ -93,8 +94,8 @@ __device__ __forceinline__ Pack<T> load_pack(const typename T::Bits* row, int64_
 // Adds the lane's share of the dot products of kRows rows with the query. A lane takes kPack
 // columns of each 32 * kPack, in order, whatever the alignment: a score has one order of additions.
 // Zeros after the last column change nothing, because a sum that starts at +0 is never -0.
-template <typename T, bool kAligned>
-__device__ __forceinline__ void add_dot_products(const Rows<T>& table, const float* query,
+template <typename T, bool kAligned, typename Query>
+__device__ __forceinline__ void add_dot_products(const Rows<T>& table, const Query& query,
                                                  const int64_t (&ids)[kRows],
                                                  float (&sums)[kRows]) {
   constexpr int kPack = Rows<T>::kPack;
@@ -110,7 +111,7 @@ __device__ __forceinline__ void add_dot_products(const Rows<T>& table, const flo
       if (rows[r]) packs[r] = load_pack<T, kAligned>(rows[r], at, dim);
 #pragma unroll
     for (int i = 0; i < kPack; i += 4) {
-      const float4 q = *reinterpret_cast<const float4*>(query + at + i);
+      const float4 q = query.four(at, i);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         sums[r] = fmaf(q.x, packs[r][i], sums[r]);
@@ -133,23 +134,23 @@ __device__ __forceinline__ Value sum_over_lanes(Value sum) {
 // The score of an item's row, added up in float64: for pairs whose products or sums exceed float32,
 // see rl4rec_kernels/ops/reference.py. The whole warp must call this. (Rows by reference would be
 // copied to the stack.)
-template <typename T>
+template <typename T, typename Query>
 __device__ __noinline__ float score_in_float64(const typename T::Bits* row, int64_t dim,
-                                               const float* query) {
+                                               Query query) {
   constexpr int kPack = Rows<T>::kPack;
   double sum = 0.0;
   for (int64_t at = lane_of_thread() * kPack; at < dim; at += kLanes * kPack) {
     const Pack<T> pack = load_pack<T, false>(row, at, dim);
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) sum += static_cast<double>(query[at + i]) * pack[i];
+    for (int i = 0; i < kPack; ++i) sum += static_cast<double>(query.one(at + i)) * pack[i];
   }
   return static_cast<float>(sum_over_lanes(sum));
 }
 
-// The score of the lane's own item, or 0 where its id is -1. `query` is float32 with zeros up to
-// a multiple of kPack. The whole warp must call this. No other code computes scores.
-template <typename T>
-__device__ __forceinline__ float score_items(const Rows<T>& table, const float* query, int64_t id) {
+// The score of the lane's own item, or 0 where its id is -1. `query` gives float32 values, and zeros
+// up to a multiple of kPack. The whole warp must call this.
+template <typename T, typename Query>
+__device__ __forceinline__ float score_with(const Rows<T>& table, const Query& query, int64_t id) {
   float score = 0.0f;
 #pragma unroll 1
   for (int first = 0; first < kLanes; first += kRows) {

@@ -22,9 +22,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   const int64_t id = exists ? candidates.id(chunk.ids + column) : -1;
   const bool is_item = candidates.in_table(id);
 
-  const float* query = stage_query(queries, chunk.row);
+  stage_query<Rows<T>::kPack>(queries, chunk.row);
   __syncthreads();
-  const float score = score_items(table, query, is_item ? id : -1);
+  const float score = score_items(table, queries, chunk.row, is_item ? id : -1);
   if (!exists) return;
   if (!is_item && id != -1) atomicOr(candidates.bad, kBadId);
   scores[chunk.results + column] = is_item ? score : id == -1 ? kPadding : kNan;
