@@ -65,13 +65,14 @@ def _count(
         scores = tile_scores(sides, rows, tl.minimum(items, num_items - 1), tile, SETTLE)
         # `valid` is read after the scores, which leave no free registers while they are computed.
         is_item = is_row_of_item(items, num_items, valid)[None, :]
-        # Comparisons with NaN are false: it is neither above nor tied.
-        above += tl.sum(((scores > target) & is_item).to(tl.int32), axis=1)
-        same = ((scores == target) & is_item).to(tl.int32)
+        # Comparisons with NaN are false: it is neither above nor tied. A tile is counted in
+        # float32, which is exact, and of which a multiprocessor adds twice as many at a time.
+        above += tl.sum(((scores > target) & is_item).to(tl.float32), axis=1).to(tl.int32)
+        same = ((scores == target) & is_item).to(tl.float32)
         if SETTLE:
-            tied += tl.sum(same, axis=1)
+            tied += tl.sum(same, axis=1).to(tl.int32)
         else:  # no sum and no register more: they are below 2^8, and `tied` becomes negative
-            both = tl.sum(tl.where(is_open(scores), 256, same), axis=1)
+            both = tl.sum(tl.where(is_open(scores), 256.0, same), axis=1).to(tl.int32)
             tied = tl.where(both > 255, -(1 << 30), tied + both)
     if not SETTLE:
         is_left = tl.min(tied, axis=0) < 0

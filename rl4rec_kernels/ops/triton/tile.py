@@ -100,13 +100,20 @@ def _product_dtype(query: torch.dtype, table: torch.dtype) -> tl.dtype:
 def share_tiles(sides: Sides) -> tuple[int, int]:
     """How many programs score all items, a block of queries each, and how many tiles each scores.
 
-    Several programs per multiprocessor, so that all finish at about the same time.
+    Two programs run at the same time on a multiprocessor. Of the numbers that take up to eight
+    rounds of them, the one is chosen whose rounds, the last one included, take the least time.
     """
     num_blocks = triton.cdiv(sides.num_queries, BLOCK)
     num_tiles = triton.cdiv(sides.num_items, BLOCK)
-    ranges = triton.cdiv(4 * processors(sides.query.device), num_blocks)
-    tiles_per_program = triton.cdiv(num_tiles, min(ranges, num_tiles))
-    return num_blocks * triton.cdiv(num_tiles, tiles_per_program), tiles_per_program
+    at_once = 2 * processors(sides.query.device)
+    shares = []
+    for rounds in range(1, 9):
+        ranges = min(max(1, rounds * at_once // num_blocks), num_tiles)
+        tiles = triton.cdiv(num_tiles, ranges)
+        programs = num_blocks * triton.cdiv(num_tiles, tiles)
+        shares.append((triton.cdiv(programs, at_once) * tiles, programs, tiles))
+    _, programs, tiles = min(shares)
+    return programs, tiles
 
 
 @triton.jit

@@ -1,8 +1,9 @@
 """The best items of each query among all items.
 
-1. A quarter of the items is scored, and the best of each of many groups of them is kept. The k-th
-   best of these is a bound that at least k items reach.
-2. All items are scored, and those that reach the bound are collected: about 4 k of them.
+1. A sample of the items is scored, one in 4 to 32, and the best of each of many groups of them
+   is kept. The k-th best of these is a bound that at least k items reach.
+2. All items are scored, and those that reach the bound are collected: about as many times k as
+   there are items for one of the sample. There is room for four times as many, or twice.
 3. These are sorted. Queries for which more items reached the bound than there was room for (their
    best items are where the sample had few) are searched again, item by item.
 
@@ -27,7 +28,7 @@ from rl4rec_kernels.ops.triton.tile import (
     tile_scores,
 )
 
-_SAMPLE = 4  # one of so many tiles is in the sample
+_SAMPLE = (4, 32)  # one of so many items is in the sample: at least, at most
 _STRIP = 4  # items of a tile that are in one group
 _ROOM = 8  # keys that a query has room for, in multiples of k
 _SPARE = 1024  # and some more, for small k
@@ -50,9 +51,12 @@ def _make_keys(scores, items, is_item):
 
 @triton.jit
 def _sample_groups(
-    keys, valid, num_groups, tile_step, num_sampled, sides, tile: tl.constexpr, STRIP: tl.constexpr
+    keys, valid, num_groups, item_step, num_sampled, sides, tile: tl.constexpr, STRIP: tl.constexpr
 ):
-    """Keys of the best of each group: `STRIP` adjacent slots of every `num_groups`-th tile."""
+    """Keys of the best of each group: `STRIP` adjacent slots of every `num_groups`-th tile.
+
+    Tiles have every `item_step`-th item: similar items are often next to each other.
+    """
     BLOCK: tl.constexpr = tile.block
     STRIPS: tl.constexpr = BLOCK // STRIP
     num_queries, num_items = sides.num_queries, sides.num_items
@@ -61,10 +65,10 @@ def _sample_groups(
     group = tl.program_id(0) // num_blocks
     strips = tl.arange(0, STRIPS)[None, :]
     best = tl.full([BLOCK, STRIPS], float("-inf"), tl.float32)
-    best_items = tl.zeros([BLOCK, STRIPS], tl.int32)
+    best_slots = tl.zeros([BLOCK, STRIPS], tl.int32)
     for sample in range(group, num_sampled, num_groups):
-        first = sample * tile_step * BLOCK
-        items = first + tl.arange(0, BLOCK)
+        first = sample * BLOCK
+        items = (first + tl.arange(0, BLOCK)) * item_step
         query_rows, table_rows = tl.minimum(rows, num_queries - 1), tl.minimum(items, num_items - 1)
         scores = tile_scores(sides, query_rows, table_rows, tile, False)
         is_item = is_row_of_item(items, num_items, valid)
@@ -76,10 +80,10 @@ def _sample_groups(
         )
         better = strip_best > best  # of equal scores the first one stays
         best = tl.where(better, strip_best, best)
-        best_items = tl.where(better, first + strips * STRIP + slot, best_items)
+        best_slots = tl.where(better, first + strips * STRIP + slot, best_slots)
     exists = (rows[:, None] < num_queries) & (strips >= 0)
     out = keys + (rows.to(tl.int64) * num_groups + group)[:, None] * STRIPS + strips
-    tl.store(out, _make_keys(best, best_items, exists), mask=exists)
+    tl.store(out, _make_keys(best, best_slots * item_step, exists), mask=exists)
 
 
 @triton.jit
@@ -213,6 +217,11 @@ def _search_again(
             tl.store(own + rest, tl.full([BLOCK], _NONE, tl.int64), mask=rest < capacity)
 
 
+def _capacity(wanted: int) -> int:
+    """The keys that a query has room for."""
+    return _ROOM * wanted + _SPARE
+
+
 def _bounds(
     both: Operands, k: int, allowance: Tensor | int, wanted: int, valid: Tensor | None
 ) -> Tensor:
@@ -222,11 +231,13 @@ def _bounds(
     num_tiles, num_blocks = triton.cdiv(sides.num_items, BLOCK), triton.cdiv(num_queries, BLOCK)
     strips, programs = BLOCK // _STRIP, 2 * processors(device)
     num_groups = max(triton.cdiv(4 * wanted, strips), triton.cdiv(programs, num_blocks))
-    tile_step = max(1, num_tiles // max(num_groups, triton.cdiv(num_tiles, _SAMPLE)))
-    num_sampled = triton.cdiv(num_tiles, tile_step)
+    least, most = _SAMPLE
+    sample = min(max(_capacity(wanted) // (4 * wanted), least), most)
+    item_step = max(1, num_tiles // max(num_groups, triton.cdiv(num_tiles, sample)))
+    num_sampled = triton.cdiv(triton.cdiv(sides.num_items, item_step), BLOCK)
     num_groups = min(num_groups, num_sampled)
     keys = torch.empty((num_queries, num_groups * strips), dtype=torch.int64, device=device)
-    args = (valid, num_groups, tile_step, num_sampled, sides, tile, _STRIP)
+    args = (valid, num_groups, item_step, num_sampled, sides, tile, _STRIP)
     launch(_sample_groups, num_blocks * num_groups, keys, *args, **options)
     ordered = keys.sort(dim=1, descending=True).values
     rank = torch.full((num_queries,), k - 1, dtype=torch.int64, device=device) + allowance
@@ -260,7 +271,7 @@ def _best_keys(
 ) -> Tensor:
     """Keys of the k best items of each query in order, int64 [B, k]; `_NO_KEY` fills up."""
     sides, tile, options = both
-    num_queries, num_items, capacity = sides.num_queries, sides.num_items, _ROOM * wanted + _SPARE
+    num_queries, num_items, capacity = sides.num_queries, sides.num_items, _capacity(wanted)
     device = sides.query.device
     if num_items <= capacity:
         keys = _all_keys(both, valid)
@@ -309,7 +320,7 @@ def topk_catalog(
         allowance = exclude.shape[1] if exclude_offsets is None else exclude_offsets.diff().clamp(0)
         mean_excluded = triton.cdiv(exclude.numel(), num_queries)
     wanted = k + mean_excluded
-    step = max(1, _KEYS_AT_ONCE // (_ROOM * wanted + _SPARE) // BLOCK) * BLOCK
+    step = max(1, _KEYS_AT_ONCE // _capacity(wanted) // BLOCK) * BLOCK
     for first in range(0, num_queries, step):
         rows = slice(first, first + step)
         allowed = allowance[rows] if isinstance(allowance, Tensor) else allowance
