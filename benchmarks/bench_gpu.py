@@ -1,20 +1,22 @@
 """Measures the GPU kernels and their peers, and writes `results/<device>.md`.
 
-    python -m benchmarks.bench_gpu            # on a GPU, some minutes
-    python -m benchmarks.bench_gpu --smoke    # anywhere, tiny sizes: a test that it runs
+    python -m benchmarks.bench_gpu    # on a GPU, some minutes
+
+The page, and a JSON beside it, are written after each table: a run that is cut leaves its tables.
 
 Times are medians of device events after a warm-up. The contestants of a table run in one process,
 one after the other. The roofline is the larger of two times: the bytes that must be read divided by
-the bandwidth of a copy, and the operations divided by the rate of a large matrix product, both
-measured in the same run. Scores that do not fit into memory are computed in blocks of queries.
+the bandwidth of a copy, and the operations divided by the rate of a large matrix product of their
+dtype, all measured in the same run. A float32 product is three of TF32, at a third of their rate.
+Scores that do not fit into memory are computed in blocks of queries.
 """
 
 import argparse
 import datetime
-import os
+import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,18 +24,19 @@ from typing import Any, NamedTuple
 RESULTS = Path(__file__).parent / "results"
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-parser.add_argument("--smoke", action="store_true", help="tiny sizes, on the CPU without a GPU")
+parser.add_argument(
+    "--emulated", action="store_true", help="tiny sizes; for tests, which replace launches"
+)
+parser.add_argument("--seconds", type=float, default=1e9, help="begin no table after that time")
 parser.add_argument("--out", type=Path, help="the page to write")
 arguments = parser.parse_args()
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-ON_GPU = torch.cuda.is_available()
-if not ON_GPU:
-    if not arguments.smoke:
-        raise SystemExit("this needs a GPU and a torch that can use it (or --smoke)")
-    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+ON_GPU = torch.cuda.is_available() and not arguments.emulated
+if not ON_GPU and not arguments.emulated:
+    raise SystemExit("this needs a GPU and a torch that can use it")
 
 import triton  # noqa: E402
 
@@ -43,9 +46,12 @@ from rl4rec_kernels.ops import _backends  # noqa: E402
 
 DEVICE = "cuda" if ON_GPU else "cpu"
 SIZES = {"B": 4096, "N": (1_000_000, 10_000_000), "C": (100, 1000), "D": (384, 1024, 4096)}
-if arguments.smoke:
-    SIZES = {"B": 8, "N": (300, 1500), "C": (10,), "D": (32,)}
+BATCHES = (1, 16, 64, 256, 1024, 4096)
+if arguments.emulated:
+    SIZES, BATCHES = {"B": 4, "N": (300, 300), "C": (10,), "D": (72,)}, (2,)
 B = SIZES["B"]
+START = time.monotonic()
+RECORDS: list[dict[str, Any]] = []
 BLOCK_BYTES = 4 << 30  # of a block of scores of the peers
 CUDA = _backends.has_cuda_library()
 
@@ -54,10 +60,14 @@ class Limits(NamedTuple):
     """The measured limits of the device, per second."""
 
     bandwidth: float  # bytes, read and written
-    operations: float  # of a bfloat16 product
+    bfloat16: float  # operations of a product
+    tf32: float
 
-    def seconds(self, read: float, operations: float = 0.0) -> float:
-        return max(read / self.bandwidth, operations / self.operations)
+    def seconds(
+        self, read: float, operations: float = 0.0, dtype: torch.dtype = torch.bfloat16
+    ) -> float:
+        rate = self.tf32 / 3 if dtype == torch.float32 else self.bfloat16
+        return max(read / self.bandwidth, operations / rate)
 
 
 def median_seconds(call: Callable[[], Any]) -> float:
@@ -87,9 +97,14 @@ def measure_limits() -> Limits:
     source, side = torch.empty(size, dtype=torch.uint8, device=DEVICE), 8192 if ON_GPU else 64
     target = torch.empty_like(source)
     copy = median_seconds(lambda: target.copy_(source))
-    a, b = (torch.randn(side, side, device=DEVICE).bfloat16() for _ in range(2))
-    product = median_seconds(lambda: a @ b)
-    return Limits(2 * size / copy, 2 * side**3 / product)
+    a, b = (torch.randn(side, side, device=DEVICE) for _ in range(2))
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    tf32 = median_seconds(lambda: a @ b)
+    torch.backends.cuda.matmul.fp32_precision = before
+    a, b = a.bfloat16(), b.bfloat16()
+    bfloat16 = median_seconds(lambda: a @ b)
+    return Limits(2 * size / copy, *(2 * side**3 / seconds for seconds in (bfloat16, tf32)))
 
 
 def table(title: str, limit: float, contestants: dict[str, Callable[[], Any] | None]) -> list[str]:
@@ -97,12 +112,18 @@ def table(title: str, limit: float, contestants: dict[str, Callable[[], Any] | N
 
     A contestant that is None cannot run here.
     """
+    if time.monotonic() - START > arguments.seconds:
+        return [f"### {title}", "", "Not run: the time was up.", ""]
     rows: dict[str, tuple[float, float | None] | None] = {}
     for name, call in contestants.items():
         try:
             rows[name] = None if call is None else (median_seconds(call), peak_mib(call))
         except torch.cuda.OutOfMemoryError:
             rows[name] = None
+        seconds, peak = rows[name] or (None, None)
+        RECORDS.append(
+            {"table": title, "contestant": name, "seconds": seconds, "limit": limit, "MiB": peak}
+        )
         print(title, name, rows[name], flush=True)
     ours = next(iter(rows.values()))
     lines = [
@@ -125,8 +146,8 @@ def table(title: str, limit: float, contestants: dict[str, Callable[[], Any] | N
     return [*lines, ""]
 
 
-def candidates(limits: Limits) -> list[str]:
-    lines = ["## rank_candidates", ""]
+def candidates(limits: Limits) -> Iterator[list[str]]:
+    yield ["## rank_candidates", ""]
     compiled = torch.compile(einsum) if ON_GPU else einsum
     num_items = SIZES["N"][0]
     for dtype in (torch.bfloat16, torch.float32):
@@ -144,8 +165,7 @@ def candidates(limits: Limits) -> list[str]:
                     contestants = {"rl4rec, CUDA": partial(rank, backend="cuda"), **contestants}
                 name = f"B={B:,}, C={columns:,}, D={dim:,}, N={num_items:,}, {dtype}"
                 read = B * columns * dim * items.element_size()
-                lines += table(name, limits.seconds(read), contestants)
-    return lines
+                yield table(name, limits.seconds(read), contestants)
 
 
 def by_blocks(query: Tensor, items: Tensor, work: Callable[[Tensor, slice], Any]) -> None:
@@ -169,8 +189,9 @@ def faiss_search(query: Tensor, items: Tensor, k: int) -> Callable[[], Any] | No
     return lambda: faiss.knn_gpu(resources, query, items, k, metric=faiss.METRIC_INNER_PRODUCT)
 
 
-def catalog(limits: Limits) -> list[str]:
-    lines, dim = ["## The whole catalog", ""], SIZES["D"][0]
+def catalog(limits: Limits) -> Iterator[list[str]]:
+    yield ["## The whole catalog", ""]
+    dim = SIZES["D"][0]
     small, large = SIZES["N"]
     for num_items, dtype in (
         (small, torch.bfloat16),
@@ -180,7 +201,7 @@ def catalog(limits: Limits) -> list[str]:
         query, items = (torch.randn(n, dim, device=DEVICE).to(dtype) for n in (B, num_items))
         targets = torch.randint(num_items, (B,), device=DEVICE)
         read = num_items * dim * items.element_size()
-        limit = limits.seconds(read, 2 * B * num_items * dim)
+        limit = limits.seconds(read, 2 * B * num_items * dim, dtype)
         where = f"B={B:,}, N={num_items:,}, D={dim}, {dtype}"
         score = partial(by_blocks, query, items)
         contestants = {
@@ -190,7 +211,7 @@ def catalog(limits: Limits) -> list[str]:
                 score, lambda scores, rows, targets=targets: count_items(scores, targets[rows])
             ),
         }
-        lines += table(f"rank_catalog, {where}", limit, contestants)
+        yield table(f"rank_catalog, {where}", limit, contestants)
         for k in (10, 100, 1000):
             if k > num_items:
                 continue
@@ -199,8 +220,40 @@ def catalog(limits: Limits) -> list[str]:
                 "matmul + torch.topk": partial(score, lambda scores, rows, k=k: scores.topk(k)),
                 "FAISS": faiss_search(query, items, k),
             }
-            lines += table(f"topk_catalog, k={k:,}, {where}", limit, contestants)
-    return lines
+            yield table(f"topk_catalog, k={k:,}, {where}", limit, contestants)
+
+
+def crossover(limits: Limits) -> Iterator[list[str]]:
+    """From which batch on which backend is faster: what `auto` should know."""
+    yield ["## CUDA or Triton", ""]
+    num_items, dim, columns = SIZES["N"][0], SIZES["D"][0], SIZES["C"][0]
+    items = torch.randn(num_items, dim, device=DEVICE).bfloat16()
+    for batch in BATCHES:
+        query = torch.randn(batch, dim, device=DEVICE).bfloat16()
+        ids = torch.randint(num_items, (batch, columns), device=DEVICE)
+        rank = partial(rk.rank_candidates, query, items, ids)
+        contestants = {
+            "rl4rec, CUDA": partial(rank, backend="cuda") if CUDA else None,
+            "rl4rec, Triton": partial(rank, backend="triton"),
+        }
+        limit = limits.seconds(batch * columns * dim * 2)
+        yield table(f"rank_candidates, B={batch:,}, C={columns:,}", limit, contestants)
+
+
+def end_to_end(limits: Limits) -> Iterator[list[str]]:
+    """From encoded texts on the device to counts and the best items on the host."""
+    yield ["## A call of a service, without the encoder", ""]
+    num_items, dim = SIZES["N"][0], SIZES["D"][0]
+    items = torch.randn(num_items, dim, device=DEVICE).bfloat16()
+    for batch in BATCHES:
+        query = torch.randn(batch, dim, device=DEVICE).bfloat16()
+        targets = torch.randint(num_items, (batch,), device=DEVICE)
+
+        def call(query: Tensor = query, targets: Tensor = targets) -> Tensor:
+            return torch.stack(tuple(rk.rank_catalog(query, items, targets))).cpu()
+
+        limit = limits.seconds(num_items * dim * 2, 2 * batch * num_items * dim)
+        yield table(f"counts on the host, B={batch:,}, N={num_items:,}", limit, {"rl4rec": call})
 
 
 def main() -> None:
@@ -208,23 +261,27 @@ def main() -> None:
         _backends.resolve_backend = lambda backend, query, cuda=True: "triton"
     device = torch.cuda.get_device_name() if ON_GPU else platform.processor() or "CPU"
     limits = measure_limits()
+    RECORDS.append({"device": device, **limits._asdict()})
     page = [
-        f"# Measured on {device}",
+        f"# Measured on {device}" if ON_GPU else "# Emulated: the times mean nothing",
         "",
         f"{datetime.date.today()}, torch {torch.__version__}, Triton {triton.__version__}, CUDA "
         f"{torch.version.cuda}, rl4rec-kernels {rk.__version__}; CUDA kernels "
         f"{'built' if CUDA else 'not built'}.",
         "",
-        f"A copy moves {limits.bandwidth / 1e12:.2f} TB/s (read and written); a bfloat16 product "
-        f"of 8,192 x 8,192 runs at {limits.operations / 1e12:.0f} TFLOP/s. The roofline counts "
-        "each gathered row or item once.",
+        f"A copy moves {limits.bandwidth / 1e12:.2f} TB/s (read and written); a product of 8,192 x "
+        f"8,192 runs at {limits.bfloat16 / 1e12:.0f} TFLOP/s in bfloat16 and at "
+        f"{limits.tf32 / 1e12:.0f} in TF32, of which a float32 product takes three. The roofline "
+        "counts each gathered row or item once.",
         "",
-        *candidates(limits),
-        *catalog(limits),
     ]
     name = device.replace("NVIDIA", "").strip().lower().replace(" ", "-")
     out = arguments.out or RESULTS / f"{name}.md"
-    out.write_text("\n".join(page))
+    for section in (catalog, candidates, crossover, end_to_end):
+        for lines in section(limits):
+            page += lines
+            out.write_text("\n".join(page))
+            out.with_suffix(".json").write_text(json.dumps(RECORDS, indent=1))
     print(f"wrote {out}")
 
 
