@@ -20,6 +20,7 @@ CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' 
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
 .PHONY: help install demo grpo test test-kernels test-others check format bench bench-service build-gpu test-gpu \
+        test-gpu-emulated gpu-bundle gpu-run gpu-profile \
         run-test-gpu bench-gpu sanitize sanitize-address sanitize-thread docs peers test-peers test-trainers \
         bench-run bench-compare clean
 
@@ -34,6 +35,8 @@ help:
 	@echo "make bench-compare  benchmarks again and fails if a ratio is more than 15 % lower"
 	@echo "make test-trainers  runs the adapters in the trainers' own code"
 	@echo "make test-peers     compares results with those of other libraries"
+	@echo "make test-gpu-emulated  all GPU kernels, compiled, without a GPU"
+	@echo "make gpu-bundle, make gpu-run  what a GPU machine needs, and all that it should do in 8 minutes"
 	@echo "make test-gpu, make bench-gpu  on a machine with a GPU, with the torch of PYTHON"
 	@echo "make clean    removes all of it"
 
@@ -67,7 +70,7 @@ grpo: $(VENV)/installed $(ML100K)
 	$(RUN) $(BIN)/python examples/grpo_trl.py --data $(CACHE)/ml-100k $(OPTIONS)
 
 # Without TESTS, two processes share the tests, which takes a bit more than half the time.
-KERNELS := tests/ops tests/cuda tests/negatives tests/evaluation tests/test_ambient.py
+KERNELS := tests/ops tests/cuda tests/gpu tests/negatives tests/evaluation tests/test_ambient.py
 
 test: $(VENV)/installed $(ML100K)
 ifdef TESTS
@@ -78,6 +81,7 @@ endif
 
 test-kernels: $(VENV)/installed
 	$(RUN) $(BIN)/python -m pytest $(KERNELS)
+	$(RUN) $(BIN)/python -m pytest -p tests.gpu.plugin tests/gpu/test_triton.py
 
 test-others: $(VENV)/installed $(ML100K)
 	$(RUN) $(BIN)/python -m pytest $(KERNELS:%=--ignore=%)
@@ -182,6 +186,27 @@ bench-compare: bench-run
 bench-service: $(VENV)/installed
 	$(RUN) $(BIN)/python benchmarks/bench_service.py
 
+# Every GPU kernel as compiled PTX, on the CPU: all cases, for both generations of tensor cores, and
+# then with faults planted, which must be found. Takes about half an hour.
+.PHONY: help install demo grpo test test-kernels test-others check format bench bench-service build-gpu test-gpu \
+        test-gpu-emulated gpu-bundle gpu-run gpu-profile \
+LATED := tests/gpu/test_triton.py $(addprefix tests/ops/,test_gpu_candidates.py test_gpu_catalog.py \
+              test_log_prob.py test_log_prob_gradients.py)
+
+test-gpu-emulated: $(VENV)/installed
+	$(RUN) RL4REC_.PHONY: help install demo grpo test test-kernels test-others check format bench bench-service build-gpu test-gpu \
+        test-gpu-emulated gpu-bundle gpu-run gpu-profile \
+LATED=all $(BIN)/python -m pytest tests/cuda tests/gpu
+	for capability in 80 90; do \
+	  $(RUN) RL4REC_.PHONY: help install demo grpo test test-kernels test-others check format bench bench-service build-gpu test-gpu \
+        test-gpu-emulated gpu-bundle gpu-run gpu-profile \
+LATED=all RL4REC_CAPABILITY=$$capability $(BIN)/python -m pytest \
+	    -p tests.gpu.plugin -k '(gpu or triton) and not cuda and not compile' $(.PHONY: help install demo grpo test test-kernels test-others check format bench bench-service build-gpu test-gpu \
+        test-gpu-emulated gpu-bundle gpu-run gpu-profile \
+LATED) || exit 1; \
+	done
+	$(RUN) TRITON_INTERPRET=0 $(BIN)/python -m tests.gpu.faults
+
 # On a machine with a GPU: builds in place with the packages of $(PYTHON); downloads nothing.
 SANITIZER := $(or $(shell command -v compute-sanitizer),/usr/local/cuda/bin/compute-sanitizer)
 SANITIZE   = PYTHONPATH=. PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --error-exitcode 1
@@ -199,10 +224,23 @@ test-gpu:
 run-test-gpu: build-gpu
 	$(PYTHON) -m pytest $(or $(TESTS),tests/ops tests/cuda)
 	$(SANITIZE) --tool memcheck $(PYTHON) tests/cuda/sanitize.py
-	$(SANITIZE) --tool racecheck $(PYTHON) tests/cuda/sanitize.py
+	$(SANITIZE) --tool racecheck $(PYTHON) tests/cuda/sanitize.py cuda
 
 bench-gpu: build-gpu
 	$(PYTHON) -m benchmarks.bench_gpu
+
+# What a GPU machine would have to build (BUNDLE_PYTHON: a Python with its Triton), and all that such
+# a machine does in 8 minutes. Both say what they cannot do.
+BUNDLE_PYTHON ?= $(BIN)/python
+
+gpu-bundle: $(VENV)/installed
+	$(RUN) $(BIN)/python -m benchmarks.gpu_bundle --python $(BUNDLE_PYTHON)
+
+gpu-run:
+	$(PYTHON) -m benchmarks.gpu_run $(OPTIONS)
+
+gpu-profile:
+	$(PYTHON) -m benchmarks.gpu_run --profile --minutes 3
 
 clean:
 	rm -rf $(VENV) $(CACHE) build dist site demo_out grpo_out *.egg-info rl4rec_kernels/*.so

@@ -72,6 +72,6 @@ def level(request: pytest.FixtureRequest):
 
 
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
-    """The CUDA kernels compiled for the CPU, once per session."""
-    return Emulated(tmp_path_factory.mktemp("emulated"))
+def emulated() -> Emulated:
+    """The CUDA kernels, whose PTX is executed on the CPU."""
+    return Emulated()

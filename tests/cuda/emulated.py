@@ -1,73 +1,167 @@
-"""The CUDA kernels compiled for the CPU, with emulated threads: csrc/cuda on any machine."""
+"""The CUDA kernels on any machine: nvcc compiles them, and their PTX is executed on the CPU."""
 
 import ctypes
+import hashlib
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from torch import Tensor
 from torch.utils.cpp_extension import include_paths, library_paths
 
+from tests.gpu.emulator import Memory, Mode, Program, launch
+
 ROOT = Path(__file__).parents[2]
-HERE = Path(__file__).parent / "emulator"
-ORDERS = ("forward", "backward", "random")
+HOST = ROOT / "tests/gpu/host"
+CAPABILITY = 80  # a test shows that the PTX for other ones is the same
 
 
 class Emulated:
-    """The raw operators, for tensors on the CPU."""
+    """The raw operators, for tensors on the CPU: their own host code, and compiled kernels."""
 
-    def __init__(self, folder: Path) -> None:
-        library = build(folder)
-        torch.ops.load_library(str(library))
-        self.raw = torch.ops.rl4rec_cuda_emulated
-        self._set_order = ctypes.CDLL(str(library)).set_order
+    def __init__(self, source: Path = ROOT / "csrc") -> None:
+        folder = build(source)
+        torch.ops.load_library(str(folder / "emulated.so"))
+        self._library = ctypes.CDLL(str(folder / "emulated.so"))
+        self.use((folder / "all.ptx").read_text())
+        self._given: list[tuple[int, int]] = []
+        self._error: Exception | None = None
+        self._mode = Mode()
+        launches = ctypes.CFUNCTYPE(
+            ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_int, ctypes.c_int64,
+            ctypes.POINTER(ctypes.c_void_p),
+        )  # fmt: skip
+        self._callback = launches(self._launch)
+        self._library.set_launch(self._callback)
+        self.raw = _Operators(self)
+        self.ran: dict[str, int] = {}
+
+    def use(self, text: str) -> None:
+        """Run the kernels of this PTX."""
+        self.text, self._programs = text, {}
 
     @contextmanager
-    def order(self, name: str) -> Iterator[None]:
-        """Run threads and blocks in an order of `ORDERS`."""
-        self._set_order(ORDERS.index(name))
+    def mode(self, mode: Mode) -> Iterator[None]:
+        """Let copies and writes take place late or early."""
+        self._mode = mode
         try:
             yield
         finally:
-            self._set_order(0)
+            self._mode = Mode()
+
+    def call(self, operator: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Call an operator, whose kernels may access its arguments and what it allocates."""
+        tensors = [part for part in arguments if isinstance(part, Tensor)]
+        self._given = [
+            (part.untyped_storage().data_ptr(), part.untyped_storage().nbytes()) for part in tensors
+        ]
+        self._library.note_allocations(1)
+        try:
+            return operator(*arguments)
+        except RuntimeError as error:
+            if self._error is not None:
+                raise self._error from error
+            raise
+        finally:
+            self._error = None
+            self._library.note_allocations(0)
+
+    def _launch(self, name: bytes, blocks: int, threads: int, shared: int, pointers: Any) -> int:
+        try:
+            kernel = name.decode()
+            if kernel not in self._programs:
+                self._programs[kernel] = Program(self.text, kernel)
+            program, memory = self._programs[kernel], Memory()
+            for address, size in {*self._given, *self._allocations()}:
+                memory.add(address, size)
+            arguments = [
+                ctypes.string_at(pointers[i], parameter.size)
+                for i, parameter in enumerate(program.parameters)
+            ]
+            self.ran[kernel] = self.ran.get(kernel, 0) + blocks
+            launch(program, memory, arguments, (blocks, 1, 1), threads, shared, self._mode)
+        except Exception as error:
+            self._error = error
+            return 1
+        return 0
+
+    def _allocations(self) -> list[tuple[int, int]]:
+        ranges = (ctypes.c_uint64 * 2048)()
+        count = self._library.list_allocations(ranges, ctypes.c_int64(1024))
+        return [(ranges[2 * i], ranges[2 * i + 1]) for i in range(count)]
 
 
-def build(folder: Path) -> Path:
-    """Compile every .cu file as C++, with the emulator; return the library."""
-    compiler = shutil.which("g++") or shutil.which("c++")
-    assert compiler, "building the emulated kernels needs g++"
-    flags = [
+class _Operators:
+    def __init__(self, emulated: Emulated) -> None:
+        self._emulated = emulated
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operator = getattr(torch.ops.rl4rec_cuda_emulated, name)
+        return lambda *arguments: self._emulated.call(operator, arguments)
+
+
+def nvcc() -> str:
+    """NVIDIA's compiler; without it the test is skipped."""
+    found = os.environ.get("CUDACXX") or shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    if not Path(found).exists():
+        pytest.skip("needs nvcc")
+    return found
+
+
+def flags_of(source: Path) -> list[str]:
+    return [
         "-std=c++17",
-        "-O1",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-Wno-unknown-pragmas",
-        "-U_FORTIFY_SOURCE",
+        "-DUSE_CUDA",
         "-DTORCH_TARGET_VERSION=0x020a000000000000",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
-        f"-I{HERE}",
-        f"-I{ROOT / 'csrc'}",
-        *(f"-isystem{path}" for path in include_paths()),
+        f"-I{HOST}",
+        f"-I{source}",
+        *(part for path in include_paths() for part in ("-isystem", path)),
     ]
-    sources = [*sorted((ROOT / "csrc/cuda").glob("*.cu")), HERE / "order.cpp"]
 
-    def compile_one(source: Path) -> str:
-        target = str(folder / f"{source.name}.o")
-        run(compiler, *flags, "-x", "c++", "-c", str(source), "-o", target)
-        return target
 
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compile_one, sources))
-    library = folder / "emulated.so"
-    torch_library = f"-L{library_paths()[0]}"
-    run(compiler, "-shared", *objects, torch_library, "-ltorch_cpu", "-o", str(library))
-    return library
+def write_all(folder: Path, source: Path) -> Path:
+    """A file that includes every .cu file: torch's headers are then read once."""
+    path = folder / "all.cu"
+    names = sorted(file.name for file in (source / "cuda").glob("*.cu"))
+    path.write_text("".join(f'#include "cuda/{name}"\n' for name in names))
+    return path
+
+
+def build(source: Path) -> Path:
+    """The folder, by the content of all sources, with emulated.so and all.ptx."""
+    files = [*source.glob("*.h"), *(source / "cuda").iterdir(), *HOST.rglob("*.c*")]
+    content = [torch.__version__, str(CAPABILITY), *(file.read_text() for file in sorted(files))]
+    key = hashlib.sha256("\0".join(content).encode()).hexdigest()[:16]
+    folder = ROOT / ".cache/emulated" / f"cuda-{key}"
+    if (folder / "emulated.so").exists():
+        return folder
+    compiler = nvcc()
+    work = folder.with_name(f"{folder.name}-{os.getpid()}")
+    work.mkdir(parents=True, exist_ok=True)
+    architecture = f"arch=compute_{CAPABILITY},code=compute_{CAPABILITY}"
+    run(
+        compiler, *flags_of(source), "-O1", "-Xcompiler=-fPIC,-fvisibility=hidden", "--keep",
+        "--keep-dir", str(work), "-gencode", architecture, "-c", "-o", str(work / "all.o"),
+        str(write_all(work, source)),
+    )  # fmt: skip
+    libraries = [f"-L{library_paths()[0]}", "-ltorch_cpu", "-lc10"]
+    run(
+        compiler, *flags_of(source), "-O1", "-Xcompiler=-fPIC", "-shared", "-cudart", "none",
+        str(work / "all.o"), str(HOST / "runtime.cpp"), *libraries, "-o", str(work / "emulated.so"),
+    )  # fmt: skip
+    for file in work.iterdir():
+        if file.name not in ("emulated.so", "all.ptx"):
+            file.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    work.rename(folder)
+    return folder
 
 
 def built_library() -> Path | None:

@@ -1,4 +1,10 @@
-"""Runs every GPU kernel on small cases, for compute-sanitizer (see `make test-gpu`)."""
+"""Runs every GPU kernel on small cases, for compute-sanitizer (see `make test-gpu`).
+
+With the argument `cuda` those of Triton are left out: racecheck takes the shuffles of its
+reductions for races.
+"""
+
+import sys
 
 import torch
 
@@ -37,7 +43,8 @@ def main() -> None:
                 if ragged:
                     raw.score_candidates(query, table, ids, offsets + 1, bad)
                     assert bad.item() == 3
-    run_triton()
+    if sys.argv[1:] != ["cuda"]:
+        run_triton()
     torch.cuda.synchronize()
     print("all kernels ran")
 

@@ -31,7 +31,9 @@ def test_a_captured_graph_reads_its_inputs_at_replay(raw, ragged):
     case = make_case((20, 300, 500, 64), ragged=ragged)
     query, table, ids, offsets = on_gpu(case)
     bad, arguments = no_bad(), metric_arguments(METRICS, "expected")
-    raw.rank_candidates(query, table, ids, offsets, bad)  # loads the kernels
+    raw.score_candidates(query, table, ids, offsets, bad)  # a kernel is loaded at its first launch
+    raw.rank_candidates(query, table, ids, offsets, bad)
+    raw.reward_candidates(query, table, ids, offsets, *arguments, bad)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -17,7 +17,7 @@ from tests.ops.test_arguments import IDS, QUERY, TABLE, ragged_with
 
 @pytest.fixture(params=["triton", "cuda"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    """Each GPU backend; without a GPU the CUDA kernels are compiled for the CPU."""
+    """Each GPU backend; without a GPU the CUDA kernels' PTX is executed on the CPU."""
     if request.param == "cuda" and DEVICE == "cpu":
         emulated = request.getfixturevalue("emulated")
         monkeypatch.setattr(_backends, "runs_on_cpu", lambda backend: True)

@@ -1,0 +1,14 @@
+"""Which cases of the emulated kernels run."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+EVERY = os.environ.get("RL4REC_EMULATED") == "all" or torch.cuda.is_available()
+
+
+def some(cases: Sequence[Any], step: int) -> list[Any]:
+    """All cases in `make test-gpu-emulated` and on a GPU, elsewhere each `step`-th."""
+    return list(cases[:: 1 if EVERY else step])

@@ -1,0 +1,281 @@
+"""Runs the threads of a block.
+
+Threads at the same instruction execute it together. Where they part, those that are behind go on
+first, so that they join again. If a kernel has no barrier but those of all threads, all run in step
+and the checks of shared memory find what is missing; otherwise each warpgroup runs for itself, in
+a random order.
+"""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tests.gpu.emulator import accesses, arithmetic, bits, copies, matrices, warps
+from tests.gpu.emulator.copies import Copies
+from tests.gpu.emulator.matrices import WARPGROUP, Products
+from tests.gpu.emulator.memory import Array, Fault, Memory
+from tests.gpu.emulator.program import Instruction, Program
+from tests.gpu.emulator.registers import LANES, Mask, Registers
+
+
+def _nothing(registers: Registers, one: Instruction) -> arithmetic.Step:
+    return lambda mask: None
+
+
+_PREPARE: dict[str, Any] = {
+    **dict.fromkeys(
+        ("add", "sub", "mul", "mad", "fma", "div", "rem", "min", "max", "neg", "abs", "and", "or",
+         "xor", "not", "rcp", "sqrt", "rsqrt", "ex2", "lg2", "copysign"),
+        arithmetic.arithmetic,
+    ),
+    **dict.fromkeys(("shl", "shr"), arithmetic.shift),
+    **dict.fromkeys(("setp",), arithmetic.compare),
+    **dict.fromkeys(("popc", "clz", "brev", "prmt", "lop3", "shf", "bfe", "bfi"), bits.bits),
+    **dict.fromkeys(("ldmatrix", "stmatrix"), matrices.matrix_moves),
+    **dict.fromkeys(("fence", "membar"), copies.fence),
+    **dict.fromkeys(("atom", "red"), accesses.atomic),
+    **dict.fromkeys(("griddepcontrol", "prefetch", "nanosleep", "setmaxnreg"), _nothing),
+    "selp": arithmetic.select, "mov": arithmetic.move, "cvt": arithmetic.convert,
+    "ld": accesses.load, "ldu": accesses.load, "st": accesses.store, "cvta": accesses.to_generic,
+    "shfl": warps.shuffle, "vote": warps.vote, "redux": warps.reduce, "elect": warps.elect,
+    "activemask": warps.active, "mma": matrices.product, "wgmma": matrices.group_product,
+    "cp": copies.copy, "mbarrier": copies.memory_barrier,
+}  # fmt: skip
+
+
+# Instructions that a warp executes as a whole.
+_WHOLE = {
+    "shfl",
+    "vote",
+    "redux",
+    "elect",
+    "mma",
+    "wgmma",
+    "ldmatrix",
+    "stmatrix",
+    "bar",
+    "barrier",
+}
+
+
+class _Unit:
+    """Threads that run in step, by the instruction that they are at."""
+
+    def __init__(self, members: Array) -> None:
+        self.groups: dict[int, Array] = {0: members.copy()}
+        self.parts: set[int] = set()  # where parts of a warp wait for the rest
+
+    def put(self, at: int, mask: Array) -> None:
+        if mask.any():
+            self.groups[at] = self.groups[at] | mask if at in self.groups else mask.copy()
+
+    def pop(self, at: int) -> Array:
+        self.parts.discard(at)
+        return self.groups.pop(at)
+
+    @property
+    def least(self) -> int | None:
+        """Where the threads are that are furthest behind and need not wait."""
+        return min(self.groups.keys() - self.parts, default=None)
+
+
+class Block(Registers):
+    """A block that is prepared once and runs as often as it is started."""
+
+    def __init__(self, program: Program, threads: int, shared: int, late: Any) -> None:
+        super().__init__(program, threads, shared)
+        self.products, self.copies = Products(self), Copies(self)
+        self.copies.late, self.products.late, self.late_writes = late
+        self.deferred: list[Any] = []
+        self._steps: list[Any] = [None] * len(program.instructions)
+        self._guards = [
+            None if one.guard is None else self.registers[one.guard] for one in program.instructions
+        ]
+
+    def start(self, memory: Memory, parameters: dict[str, bytes], block: Any, grid: Any) -> None:
+        super().start(memory, parameters, block, grid)
+        self.products.clear()
+        self.copies.clear()
+
+    # What other blocks see of this one's writes.
+
+    def defer(self, at: Array, size: int, apply: Any) -> None:
+        """Write to global memory, as late as the program allows."""
+        if self.late_writes:
+            self.deferred.append((int(at.min()), int(at.max()) + size, apply))
+        else:
+            apply()
+
+    def flush(self, at: Array | None = None, size: int = 0) -> None:
+        """Let writes take place: all, or those where this block is about to read or write."""
+        if not self.deferred:
+            return
+        low, high = (None, None) if at is None else (int(at.min()), int(at.max()) + size)
+        waiting, self.deferred = self.deferred, []
+        for begin, end, apply in waiting:
+            if at is None or (begin < high and low < end):
+                apply()
+            else:
+                self.deferred.append((begin, end, apply))
+
+    # The threads.
+
+    def run(self) -> Iterator[None]:
+        """Run to the end; other blocks may run where this yields."""
+        every = np.ones(self.threads, bool)
+        size = WARPGROUP if self.program.has_units else self.threads
+        self.alive = every.copy()
+        self.waiting: dict[int, list[tuple[_Unit, int, Array]]] = {}
+        self.units = [
+            _Unit((self.lanes >= i) & (self.lanes < i + size)) for i in range(0, self.threads, size)
+        ]
+        idle = 0
+        while any(unit.groups for unit in self.units):
+            moved = False
+            for unit in random.sample(self.units, len(self.units)):
+                if unit.groups:
+                    moved |= self._advance(unit)
+                    yield
+                moved |= self.copies.progress()
+            idle = 0 if moved else idle + 1
+            if idle > 400:
+                raise Fault(f"{self.program.name}: the threads of a block wait for ever")
+        if any(self.waiting.values()):
+            raise Fault(f"{self.program.name}: not all threads reach a barrier")
+        if self.products.unfinished or self.copies.unfinished:
+            raise Fault(f"{self.program.name}: ends while a copy or a product is in flight")
+        self.flush()
+
+    def _step(self, at: int) -> Any:
+        step = self._steps[at]
+        if step is None:
+            one = self.program.instructions[at]
+            if one.name not in _PREPARE:
+                raise Fault(f"{self.program.name}: not emulated: {one.text}")
+            step = self._steps[at] = _PREPARE[one.name](self, one)
+        return step
+
+    def _advance(self, unit: _Unit) -> bool:
+        """Run the threads that are furthest behind until they must wait; return if they moved."""
+        instructions, guards = self.program.instructions, self._guards
+        at = self._next(unit)
+        mask = self._full(unit.pop(at))
+        while True:
+            if at in unit.groups:
+                mask = self._full(mask | unit.pop(at))
+            if at == len(instructions):
+                self._end(mask)
+                return True
+            one, guard = instructions[at], guards[at]
+            here = mask
+            if guard is not None:
+                here = (~guard if one.negated else guard) & mask
+            name = one.name
+            if name in _WHOLE and self._is_part(here):
+                unit.put(at, np.broadcast_to(mask, self.threads))
+                unit.parts.add(at)
+                at = self._next(unit)
+                mask = self._full(unit.pop(at))
+                continue
+            if name == "bra":
+                target = self.program.labels[one.operands[0]]
+                if guard is None or here.all() or not (mask & ~here).any():
+                    at = target
+                elif not here.any():
+                    at += 1
+                else:
+                    unit.put(target, here)
+                    unit.put(at + 1, mask & ~here)
+                    at = self._next(unit)
+                    mask = self._full(unit.pop(at))
+                    continue
+            elif name in ("ret", "exit"):
+                self._end(here)
+                rest = mask & ~here if guard is not None else None
+                if rest is None or not rest.any():
+                    return True
+                mask, at = rest, at + 1
+            elif name in ("bar", "barrier"):
+                if "warp" not in one.options and not self._barrier(unit, at, here):
+                    return True
+                at += 1
+            else:
+                self._step(at)(here)
+                at += 1
+                if name in ("atom", "fence", "membar"):
+                    unit.put(at, np.broadcast_to(mask, self.threads))
+                    return True
+                if name == "mbarrier":
+                    unit.put(at, np.broadcast_to(mask, self.threads))
+                    return self._went_on(one, here)
+            if unit.groups and (least := unit.least) is not None and at > least:
+                unit.put(at, np.broadcast_to(mask, self.threads))
+                at = least
+                mask = self._full(unit.pop(at))
+
+    def _next(self, unit: _Unit) -> int:
+        if (least := unit.least) is None:
+            text = self.program.instructions[min(unit.groups)].text
+            raise Fault(f"{self.program.name}: a part of a warp reaches {text}")
+        return least
+
+    def _is_part(self, mask: Mask) -> bool:
+        """Whether some warp is not there with all of its threads."""
+        if mask is np.True_:
+            return False
+        some = (mask & self.alive).reshape(-1, LANES).any(1)
+        return bool((some & ~(mask | ~self.alive).reshape(-1, LANES).all(1)).any())
+
+    def _went_on(self, one: Instruction, here: Mask) -> bool:
+        if "try_wait" not in one.options:
+            return True
+        return bool(self.registers[one.operands[0]][self.active(here)].any())
+
+    def _full(self, mask: Mask) -> Mask:
+        return np.True_ if mask is np.True_ or mask.all() else mask
+
+    def _end(self, mask: Mask) -> None:
+        self.alive &= ~np.broadcast_to(mask, self.threads)
+
+    def _barrier(self, unit: _Unit, at: int, mask: Mask) -> bool:
+        """Let threads arrive at a barrier; return whether they may go on at once."""
+        one = self.program.instructions[at]
+        arrived = np.broadcast_to(mask, self.threads)
+        reduces = "red" in one.options
+        number = one.operands[reduces]
+        number = int(number) if number.isdigit() else warps.same(
+            self.source(number, "u32")[self.active(mask)], "a barrier's number"
+        )  # fmt: skip
+        counted = not reduces and len(one.operands) == 2
+        size = int(one.operands[1]) if counted else int(self.alive.sum())
+        waiting = self.waiting.setdefault(number, [])
+        here = sum(int(group.sum()) for *_, group in waiting) + int(arrived.sum())
+        if here < size:
+            waiting.append((unit, at, arrived.copy()))
+            return False
+        if here > size:
+            raise Fault(f"{self.program.name}: {here} threads reach {one.text} of {size}")
+        together = arrived.copy()
+        for other, place, group in waiting:
+            if reduces and place != at:
+                raise Fault(f"{self.program.name}: {one.text} in two places")
+            other.put(place + 1, group)
+            together |= group
+        waiting.clear()
+        if size == self.alive.sum():
+            self.shared.barrier()
+        if reduces:
+            self._reduce(one, together)
+        if "arrive" in one.options:
+            raise Fault(f"{self.program.name}: not emulated: {one.text}")
+        return True
+
+    def _reduce(self, one: Instruction, mask: Array) -> None:
+        """bar.red of a predicate over all threads."""
+        votes = arithmetic.predicate(self, one.operands[-1])()[mask]
+        kind = "b32" if "popc" in one.options else "pred"
+        found = {"popc": np.sum, "and": np.all, "or": np.any}
+        value = next(f(votes) for name, f in found.items() if name in one.options)
+        np.copyto(self.target(one.operands[0], kind), value, where=mask, casting="unsafe")

@@ -1,0 +1,59 @@
+"""Runs the blocks of a grid, several at a time and in a random order."""
+
+import itertools
+import random
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tests.gpu.emulator.block import Block
+from tests.gpu.emulator.memory import Fault, Memory
+from tests.gpu.emulator.program import Program
+
+_TOGETHER = 3  # blocks that run at the same time, if they have atomic operations
+
+
+class Mode(NamedTuple):
+    """Whether copies, products and relaxed writes take place as late as possible, or at once."""
+
+    late_copies: bool = True
+    late_products: bool = True
+    late_writes: bool = True
+
+
+_prepared: dict[Any, list[Block]] = {}
+
+
+def launch(
+    program: Program,
+    memory: Memory,
+    arguments: list[bytes],
+    grid: tuple[int, int, int],
+    threads: int,
+    shared: int = 0,
+    mode: Mode = Mode(),  # noqa: B008 - it is a constant
+) -> None:
+    """Run a kernel; `arguments` are the bytes of each parameter, `shared` is dynamic memory."""
+    if len(arguments) < len(program.parameters):
+        raise Fault(f"{program.name} has {len(program.parameters)} parameters")
+    parameters = {}
+    for parameter, given in zip(program.parameters, arguments, strict=False):
+        parameters[parameter.name] = given.ljust(parameter.size, b"\0")
+    waiting = list(itertools.product(*(range(size) for size in grid)))
+    random.shuffle(waiting)
+    key = (program, threads, shared, mode)
+    blocks = _prepared.setdefault(key, [])
+    wanted = min(len(waiting), _TOGETHER if program.has_atomics else 1)
+    while len(blocks) < wanted:
+        blocks.append(Block(program, threads, shared, mode))
+    free, running = blocks[:wanted], []
+    with np.errstate(all="ignore"):
+        while waiting or running:
+            while waiting and free:
+                block = free.pop()
+                block.start(memory, parameters, waiting.pop(), grid)
+                running.append((block, block.run()))
+            one = random.choice(running)
+            if next(one[1], one) is one:
+                running.remove(one)
+                free.append(one[0])

@@ -1,0 +1,189 @@
+"""Plants faults in the kernels and shows whether the emulator finds them.
+
+A fault of CUDA is a change of the source, which nvcc compiles to other PTX for the same host code.
+A fault of Triton is a change of the PTX: its fences, barriers and copies are the compiler's.
+"""
+
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from rl4rec_kernels.ops import reference
+from tests.cuda.emulated import CAPABILITY, ROOT, Emulated, flags_of, nvcc, run, write_all
+from tests.gpu import compiled
+from tests.ops import cases
+from tests.ops.catalog_cases import make_catalog_case
+from tests.ops.gpu import Backend
+
+
+class Source(NamedTuple):
+    """A change of a file of csrc/cuda."""
+
+    file: str
+    old: str
+    new: str
+
+
+class Ptx(NamedTuple):
+    """A change of the PTX of a Triton kernel: the first match, or all of them."""
+
+    kernel: str
+    capability: int
+    old: str
+    new: str
+    count: int = 0
+
+
+def candidates(raw: Emulated) -> None:
+    """Several chunks, rows that are not aligned, and the end of the table."""
+    for shape, dtype in (((5, 300, 40, 37), cases.F32), ((3, 140, 9, 64), cases.BF16)):
+        case = cases.make_case(shape, (dtype, dtype))
+        case.ids[:, 3] = len(case.table) - 1
+        bad = torch.zeros(1, dtype=torch.int32)
+        for _ in range(4):
+            counts = raw.raw.rank_candidates(*case, bad)
+            want = reference.rank_candidates(*case)
+            assert torch.equal(torch.stack(counts), torch.stack(tuple(want)))
+        scores = raw.raw.score_candidates(*case, bad)
+        assert torch.equal(scores, reference.score_candidates(*case).float())
+        weights = torch.randint(-2, 3, (case.ids.numel(),)).float()
+        offsets = torch.arange(len(case.ids) + 1) * case.ids.shape[1]
+        index = case.ids.reshape(-1)
+        sums = raw.raw.weighted_segment_sum(weights, case.table, index, None, offsets, case.query)
+        rows = torch.where(index[:, None] >= 0, case.table[index].double(), 0.0)
+        want = (weights[:, None].double() * rows).view(*case.ids.shape, -1).sum(1)
+        assert torch.equal(sums, want.to(sums.dtype))
+
+
+def large_table(raw: Emulated) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        table, used = cases.huge_table(Path(folder))
+        query = torch.ones(1, table.shape[1])
+        bad = torch.zeros(1, dtype=torch.int32)
+        scores = raw.raw.score_candidates(query, table, used[None], None, bad)
+        assert torch.equal(scores, reference.score_candidates(query, table, used[None]).float())
+
+
+def catalog(capability: int) -> None:
+    case = make_catalog_case((33, 401, 128), (cases.BF16, cases.BF16), exclusions=True)
+    with compiled.capability(capability):
+        counts = Backend("triton").rank_catalog(*case.arguments, valid=case.valid)
+    want = reference.rank_catalog(*case)
+    assert torch.equal(torch.stack(tuple(counts)), torch.stack(tuple(want)))
+
+
+CUDA: dict[str, tuple[Source, Callable[[Emulated], None]]] = {
+    "a lost barrier": (
+        Source("counts.cuh", "if (slot == 0) target_score = score;\n  __syncthreads();",
+               "if (slot == 0) target_score = score;"), candidates),
+    "a lost barrier after the query": (
+        Source("counts.cuh", "kPack>(queries, chunk.row);\n  __syncthreads();",
+               "kPack>(queries, chunk.row);"), candidates),
+    "a missing fence": (
+        Source("counts.cuh", "__threadfence();  // other blocks", "// other blocks"), candidates),
+    "an addition that is not atomic": (
+        Source("counts.cuh", "atomicAdd(&all.total, static_cast<unsigned long long>(total))",
+               "all.total += total"), candidates),
+    "an unmasked tail": (
+        Source("rows.cuh", "      if (at + i < dim)\n", "      if (at < dim)\n"), candidates),
+    "a 32-bit index": (
+        Source("rows.cuh", "return data + i * stride;",
+               "return data + static_cast<int>(i * stride);"), large_table),
+    "a wrong last chunk": (
+        Source("counts.cuh", "column < chunk.length ?", "column <= chunk.length ?"), candidates),
+    "a barrier that some threads miss": (
+        Source("counts.cuh", "  const bool is_nan =",
+               "  if (slot != 0) __syncthreads();\n  const bool is_nan ="), candidates),
+    "sums that are read too early": (
+        Source("weighted_segment_sum.cu", "kPack + i] = sums[i];\n  __syncthreads();",
+               "kPack + i] = sums[i];"), candidates),
+}  # fmt: skip
+
+TRITON: dict[str, Ptx] = {
+    "a wrong swizzle": Ptx(
+        "_count_catalog", 90, r"\b46116862\d+", str(2 << 62 | 64 << 32 | 1 << 16)),
+    "a product that is not waited for": Ptx("_count_catalog", 90, r"wgmma\.wait_group[^;]*;", ""),
+    "a missing fence of the copies": Ptx("_count_catalog", 90, r"fence\.proxy\.async[^;]*;", ""),
+    "a missing fence of the products": Ptx("_count_catalog", 90, r"wgmma\.fence[^;]*;", ""),
+    "a copy that is not waited for": Ptx(
+        "_count_catalog", 80, r"cp\.async\.wait_group\s+\d+;", "cp.async.wait_group 7;"),
+    "a lost barrier of Triton": Ptx("_count_catalog", 80, r"bar\.sync\s+0;", ""),
+    "a store past the end": Ptx("_finish", 90, r"@%p\d+ st\.global", "st.global"),
+}  # fmt: skip
+
+
+def with_source(fault: Source) -> str:
+    """The PTX of the changed source, with the names that the host code knows."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "csrc"
+        shutil.copytree(ROOT / "csrc", source, ignore=shutil.ignore_patterns("cpu", "sampler"))
+        path = source / "cuda" / fault.file
+        text = path.read_text()
+        assert text.count(fault.old) == 1, f"{fault.file} has changed: {fault.old}"
+        path.write_text(text.replace(fault.old, fault.new))
+        out = Path(folder) / "all.ptx"
+        architecture = f"-arch=compute_{CAPABILITY}"
+        run(nvcc(), *flags_of(source), "--ptx", architecture, "-o", str(out),
+            str(write_all(Path(folder), source)))  # fmt: skip
+        return out.read_text()
+
+
+def named_as(text: str, other: str) -> str:
+    """nvcc puts a number of the file into names: use those of another text."""
+    found = [re.search(r"[0-9a-f]{8}_6_all_cu_[0-9a-f]{8}", part)[0] for part in (text, other)]
+    return text.replace(*found)
+
+
+def caught(check: Callable[[], None]) -> str:
+    """What a check raises, in one line; empty if nothing."""
+    try:
+        check()
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'counts'}"
+    return ""
+
+
+def main() -> int:
+    compiled.install()
+    emulated = Emulated()
+    original, missed, number = emulated.text, 0, 0
+
+    def report(name: str, check: Callable[[], None]) -> None:
+        nonlocal missed, number
+        what = caught(check)
+        number, missed = number + 1, missed + (not what)
+        print(f"{name:50s} {what[:100] or 'NOT FOUND'}", flush=True)
+
+    for capability in (80, 90):  # without a fault
+        catalog(capability)
+    for name, fault in TRITON.items():
+        compiled.PROGRAMS.clear()
+        compiled.change = partial(changed, fault)
+        report(f"Triton: {name}", partial(catalog, fault.capability))
+    for check in (candidates, large_table):
+        check(emulated)
+    for name, (source, check) in CUDA.items():
+        emulated.use(named_as(with_source(source), original))
+        report(f"CUDA: {name}", partial(check, emulated))
+    print(f"{number - missed} of {number} faults found")
+    return missed
+
+
+def changed(fault: Ptx, kernel: str, text: str) -> str:
+    """The PTX of a kernel, with the fault if it is its kernel."""
+    if kernel != fault.kernel:
+        return text
+    result, count = re.subn(fault.old, fault.new, text, count=fault.count)
+    assert count, f"{kernel} has changed: {fault.old}"
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+// In place of csrc/cuda/launch.cuh in the tests without a GPU: the same host code, on tensors of the
+// CPU, hands its launches to the emulator of PTX (tests/gpu).
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <limits>
+
+#include "check.h"
+
+#define RL4REC_CUDA_LIBRARY rl4rec_cuda_emulated
+#define RL4REC_CUDA_KEY CPU
+
+extern "C" int launch_emulated(const void* kernel, unsigned blocks, int threads, int64_t shared_bytes,
+                               void** arguments);
+
+namespace rl4rec {
+
+inline bool on_device(const torch::stable::Tensor& tensor, int32_t) { return tensor.is_cpu(); }
+constexpr const char* kDeviceName = "the CPU";
+
+class Device {
+ public:
+  explicit Device(const torch::stable::Tensor& tensor) {
+    check(tensor.is_cpu(), "the tensors must be on the CPU");
+  }
+
+  template <typename... Parameters, typename... Arguments>
+  void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
+              const Arguments&... arguments) const {
+    check(shared_bytes <= 48 << 10, "a block has 48 KiB of shared memory, not ", shared_bytes);
+    if (blocks == 0) return;
+    run(kernel, blocks, threads, shared_bytes, Parameters(arguments)...);
+  }
+
+ private:
+  template <typename... Parameters>
+  static void run(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
+                  Parameters... parameters) {
+    void* pointers[] = {static_cast<void*>(&parameters)...};
+    const int failed = launch_emulated(reinterpret_cast<const void*>(kernel),
+                                       static_cast<unsigned>(blocks), threads, shared_bytes, pointers);
+    check<std::runtime_error>(!failed, "the emulated kernel failed");
+  }
+};
+
+}  // namespace rl4rec
