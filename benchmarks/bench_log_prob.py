@@ -1,7 +1,9 @@
 """Log-probabilities of targets, and training with them: our kernels, and torch, eager and compiled.
 
 Torch computes all scores, and their log-softmax. The limit of the forward pass is the rank in the
-catalog, which needs the same scores.
+catalog, which needs the same scores, or the fastest product that gives them as exactly: torch's own
+in float32, or four in bfloat16, which is what CPUs with AMX compute here (two parts of the items,
+three of the queries). A step of training needs three products, of which two take three in bfloat16.
 """
 
 import functools
@@ -16,6 +18,7 @@ from torch.nn.functional import cross_entropy
 import rl4rec_kernels as rk
 from benchmarks.data import gaussian
 from benchmarks.memory import peak_growth
+from rl4rec_kernels.ops import rank_with_log_prob
 
 B, D = 1024, 384
 NUM_ITEMS = [12_102, 1_000_000]
@@ -26,6 +29,16 @@ TEMPERATURE = 20.0  # of dot products of Gaussian embeddings: probabilities of a
 def data(num_items: int, *columns: int) -> tuple[Tensor, ...]:
     query, table, targets = gaussian(B, num_items, D, *columns)
     return query.requires_grad_(), table.requires_grad_(), targets
+
+
+@functools.lru_cache(maxsize=1)
+def as_bfloat16(num_items: int) -> tuple[Tensor, ...]:
+    query, table, targets = data(num_items)
+    return (
+        query.detach().bfloat16().requires_grad_(),
+        table.detach().bfloat16().requires_grad_(),
+        targets,
+    )
 
 
 def torch_catalog(query: Tensor, table: Tensor, targets: Tensor) -> Tensor:
@@ -45,9 +58,33 @@ def our_candidates(query: Tensor, table: Tensor, candidates: Tensor) -> Tensor:
     return rk.log_prob_candidates(query, table, candidates, TEMPERATURE)
 
 
+def products(query: Tensor, table: Tensor, count: int) -> None:
+    for _ in range(count):
+        query.detach() @ table.detach().T
+
+
+def float32_product(query: Tensor, table: Tensor, _: Tensor) -> None:
+    products(query, table, 1)
+
+
+def bfloat16_products(query: Tensor, table: Tensor, _: Tensor) -> None:
+    products(query.bfloat16(), table.bfloat16(), 4 if query.dtype == torch.float32 else 1)
+
+
+def our_two_calls(query: Tensor, table: Tensor, targets: Tensor) -> None:
+    rk.rank_catalog(query, table, targets)
+    our_catalog(query, table, targets)
+
+
+def our_one_pass(query: Tensor, table: Tensor, targets: Tensor) -> None:
+    rank_with_log_prob(query, table, targets, None, TEMPERATURE)
+
+
 CATALOG: dict[str, tuple[str, Callable[..., Any]]] = {
     "log_prob_catalog": ("ours", our_catalog),
     "rank_catalog": ("limit", rk.rank_catalog),
+    "torch matmul": ("limit", float32_product),
+    "torch matmul of all bfloat16 parts": ("limit", bfloat16_products),
     "torch matmul and cross_entropy": ("peer", torch_catalog),
     "torch.compile matmul and cross_entropy": ("peer", torch.compile(torch_catalog)),
 }
@@ -65,15 +102,36 @@ def step(function: Callable[..., Tensor], query: Tensor, table: Tensor, ids: Ten
 
 @pytest.mark.parametrize("name", CATALOG)
 @pytest.mark.parametrize("num_items", NUM_ITEMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "step"])
-def test_catalog(contest: Callable[..., Any], num_items: int, name: str, backward: bool) -> None:
+def test_catalog(
+    contest: Callable[..., Any], num_items: int, name: str, dtype: torch.dtype, backward: bool
+) -> None:
     role, function = CATALOG[name]
     if backward and role == "limit":
         pytest.skip("has no gradient")
     arguments = data(num_items)
+    if dtype == torch.bfloat16:
+        arguments = as_bfloat16(num_items)
     what = "forward and backward of the log-probability" if backward else "log-probability"
-    group = f"{what} in the whole catalog, B={B:,}, N={num_items:,}, D={D}"
+    kind = "" if dtype == torch.float32 else ", bfloat16"
+    group = f"{what} in the whole catalog, B={B:,}, N={num_items:,}, D={D}{kind}"
     run(contest, group, name, role, function, arguments, backward, 15 if num_items < 10**5 else 3)
+
+
+BOTH: dict[str, tuple[str, Callable[..., Any]]] = {
+    "rank_with_log_prob": ("ours", our_one_pass),
+    "rank_catalog and log_prob_catalog": ("peer", our_two_calls),
+}
+
+
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("num_items", NUM_ITEMS)
+def test_both(contest: Callable[..., Any], num_items: int, name: str) -> None:
+    role, function = BOTH[name]
+    group = f"rank and log-probability in the whole catalog, B={B:,}, N={num_items:,}, D={D}"
+    rounds = 15 if num_items < 10**5 else 3
+    run(contest, group, name, role, function, data(num_items), False, rounds)
 
 
 @pytest.mark.parametrize("name", CANDIDATES)

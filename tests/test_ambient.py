@@ -270,8 +270,8 @@ def deterministic():
 
 # Encodings keep their last bits only with the same number of threads.
 LEFT_OUT = [("one thread", "rewards"), ("one thread", "adapters")]
-# Triton's interpreter is slow, and so are the adapters, all of which call `RecReward`; variants of a
-# state say nothing new about them.
+# Triton's interpreter is slow, and so are the adapters, which call `RecReward`. Variants of a state
+# say nothing new about them.
 SLOW = ("triton", "adapters")
 VARIANTS = (
     *("default dtype float", "autocast to", "autocast of", "enable", "no_"),

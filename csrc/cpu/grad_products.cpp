@@ -86,6 +86,7 @@ GradProducts::GradProducts(const ProductShape& shape, const Catalog& catalog, bo
       catalog_(catalog),
       needs_query_(needs_query),
       needs_table_(needs_table),
+      rounds_weights_(shape.queries.storage == kBFloat16 && catalog.items.storage == kBFloat16),
       weights_(make_words((kItems + shape.rows) * kStride)) {
   if (needs_table) item_sums_ = make_words((kItems + shape.rows) * shape.sums_stride());
   if (!shape.is_split) {
@@ -203,6 +204,7 @@ void GradProducts::add_items(int64_t panel, float* sums) {
       const uint16_t* columns[2] = {halves(column_parts_[0]) + d * kColumnStride,
                                     halves(column_parts_[1]) + d * kColumnStride};
       if (is_exact) columns[1] = nullptr;
+      if (rounds_weights_) parts[1] = nullptr;
       level().products.add_products(columns, kColumnStride, parts, vector_words(kItems),
                                     round_up(num_items(), kProductStep), sums + d * lanes, lanes);
     }
@@ -242,6 +244,7 @@ void GradProducts::add_queries(int64_t first, int64_t num_queries) {
         const uint16_t* parts[2] = {halves(weight_rows_[0]) + i * kStride,
                                     halves(weight_rows_[1]) + i * kStride};
         const int64_t at = from + panel * lanes / kProductVector * kVector;
+        if (rounds_weights_) parts[1] = nullptr;
         const uint32_t* second = shape_.query_panels[1].get();
         const uint32_t* queries[2] = {shape_.query_panels[0].get() + at,
                                       second ? second + at : nullptr};

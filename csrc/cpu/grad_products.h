@@ -72,6 +72,8 @@ class GradProducts {
   const ProductShape& shape_;
   const Catalog& catalog_;
   const bool needs_query_, needs_table_;
+  // To one part: gradients are rounded to bfloat16 themselves, and large weights are not in w.
+  const bool rounds_weights_;
   int64_t begin_ = 0, end_ = 0;
   AlignedWords weights_, item_sums_;
   AlignedWords weight_rows_[2];    // the parts of w, by item

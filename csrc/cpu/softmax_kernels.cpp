@@ -17,9 +17,13 @@ constexpr float kSlack = 8.0f;
 // in Cephes' exp2f) for the fraction, in [-1/2, 1/2], and an integer, which is added to the
 // exponent.
 [[gnu::always_inline]] inline Floats exp2_of(Floats x) {
+#if defined(__AVX512F__)
+  const Floats whole = (Floats)_mm512_roundscale_ps((__m512)x, 8);  // the nearest
+#else
   constexpr float kRounding = 0x1.8p23f;  // added and subtracted, it leaves a whole number
-  const Floats shifted = x + kRounding;
-  const Floats f = x - (shifted - kRounding);
+  const Floats shifted = x + kRounding, whole = shifted - kRounding;
+#endif
+  const Floats f = x - whole;
   Floats p = broadcast(1.535336188319500e-4f);
   p = p * f + 1.339887440266574e-3f;
   p = p * f + 9.618437357674640e-3f;
@@ -27,8 +31,13 @@ constexpr float kSlack = 8.0f;
   p = p * f + 2.402264791363012e-1f;
   p = p * f + 6.931472028550421e-1f;
   p = p * f + 1.0f;
+#if defined(__AVX512F__)
+  const __mmask16 is_normal = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  return (Floats)_mm512_maskz_scalef_ps(is_normal, (__m512)p, (__m512)whole);  // NaN stays
+#else
   const Floats result = (Floats)((Words)p + ((Words)shifted << 23));
   return x < -126.0f ? Floats{} : result;  // NaN stays
+#endif
 }
 
 [[gnu::always_inline]] inline bool any(Words lanes) {

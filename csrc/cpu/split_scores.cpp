@@ -1,9 +1,8 @@
 #include "cpu/split_scores.h"
 
-#include <torch/headeronly/util/BFloat16.h>
-
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "cpu/tuning.h"
 
@@ -64,18 +63,21 @@ void SplitPanels::pack(int64_t begin, int64_t end) {
   const int64_t lanes = split_.tile.lanes, words = split_.words / 2, dim = queries_.dim;
   thirds_ = make_words(panels_.size() * words * lanes);
   std::vector<float> row(queries_.padded_dim());
-  std::vector<uint16_t> first(row.size()), second(row.size());
+  std::vector<uint16_t> first(row.size()), second(row.size()), third(row.size());
+  const auto part = [](uint16_t bits) {
+    const uint32_t word = static_cast<uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &word, sizeof(value));
+    return value;
+  };
   for (int64_t i = 0; i < end - begin; ++i) {
     queries_.copy_row(begin + i, row.data());
     level().splits.split(row.data(), queries_.padded_dim(), first.data(), second.data());
-    auto* to = reinterpret_cast<uint16_t*>(thirds_.get() + i / 16 * 16 * words + i % 16);
-    for (int64_t d = 0; d < dim; ++d) {
-      const auto part = [](uint16_t bits) -> float {
-        return torch::headeronly::BFloat16(bits, torch::headeronly::BFloat16::from_bits());
-      };
-      const float third = row[d] - part(first[d]) - part(second[d]);
-      to[d / 2 * 32 + d % 2] = torch::headeronly::BFloat16(third).x;
-    }
+    for (size_t d = 0; d < row.size(); ++d) row[d] = row[d] - part(first[d]) - part(second[d]);
+    level().splits.split(row.data(), queries_.padded_dim(), third.data(), second.data());
+    const auto* from = reinterpret_cast<const char*>(third.data());
+    uint32_t* to = thirds_.get() + i / 16 * 16 * words + i % 16;
+    for (int64_t w = 0; w < (dim + 1) / 2; ++w) std::memcpy(to + 16 * w, from + 4 * w, 4);
   }
 }
 
