@@ -12,6 +12,16 @@ namespace {
 
 constexpr int kInstructionWords = 16;
 
+// Of one vector of queries. Spelled out where the compiler finds another way to use vectors.
+using Floats [[gnu::vector_size(64)]] = float;
+using Integers [[gnu::vector_size(64)]] = int32_t;
+
+[[gnu::always_inline]] inline Floats load_floats(const int32_t* sums) {
+  Integers integers;
+  __builtin_memcpy(&integers, sums, sizeof(integers));
+  return __builtin_convertvector(integers, Floats);
+}
+
 const char* item_at(const void* items, int64_t stride, int64_t row, int64_t word) {
   return static_cast<const char*>(items) + row * stride + 4 * word;
 }
@@ -108,10 +118,14 @@ void score_split_narrow(const uint32_t* panel, const void* items, int64_t stride
 
 template <int kLanes>
 void scale_sums(const int32_t* sums, const Int8Scales& scales, float* scores) {
-  for (int64_t r = 0; r < kMaxTileScores / kLanes; ++r)
-    for (int l = 0; l < kLanes; ++l)
-      scores[r * kLanes + l] =
-          static_cast<float>(sums[r * kLanes + l]) * (scales.lane_scale[l] * scales.item_scale[r]);
+  for (int v = 0; v < kLanes; v += 16) {
+    Floats lane_scale;
+    __builtin_memcpy(&lane_scale, scales.lane_scale + v, sizeof(lane_scale));
+    for (int64_t r = 0; r < kMaxTileScores / kLanes; ++r) {
+      const Floats score = load_floats(sums + r * kLanes + v) * (lane_scale * scales.item_scale[r]);
+      __builtin_memcpy(scores + r * kLanes + v, &score, sizeof(score));
+    }
+  }
 }
 
 void score_int8_wide(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
@@ -133,6 +147,58 @@ void score_int8_narrow(const uint32_t* panel, const void* items, int64_t stride,
   scale_sums<16>(sums, scales, scores);
 }
 
+// Sums of 32 items and one vector of queries, both in two parts: those of the first parts, then the
+// mixed ones. The order of the instructions keeps additions to the same sum apart.
+void multiply_split_int8(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                         int32_t* sums) {
+  const int64_t half = words / 2;
+  RL4REC_ZERO();
+  for (int64_t w = 0; w < half; w += kInstructionWords) {
+    TILE_LOAD(4, item_at(items, stride, 0, w), stride);
+    TILE_LOAD(7, panel + 16 * (half + w), 64);
+    TILE_DOT_INT8(2, 4, 7);
+    TILE_LOAD(5, item_at(items, stride, 16, w), stride);
+    TILE_DOT_INT8(3, 5, 7);
+    TILE_LOAD(6, panel + 16 * w, 64);
+    TILE_DOT_INT8(0, 4, 6);
+    TILE_LOAD(4, item_at(items, stride, 0, half + w), stride);
+    TILE_DOT_INT8(2, 4, 6);
+    TILE_LOAD(7, item_at(items, stride, 16, half + w), stride);
+    TILE_DOT_INT8(3, 7, 6);
+    TILE_DOT_INT8(1, 5, 6);
+  }
+  RL4REC_STORE_4X1(sums);
+}
+
+// Scores of 32 items and one vector of queries of a panel of kLanes.
+template <int kLanes>
+void score_split_int8(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                      const float* lane_scale, const float* item_scale, float* scores) {
+  alignas(64) int32_t sums[2][32][16];
+  multiply_split_int8(panel, items, stride, words, sums[0][0]);
+  Floats lane_scales;
+  __builtin_memcpy(&lane_scales, lane_scale, sizeof(lane_scales));
+  for (int r = 0; r < 32; ++r) {
+    const Floats sum = 256.0f * load_floats(sums[0][r]) + load_floats(sums[1][r]);
+    const Floats score = sum * (lane_scales * item_scale[r]);
+    __builtin_memcpy(scores + r * kLanes, &score, sizeof(score));
+  }
+}
+
+void score_split_int8_wide(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                           const Int8Scales& scales, float* scores) {
+  for (int v = 0; v < 32; v += 16)
+    score_split_int8<32>(panel + v * words, items, stride, words, scales.lane_scale + v,
+                         scales.item_scale, scores + v);
+}
+
+void score_split_int8_narrow(const uint32_t* panel, const void* items, int64_t stride,
+                             int64_t words, const Int8Scales& scales, float* scores) {
+  for (int r = 0; r < 64; r += 32)
+    score_split_int8<16>(panel, item_at(items, stride, r, 0), stride, words, scales.lane_scale,
+                         scales.item_scale + r, scores + 16 * r);
+}
+
 }  // namespace
 
 void set_amx_kernels(Level&);
@@ -144,6 +210,7 @@ void set_amx_kernels(Level& level) {
   };
   set(kBFloat16Pairs, 0.018f, score_wide, score_narrow);
   set(kSplit, 0.05f, score_split_wide, score_split_narrow);
+  set(kSplitInt8, 0.027f, score_split_int8_wide, score_split_int8_narrow);
   set(kInt8Quads, 0.012f, score_int8_wide, score_int8_narrow);
   level.enter = configure_tiles;
   level.leave = release_tiles;

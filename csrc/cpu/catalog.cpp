@@ -1,6 +1,5 @@
 #include "cpu/catalog.h"
 
-#include <torch/headeronly/util/BFloat16.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -39,13 +38,6 @@ Arithmetic arithmetic_for(Storage items, Storage query) {
   return kFloat;
 }
 
-constexpr Extremes kNoValues{std::numeric_limits<float>::infinity(), 0.0f};
-
-void include(Extremes& range, float value) {
-  range.least = std::min(range.least, value);
-  range.most = std::max(range.most, value);
-}
-
 int64_t divide_up(int64_t n, int64_t divisor) { return (n + divisor - 1) / divisor; }
 
 int64_t round_up(int64_t n, int64_t multiple) { return divide_up(n, multiple) * multiple; }
@@ -54,6 +46,7 @@ int64_t words_of(Arithmetic arithmetic, int64_t dim, int64_t step) {
   switch (arithmetic) {
     case kBFloat16Pairs: return round_up(divide_up(dim, 2), step);
     case kSplit: return 2 * round_up(divide_up(dim, 2), step);
+    case kSplitInt8: return 2 * round_up(divide_up(dim, 4), step);
     case kInt8Quads: return round_up(divide_up(dim, 4), step);
     case kFew: return round_up(dim, kStep);
     default: return dim;
@@ -115,101 +108,10 @@ Catalog::Catalog(const Tensor& table, const OptionalTensor& row_stats, const Opt
   this->valid = static_cast<const bool*>(optional_data(valid, valid_owner_));
   words = words_of(arithmetic, items.dim, tile.word_step);
   // Kernels that read whole cache lines are much slower if these are not aligned.
-  const int64_t bytes = items.dim * static_cast<int64_t>(items.owner.element_size());
+  const int64_t bytes = items.dim * items.value_bytes;
   const bool has_aligned_words = bytes == 4 * words && items.row_bytes % 64 == 0 &&
                                  reinterpret_cast<uintptr_t>(items.data) % 64 == 0;
   loads_in_place = arithmetic == kFew || (!rounds && tile.word_step > 1 && has_aligned_words);
-}
-
-float round_query(const Catalog& catalog, const float* query, int64_t dim, float* rounded) {
-  if (catalog.query_storage == kBFloat16) {
-    for (int64_t j = 0; j < dim; ++j) rounded[j] = torch::headeronly::BFloat16(query[j]);
-    return 1.0f;
-  }
-  if (catalog.query_storage != kInt8) {
-    if (rounded != query) std::copy(query, query + dim, rounded);
-    return 1.0f;
-  }
-  float largest = 0.0f;
-  bool finite = true;
-  for (int64_t j = 0; j < dim; ++j) {
-    largest = std::max(largest, std::fabs(query[j]));
-    finite = finite && std::isfinite(query[j]);
-  }
-  if (!finite) {  // int8 has no NaN; a scale of NaN makes every score NaN
-    std::fill(rounded, rounded + dim, 0.0f);
-    return std::numeric_limits<float>::quiet_NaN();
-  }
-  constexpr float kLeast = std::numeric_limits<float>::denorm_min();
-  const float scale = largest > 0.0f ? std::max(largest / 127.0f, kLeast) : 1.0f;
-  for (int64_t j = 0; j < dim; ++j)
-    rounded[j] = std::clamp(std::nearbyint(query[j] / scale), -127.0f, 127.0f);
-  return scale;
-}
-
-Panels::Panels(const Catalog& catalog, const Embeddings& queries)
-    : catalog_(catalog), queries_(queries), row_(queries.padded_dim()) {}
-
-void Panels::pack(int64_t begin, int64_t end) {
-  begin_ = begin;
-  end_ = end;
-  const int64_t lanes = catalog_.tile.lanes, group = catalog_.tile.vector_lanes;
-  const int64_t words = catalog_.words;
-  words_ = make_words(size() * panel_words());  // lanes after the last query stay 0
-  offsets_.assign(size() * lanes, 0);
-  scales_.assign(size() * lanes, 1.0f);
-  extremes_.assign(size() * lanes, kNoValues);
-  scale_ranges_.assign(size(), kNoValues);
-  has_unusual_.assign(size(), 0);
-  const AlignedWords rows = make_words(group * words);
-  for (int64_t first = 0; first < end - begin; first += group) {
-    const int64_t n = std::min(group, end - begin - first);
-    for (int64_t l = 0; l < n; ++l) {
-      pack_query(first + l, rows.get() + l * words);
-      include(scale_ranges_[(first + l) / lanes], scales_[first + l]);
-    }
-    uint32_t* to = words_.get() + first * words;
-    for (int64_t w = 0; w < words; ++w, to += group)
-      for (int64_t l = 0; l < n; ++l) to[l] = rows[l * words + w];
-  }
-}
-
-// Writes the words of query begin_ + i.
-void Panels::pack_query(int64_t i, uint32_t* words) {
-  const int64_t dim = queries_.dim;
-  if (catalog_.rounds) {
-    uint32_t* second = catalog_.arithmetic == kSplit ? words + catalog_.words / 2 : nullptr;
-    float norm, error;
-    return queries_.to_bfloat16(begin_ + i, words, second, &norm, &error);
-  }
-  if (catalog_.arithmetic == kBFloat16Pairs) {
-    auto* halves = reinterpret_cast<uint16_t*>(words);
-    if (queries_.storage == kBFloat16) {
-      std::copy_n(static_cast<const uint16_t*>(queries_.row(begin_ + i)), dim, halves);
-    } else {
-      queries_.copy_row(begin_ + i, row_.data());
-      for (int64_t j = 0; j < dim; ++j) halves[j] = torch::headeronly::BFloat16(row_[j]).x;
-    }
-    extremes_[i] = rl4rec::extremes(halves, dim);
-    has_unusual_[i / catalog_.tile.lanes] |=
-        extremes_[i].has_subnormal() || extremes_[i].has_large();
-    return;
-  }
-  queries_.copy_row(begin_ + i, row_.data());
-  scales_[i] = round_query(catalog_, row_.data(), dim, row_.data());
-  if (catalog_.arithmetic == kInt8Quads) {
-    auto* bytes = reinterpret_cast<int8_t*>(words);
-    int32_t sum = 0;
-    for (int64_t j = 0; j < dim; ++j) sum += bytes[j] = static_cast<int8_t>(row_[j]);
-    offsets_[i] = catalog_.tile.int8_offset * sum;
-  } else {
-    std::copy_n(row_.data(), dim, reinterpret_cast<float*>(words));
-  }
-}
-
-float Panels::copy_query(int64_t p, int64_t lane, float* row) const {
-  queries_.copy_row(begin_ + p * catalog_.tile.lanes + lane, row);
-  return round_query(catalog_, row, queries_.dim, row);
 }
 
 ItemTile::ItemTile(const Catalog& catalog) : catalog_(catalog) {
@@ -223,7 +125,7 @@ ItemTile::ItemTile(const Catalog& catalog) : catalog_(catalog) {
 
 int64_t ItemTile::load(int64_t first, int64_t end) {
   size_ = 0;
-  norm_ = error_ = 0.0f;
+  norms_ = {};
   scale_range_ = kNoValues;
   data_ = words_.get();
   data_stride_ = stride_;
@@ -258,23 +160,28 @@ bool ItemTile::load_in_place(int64_t first, int64_t end) {
   return true;
 }
 
-void ItemTile::include(float norm, float error) {
-  norm_ = std::max(norm_, norm);
-  error_ = std::max(error_, error);
+void ItemTile::include(const RowNorms& norms) {
+  norms_.norm = std::max(norms_.norm, norms.norm);
+  norms_.error = std::max(norms_.error, norms.error);
+  norms_.rest = std::max(norms_.rest, norms.rest);
 }
 
 void ItemTile::add(int64_t id) {
   uint32_t* to = words_.get() + size_ * stride_ / 4;
   const Embeddings& items = catalog_.items;
-  const int64_t bytes = items.dim * static_cast<int64_t>(items.owner.element_size());
+  const int64_t bytes = items.dim * items.value_bytes;
+  float scale = catalog_.scale(id);
   if (catalog_.rounds) {
     const auto* ahead =
         static_cast<const char*>(items.row(std::min(id + kRoundedAhead, items.rows - 1)));
     for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(ahead + byte, 0, 2);
-    uint32_t* second = catalog_.arithmetic == kSplit ? to + catalog_.words / 2 : nullptr;
-    float norm, error;
-    items.to_bfloat16(id, to, second, &norm, &error);
-    include(norm, error);
+    uint32_t* second = catalog_.arithmetic == kBFloat16Pairs ? nullptr : to + catalog_.words / 2;
+    RowNorms norms{};
+    if (catalog_.arithmetic == kSplitInt8)
+      items.to_split_int8(id, to, second, &scale, &norms);
+    else
+      items.to_bfloat16(id, to, second, &norms.norm, &norms.error);
+    include(norms);
   } else if (catalog_.arithmetic == kFloat) {
     items.copy_row(id, reinterpret_cast<float*>(to));
   } else {
@@ -284,12 +191,12 @@ void ItemTile::add(int64_t id) {
   }
   if (catalog_.row_stats) include_stats(id);
   ids_[size_] = id;
-  scales_[size_++] = catalog_.scale(id);
+  scales_[size_++] = scale;
 }
 
 void ItemTile::include_stats(int64_t id) {
-  include(catalog_.norm(id), catalog_.error(id));
-  rl4rec::include(scale_range_, catalog_.scale(id));
+  include({catalog_.norm(id), catalog_.error(id), 0.0f});
+  scale_range_.include(catalog_.scale(id));
 }
 
 void ItemTile::score_few(const Panels& panels) {
@@ -297,7 +204,7 @@ void ItemTile::score_few(const Panels& panels) {
   const int log2 = __builtin_ctzll(catalog_.tile.lanes);
   level().rows.score_few[log2][items.storage](reinterpret_cast<const float*>(panels.panel(0)),
                                               data_, data_stride_, size_, items.dim, few_scores_,
-                                              &norm_);
+                                              &norms_.norm);
 }
 
 void ItemTile::multiply(const Panels& panels, int64_t p, float* scores) const {
@@ -349,17 +256,57 @@ Block Partition::operator[](int64_t i) const {
 void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n) {
   const Embeddings& items = catalog.items;
   const int64_t rows = std::min(catalog.tile.rows, items.rows - first);
-  const int64_t bytes = items.dim * static_cast<int64_t>(items.owner.element_size());
+  const int64_t bytes = items.dim * items.value_bytes;
   for (int64_t r = rows * p / n; r < rows * (p + 1) / n; ++r)
     for (int64_t byte = 0; byte < bytes; byte += 64)
       __builtin_prefetch(static_cast<const char*>(items.row(first + r)) + byte, 0, 2);
 }
+
+namespace {
+
+// The scores of targets by kFloat, pair by pair: that has the bits of a tile.
+void score_float_targets(const Catalog& catalog, const Embeddings& queries, const int64_t* targets,
+                         float* scores) {
+  constexpr int64_t kPairs = 16;
+  const Embeddings& items = catalog.items;
+  parallel_for(0, queries.rows, kQueriesPerThread, [&](int64_t begin, int64_t end) {
+    const int64_t padded = queries.padded_dim();
+    std::vector<float> copies(2 * kPairs * padded);
+    const auto values = [&](const Embeddings& from, int64_t row, float* copy) {
+      if (from.storage == kFloat32) return reinterpret_cast<const float*>(from.row(row));
+      from.copy_row(row, copy);
+      return static_cast<const float*>(copy);
+    };
+    for (int64_t first = begin; first < end; first += kPairs) {
+      const float *query[kPairs], *item[kPairs];
+      float found[kPairs];
+      int64_t numbers[kPairs], n = 0;
+      for (int64_t q = first; q < std::min(first + kPairs, end); ++q) {
+        if (targets[q] < 0) continue;
+        query[n] = values(queries, q, &copies[2 * n * padded]);
+        item[n] = values(items, targets[q], &copies[(2 * n + 1) * padded]);
+        numbers[n++] = q;
+      }
+      if (n == 0) continue;
+      level().sequential_dots(query, item, n, items.dim, found);
+      for (int64_t i = 0; i < n; ++i)
+        scores[numbers[i]] =
+            is_finite(found[i]) ? found[i] : float64_score(query[i], item[i], items.dim);
+    }
+  });
+}
+
+}  // namespace
 
 std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queries,
                                  const int64_t* targets, const int64_t* offsets) {
   const auto first_of = [&](int64_t q) { return offsets ? offsets[q] : q; };
   std::vector<float> result(first_of(queries.rows), -std::numeric_limits<float>::infinity());
   if (catalog.items.rows == 0) return result;  // no row to score for targets of -1
+  if (catalog.arithmetic == kFloat && catalog.items.storage != kInt8) {
+    score_float_targets(catalog, queries, targets, result.data());
+    return result;
+  }
   const int64_t lanes = catalog.tile.lanes, rows = catalog.tile.rows;
   const auto score_panels = [&](int64_t begin, int64_t end) {
     const TileSession session;

@@ -24,8 +24,8 @@ struct Catalog {
   Catalog(const Tensor& table, const OptionalTensor& row_stats, const OptionalTensor& valid,
           const Embeddings& queries)
       : Catalog(table, row_stats, valid, queries, std::nullopt) {}
-  // The items of `source` in an arithmetic that approximates its own: kBFloat16Pairs and kSplit
-  // round them when they are loaded, kFew takes them as they are.
+  // The items of `source` in an arithmetic that approximates its own: kBFloat16Pairs and those in
+  // two parts round them when they are loaded, kFew takes them as they are.
   Catalog(const Catalog& source, Arithmetic approximation, const Embeddings& queries)
       : Catalog(source.items.owner, std::nullopt, source.valid_owner_, queries, approximation) {}
 
@@ -61,6 +61,7 @@ class Panels {
  public:
   Panels(const Catalog& catalog, const Embeddings& queries);
 
+  // From several threads, unless it is called from one of several.
   void pack(int64_t begin, int64_t end);
   int64_t size() const { return (end_ - begin_ + catalog_.tile.lanes - 1) / catalog_.tile.lanes; }
   const uint32_t* panel(int64_t p) const { return words_.get() + p * panel_words(); }
@@ -83,14 +84,15 @@ class Panels {
 
  private:
   int64_t panel_words() const { return catalog_.words * catalog_.tile.lanes; }
-  void pack_query(int64_t i, uint32_t* words);
+  void pack_panel(int64_t p);
+  void pack_query(int64_t i, uint32_t* words, float* row);
 
   const Catalog& catalog_;
   const Embeddings& queries_;
   int64_t begin_ = 0, end_ = 0;
   AlignedWords words_;
   std::vector<int32_t> offsets_;
-  std::vector<float> scales_, row_;
+  std::vector<float> scales_;
   std::vector<Extremes> extremes_, scale_ranges_;
   std::vector<char> has_unusual_;
 };
@@ -135,15 +137,14 @@ class ItemTile {
   // The row of the tile that has the item, or -1.
   int64_t find(int64_t id) const;
 
-  // The largest norm and error of the items, if they have row_stats or are rounded here. Infinite
-  // if an item is not finite, or huge.
-  float norm() const { return norm_; }
-  float error() const { return error_; }
+  // The largest norms of the items, if they have row_stats or are rounded here. Infinite if an item
+  // is not finite, or huge.
+  const RowNorms& norms() const { return norms_; }
 
  private:
   void add(int64_t id);
   bool load_in_place(int64_t first, int64_t end);
-  void include(float norm, float error);
+  void include(const RowNorms& norms);
   void include_stats(int64_t id);
 
   const Catalog& catalog_;
@@ -151,7 +152,7 @@ class ItemTile {
   AlignedWords words_;
   const void* data_;  // the first item: in words_, or in the table
   int64_t data_stride_;
-  float norm_ = 0.0f, error_ = 0.0f;
+  RowNorms norms_{};
   Extremes scale_range_;
   int64_t ids_[kMaxTileRows];
   float scales_[kMaxTileRows];
@@ -198,6 +199,19 @@ void for_each_block(const Partition& partition, const Fn& fn) {
 template <typename Fn>
 void for_each_block(const Catalog& catalog, const Embeddings& queries, const Partition& partition,
                     const Fn& fn) {
+  if (partition.num_ranges > 1) {  // whose threads share the panels
+    Panels panels(catalog, queries);
+    for (int64_t group = 0; group < partition.num_groups; ++group) {
+      const int64_t first = group * partition.num_ranges;
+      const Block& all = partition[first];
+      panels.pack(all.first_query, all.first_query + all.num_queries);
+      parallel_for(0, partition.num_ranges, 1, [&](int64_t begin, int64_t end) {
+        const TileSession session;
+        for (int64_t i = begin; i < end; ++i) fn(partition[first + i], panels);
+      });
+    }
+    return;
+  }
   parallel_for(0, partition.size(), 1, [&](int64_t begin, int64_t end) {
     const TileSession session;
     Panels panels(catalog, queries);

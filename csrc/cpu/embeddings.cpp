@@ -48,7 +48,8 @@ Embeddings::Embeddings(const Tensor& tensor, const char* name, bool with_int8) {
   dim = tensor.size(1);
   owner = dim > 1 && tensor.stride(1) != 1 ? torch::stable::contiguous(tensor) : tensor;
   data = static_cast<const char*>(owner.const_data_ptr());
-  row_bytes = owner.stride(0) * static_cast<int64_t>(owner.element_size());
+  value_bytes = static_cast<int64_t>(owner.element_size());
+  row_bytes = owner.stride(0) * value_bytes;
 }
 
 void Embeddings::copy_row(int64_t i, float* out) const {
@@ -61,6 +62,11 @@ void Embeddings::copy_row(int64_t i, float* out) const {
 void Embeddings::to_bfloat16(int64_t i, uint32_t* first, uint32_t* second, float* norm,
                              float* error) const {
   level().rows.to_bfloat16[storage](row(i), dim, first, second, norm, error);
+}
+
+void Embeddings::to_split_int8(int64_t i, uint32_t* first, uint32_t* second, float* scale,
+                               RowNorms* norms) const {
+  level().rows.to_split_int8[storage](row(i), dim, first, second, scale, norms);
 }
 
 void check_same_dim(const Embeddings& queries, const Embeddings& items) {

@@ -22,6 +22,10 @@ struct Embeddings {
   // in words of two. Both have room for padded_dim() values. Sets the norm of the rounded row and
   // that of what rounding removes, both rounded up; infinite if the row is not finite, or huge.
   void to_bfloat16(int64_t i, uint32_t* first, uint32_t* second, float* norm, float* error) const;
+  // Writes row i as a scale times two int8 each, the second ones worth 1/256 of the first ones.
+  // Both have room for padded_dim() bytes.
+  void to_split_int8(int64_t i, uint32_t* first, uint32_t* second, float* scale,
+                     RowNorms* norms) const;
   // Of row i of a bfloat16 matrix.
   Extremes extremes(int64_t i) const {
     return rl4rec::extremes(static_cast<const uint16_t*>(row(i)), dim);
@@ -32,6 +36,7 @@ struct Embeddings {
   const char* data;
   int64_t row_bytes;
   int64_t rows, dim;
+  int64_t value_bytes;  // of a value
   Storage storage;
 };
 

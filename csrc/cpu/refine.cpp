@@ -10,7 +10,8 @@ namespace rl4rec {
 namespace {
 
 constexpr double kUnit = 1.0 / (1 << 24);
-constexpr float kHuge = 1e18f;  // the square of a norm must be finite
+constexpr float kHuge = 1e18f;              // the square of a norm must be finite
+constexpr int64_t kMaxSplitInt8 = 1 << 15;  // dimensions, so that sums fit into int32
 
 // Rounds up to float32, with a margin for the few operations on a bound.
 float round_up(double value) { return static_cast<float>(value * (1 + 1e-6)) + 1e-37f; }
@@ -28,15 +29,21 @@ void for_each_query(const Embeddings& queries, const Fn& fn) {
   });
 }
 
-struct Norms {
-  double query, error;  // at least that of the query, and of what rounding it removes
+// At least the norms of a query, of what rounding it removes, and of its second part.
+struct QueryNorms {
+  double query, error, rest;
 };
 
-Norms norms_of(const Catalog& catalog, const Embeddings& queries, int64_t q, float* scratch) {
+QueryNorms norms_of(const Catalog& catalog, const Embeddings& queries, int64_t q, float* scratch) {
   if (catalog.rounds) {
-    float norm, error;
-    queries.to_bfloat16(q, reinterpret_cast<uint32_t*>(scratch), nullptr, &norm, &error);
-    return {double{norm} + error, error};
+    auto* words = reinterpret_cast<uint32_t*>(scratch);
+    RowNorms norms{};
+    float scale;
+    if (catalog.arithmetic == kSplitInt8)
+      queries.to_split_int8(q, words, words + queries.padded_dim(), &scale, &norms);
+    else
+      queries.to_bfloat16(q, words, nullptr, &norms.norm, &norms.error);
+    return {double{norms.norm} + norms.error, norms.error, norms.rest};
   }
   float* rounded = scratch + queries.padded_dim();
   queries.copy_row(q, scratch);
@@ -47,7 +54,7 @@ Norms norms_of(const Catalog& catalog, const Embeddings& queries, int64_t q, flo
     norm += double{scratch[j]} * scratch[j];
     error += off * off;
   }
-  return {std::sqrt(norm), std::sqrt(error)};
+  return {std::sqrt(norm), std::sqrt(error), 0.0};
 }
 
 // The pairs of a strip of items whose approximate scores do not decide which is above, by item.
@@ -56,8 +63,8 @@ class UndecidedPairs {
   UndecidedPairs(int64_t num_items, int64_t num_queries)
       : num_queries_(num_queries),
         sizes_(num_items),
-        queries_(num_items * num_queries),
-        rows_(num_items * num_queries + kPrefetchRows),
+        queries_(new int32_t[num_items * num_queries]),
+        rows_(new const void*[num_items * num_queries + kPrefetchRows]),
         scores_(num_queries) {}
 
   void add(int64_t item, int64_t query) {
@@ -78,7 +85,7 @@ class UndecidedPairs {
     if (count == 0) return 0;
     std::fill_n(&rows_[count], kPrefetchRows, rows_[count - 1]);
     const bool prefetch = num_queries_ * dim * 4 > kL2CacheBytes;
-    const void* const* rows = rows_.data();
+    const void* const* rows = rows_.get();
     for (size_t item = 0; item < sizes_.size(); ++item) {
       const int64_t n = sizes_[item];
       if (n == 0) continue;
@@ -95,8 +102,10 @@ class UndecidedPairs {
 
  private:
   int64_t num_queries_;
-  std::vector<int32_t> sizes_, queries_;
-  std::vector<const void*> rows_;
+  std::vector<int32_t> sizes_;
+  // Without initial values: little of them is used.
+  std::unique_ptr<int32_t[]> queries_;
+  std::unique_ptr<const void*[]> rows_;
   std::vector<float> scores_;
 };
 
@@ -134,6 +143,7 @@ Approximation::Approximation(Catalog given, const Embeddings& queries)
     : catalog(std::move(given)),
       slope_norm(queries.rows),
       slope_error(queries.rows),
+      slope_rest(queries.rows),
       constant(queries.rows) {
   catalog.settles = false;
   const int64_t dim = queries.dim;
@@ -141,8 +151,14 @@ Approximation::Approximation(Catalog given, const Embeddings& queries)
   const double exact = gamma(dim + 1), approximate = gamma((is_split ? 3 : 1) * dim + 24);
   const double lost = underflow(dim);
   for_each_query(queries, [&](int64_t q, float* scratch) {
-    const auto [norm, error] = norms_of(catalog, queries, q, scratch);
-    if (is_split) {
+    const auto [norm, error, rest] = norms_of(catalog, queries, q, scratch);
+    if (catalog.arithmetic == kSplitInt8) {
+      // The sums are at most (|q^| + 2 |s b / 256|) times the same of the item.
+      const double rounded = gamma(8) * (norm + error + 2 * rest);
+      slope_norm[q] = round_up(error + exact * norm + rounded + lost);
+      slope_error[q] = round_up(norm * (1 + exact));
+      slope_rest[q] = round_up(rest + 2 * rounded);
+    } else if (is_split) {
       const double left_out = 3.1 * std::ldexp(1.0, -16);
       slope_norm[q] = round_up(norm * (left_out + exact + 1.02 * approximate) + lost);
       slope_error[q] = slope_norm[q];
@@ -161,12 +177,12 @@ bool Refinement::pays(const Catalog& catalog, const Embeddings& queries) {
          catalog.items.dim < (1 << 20);
 }
 
-Refinement::Refinement(const Catalog& exact, const Embeddings& queries, const Catalog* quantized)
+Refinement::Refinement(const Catalog& exact, const Embeddings& queries, const Catalog* quantized,
+                       bool compares)
     : exact_(exact),
       queries_(queries),
       padded_dim_(queries.padded_dim()),
       query_words_(make_words(queries.rows * padded_dim_)),
-      is_bounded_(queries.rows),
       rounding_(queries.rows),
       rounding_constant_(queries.rows) {
   const int64_t dim = queries.dim;
@@ -187,26 +203,30 @@ Refinement::Refinement(const Catalog& exact, const Embeddings& queries, const Ca
   } else if (has_amx) {
     if (!quantized || quantized->arithmetic != kBFloat16Pairs)
       approximations_.emplace_back(Catalog(exact, kBFloat16Pairs, queries), queries);
+    if (compares && dim <= kMaxSplitInt8)
+      approximations_.emplace_back(Catalog(exact, kSplitInt8, queries), queries);
     approximations_.emplace_back(Catalog(exact, kSplit, queries), queries);
   }
   for_each_query(queries, [&](int64_t q, float*) {
     float* query = reinterpret_cast<float*>(query_words_.get()) + q * padded_dim_;
     queries.copy_row(q, query);
     const float norm = approximations_[0].slope_error[q];
-    is_bounded_[q] = norm < kHuge;
     // dot_rows has kStep partial sums, which it adds pairwise.
     rounding_[q] = round_up((gamma(dim + 1) + (dim / kStep + 7) * 2 * kUnit) * norm);
     rounding_constant_[q] = round_up(underflow(dim) * (1 + norm));
   });
   if (!quantized) return;
-  const int64_t q = std::find(is_bounded_.begin(), is_bounded_.end(), 0) - is_bounded_.begin();
+  const std::vector<float>& norms = approximations_[0].slope_error;
+  const int64_t q =
+      std::find_if_not(norms.begin(), norms.end(), [](float norm) { return norm < kHuge; }) -
+      norms.begin();
   check(q == queries.rows, "query: row ", q, " has NaN, infinite or huge values (its norm is not ",
         "below ", kHuge, "), which refine=True cannot bound; fix it, or pass refine=False");
 }
 
-bool Refinement::is_bounded(const Block& block) const {
-  const auto first = is_bounded_.begin() + block.first_query;
-  return std::all_of(first, first + block.num_queries, [](char bounded) { return bounded; });
+bool Approximation::is_bounded(const Block& block) const {
+  const auto first = slope_error.begin() + block.first_query;
+  return std::all_of(first, first + block.num_queries, [](float norm) { return norm < kHuge; });
 }
 
 void Refinement::score(int64_t q, int64_t first, const int64_t* items, int64_t n,
@@ -266,12 +286,11 @@ void Refinement::count_block(const Exclusions& exclusions, const Block& block,
     for (int64_t i = 0; i < block.num_queries && strip.approximation; ++i) {
       const int64_t q = first_query + i;
       // An infinite target needs no margin: the scores of bounded pairs are finite.
-      const float margin = std::isfinite(targets[i])
-                               ? strip.approximation->bound(q, strip.norm, strip.error, targets[i])
-                               : 0.0f;
+      const float margin =
+          std::isfinite(targets[i]) ? strip.approximation->bound(q, strip.norms, targets[i]) : 0.0f;
       low[i] = targets[i] - margin;
       high[i] = targets[i] + margin;
-      rounding[i] = this->rounding(q, strip.norm, strip.error);
+      rounding[i] = this->rounding(q, strip.norms);
     }
     auto entries = exclusions.seek(first_query, tile.lanes, strip.panels->size(), begin);
     strips.for_each_tile([&](const ItemTile& items, int64_t p) {

@@ -19,6 +19,10 @@ namespace rl4rec {
 // as long as no product goes through more of them than there are dimensions: AMX adds up two chains
 // of 16 products, adds one to the other and both to the sum so far.
 //
+// kSplitInt8 scores q^ = s (a + b / 256) without the product of the two b, which is at most that of
+// their norms, |s b / 256| |s' b' / 256|. Its sums are whole numbers; turning them into a score
+// takes a few roundings.
+//
 // kSplit adds up q1.t1 + q2.t1 + q1.t2, where q1 is q rounded to bfloat16 and q2 is q - q1, rounded
 // again, so that |q - q1| <= 2^-8 |q| and |q - q1 - q2| <= 2^-16 |q|, and the same for t. What it
 // leaves out is q2.t2 + (q - q1 - q2).t + (q1 + q2).(t - t1 - t2), at most 3.1 * 2^-16 |q| |t|.
@@ -29,19 +33,22 @@ namespace rl4rec {
 struct Approximation {
   Approximation(Catalog catalog, const Embeddings& queries);
 
-  // How far a score may be from the exact `score`, for query q and items whose norm and error are
-  // at most these.
-  float bound(int64_t q, float norm, float error, float score) const {
-    return slope_norm[q] * norm + slope_error[q] * error + constant[q] +
-           4e-7f * std::fabs(score);  // of adding it and subtracting from it
+  // How far a score may be from the exact `score`, for query q and items whose norms are at most
+  // these.
+  float bound(int64_t q, const RowNorms& items, float score) const {
+    return slope_norm[q] * items.norm + slope_error[q] * items.error + slope_rest[q] * items.rest +
+           constant[q] + 4e-7f * std::fabs(score);  // of adding it and subtracting from it
   }
   // The same, for any score that such items may have.
-  float bound_of_any(int64_t q, float norm, float error) const {
-    return bound(q, norm, error, slope_error[q] * (norm + error));
+  float bound_of_any(int64_t q, const RowNorms& items) const {
+    return bound(q, items, slope_error[q] * (items.norm + items.error));
   }
+  // Whether all queries of a block have a bound.
+  bool is_bounded(const Block& block) const;
 
   Catalog catalog;
-  std::vector<float> slope_norm, slope_error, constant;  // per query; infinite without a bound
+  // Per query; infinite without a bound.
+  std::vector<float> slope_norm, slope_error, slope_rest, constant;
 };
 
 // The ways to score the items of a call: approximately, and exactly.
@@ -52,13 +59,15 @@ class Refinement {
 
   // `exact` has the scores that are asked for. `quantized`, if there is one, is made of the same
   // items by quantize_table, which checks that all values are finite. Queries must be finite then.
-  Refinement(const Catalog& exact, const Embeddings& queries, const Catalog* quantized);
+  // `compares` says that scores are compared only: then it may pay to approximate them closely.
+  Refinement(const Catalog& exact, const Embeddings& queries, const Catalog* quantized,
+             bool compares);
 
   const Catalog& exact() const { return exact_; }
   const Embeddings& queries() const { return queries_; }
   const std::vector<Approximation>& approximations() const { return approximations_; }
-  // Whether the approximations have bounds for all queries of a block.
-  bool is_bounded(const Block& block) const;
+  // Whether all queries of a block are finite, and not huge.
+  bool is_bounded(const Block& block) const { return approximations_[0].is_bounded(block); }
 
   // Adds to `counts` what the queries of a block find among its items.
   void count_block(const Exclusions& exclusions, const Block& block, const float* target_scores,
@@ -78,8 +87,8 @@ class Refinement {
     return exact_.items.storage != kFloat32 || exact_.items.dim % kStep != 0;
   }
   // How far the scores of dot_rows and of a tile may differ for one pair.
-  float rounding(int64_t q, float norm, float error) const {
-    return rounding_[q] * (norm + error) + rounding_constant_[q];
+  float rounding(int64_t q, const RowNorms& items) const {
+    return rounding_[q] * (items.norm + items.error) + rounding_constant_[q];
   }
 
   const Catalog& exact_;
@@ -87,7 +96,6 @@ class Refinement {
   std::vector<Approximation> approximations_;
   int64_t padded_dim_;
   AlignedWords query_words_;  // as float32, padded
-  std::vector<char> is_bounded_;
   std::vector<float> rounding_, rounding_constant_;
 };
 

@@ -37,6 +37,8 @@ constexpr int kParts = kStep / kWidth;
 using Floats [[gnu::vector_size(kVectorBytes)]] = float;
 using Words [[gnu::vector_size(kVectorBytes)]] = uint32_t;
 using Halves [[gnu::vector_size(kVectorBytes / 2)]] = uint16_t;
+using Integers [[gnu::vector_size(kVectorBytes)]] = int32_t;
+using Bytes [[gnu::vector_size(kVectorBytes / 4)]] = int8_t;
 
 struct Float16 {
   uint16_t bits;
@@ -93,6 +95,14 @@ struct Tail {
     __builtin_memcpy(values, from, count * sizeof(T));
   }
 };
+
+// Calls fn(step, j) for every step of a row, from value j on, the last one padded with zeros.
+template <typename T, typename Fn>
+[[gnu::always_inline]] inline void for_each_step(const T* row, int64_t dim, const Fn& fn) {
+  const int64_t whole = dim - dim % kStep;
+  for (int64_t j = 0; j < whole; j += kStep) fn(row + j, j);
+  if (whole < dim) fn(Tail<T>(row + whole, dim - whole).values, whole);
+}
 
 using Floats4 [[gnu::vector_size(16)]] = float;
 using Floats8 [[gnu::vector_size(32)]] = float;
@@ -194,15 +204,12 @@ void add_rows(float* sum, const float* scale, const void* const* rows, int64_t n
 template <typename T>
 void to_float(const void* row, int64_t dim, float* out) {
   const T* from = static_cast<const T*>(row);
-  const auto convert = [&](const T* step, int64_t j) {
+  for_each_step(from, dim, [&](const T* step, int64_t j) {
     for (int p = 0; p < kParts; ++p) {
       const Floats values = load(step + p * kWidth);
       __builtin_memcpy(out + j + p * kWidth, &values, sizeof(values));
     }
-  };
-  const int64_t whole = dim - dim % kStep;
-  for (int64_t j = 0; j < whole; j += kStep) convert(from + j, j);
-  if (whole < dim) convert(Tail<T>(from + whole, dim - whole).values, whole);
+  });
 }
 
 // The nearest bfloat16, ties to even, as floats.
@@ -243,12 +250,62 @@ void to_bfloat16(const void* row, int64_t dim, uint32_t* first, uint32_t* second
       if (seconds) store_bfloat16(nearest_bfloat16(rest), seconds + j + p * kWidth);
     }
   };
-  const int64_t whole = dim - dim % kStep;
-  for (int64_t j = 0; j < whole; j += kStep) convert(from + j, j);
-  if (whole < dim) convert(Tail<T>(from + whole, dim - whole).values, whole);
+  for_each_step(from, dim, convert);
   *norm = length(norms, dim);
   *error = length(errors, dim);
   if (!(*norm < 1e18f && *error < 1e18f)) *norm = *error = __builtin_inff();
+}
+
+// The nearest whole number, if its magnitude is below 2^22.
+Floats nearest(Floats value) { return (value + 0x1.8p23f) - 0x1.8p23f; }
+
+void store_int8(Floats value, int8_t* to) {
+  const Bytes bytes = __builtin_convertvector(__builtin_convertvector(value, Integers), Bytes);
+  __builtin_memcpy(to, &bytes, sizeof(bytes));
+}
+
+template <typename T>
+void to_split_int8(const void* row, int64_t dim, uint32_t* first, uint32_t* second, float* scale,
+                   RowNorms* norms) {
+  const T* from = static_cast<const T*>(row);
+  auto* firsts = reinterpret_cast<int8_t*>(first);
+  auto* seconds = reinterpret_cast<int8_t*>(second);
+  Floats magnitudes = {};
+  for_each_step(from, dim, [&](const T* step, int64_t) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; ++p) {
+      const Floats magnitude = (Floats)((Words)load(step + p * kWidth) & 0x7fffffff);
+      magnitudes = magnitudes > magnitude ? magnitudes : magnitude;
+    }
+  });
+  float largest = 0.0f;
+  for (int i = 0; i < kWidth; ++i) largest = largest > magnitudes[i] ? largest : magnitudes[i];
+  *scale = largest == 0.0f ? 1.0f : largest / 127.0f;
+  norms->norm = norms->error = norms->rest = __builtin_inff();
+  // Beyond this, products of two scales might not be normal numbers.
+  if (largest != 0.0f && !(0x1p-40f < largest && largest < 0x1p40f)) return;
+
+  const float inverse = 1.0f / *scale;
+  Sums squares, errors, rests;
+  for_each_step(from, dim, [&](const T* step, int64_t j) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; ++p) {
+      const Floats value = load(step + p * kWidth), scaled = value * inverse;
+      const Floats one = nearest(scaled), other = nearest((scaled - one) * 256.0f);
+      const Floats part = other < 127.0f ? other : other - other + 127.0f;
+      const Floats sum = one + part * (1.0f / 256.0f), error = value - *scale * sum;
+      squares.parts[p] += sum * sum;
+      errors.parts[p] += error * error;
+      rests.parts[p] += part * part;
+      store_int8(one, firsts + j + p * kWidth);
+      store_int8(part, seconds + j + p * kWidth);
+    }
+  });
+  constexpr float kUp = 1.0f + 0x1p-22f;
+  const float norm = *scale * length(squares, dim) * kUp;
+  const float error = (length(errors, dim) + 0x1p-22f * norm) * kUp;  // with its own rounding
+  if (!(norm < 1e18f && error < 1e18f)) return;                       // NaN
+  *norms = {norm, error, *scale / 256.0f * length(rests, dim) * kUp};
 }
 
 void extremes(const uint16_t* values, int64_t n, uint16_t* least, uint16_t* most) {
@@ -299,6 +356,7 @@ void set_row_kernels(Level& level) {
       {add_rows<float>, add_rows<Float16>, add_rows<BFloat16>},
       {to_float<float>, to_float<Float16>, to_float<BFloat16>},
       {to_bfloat16<float>, to_bfloat16<Float16>, to_bfloat16<BFloat16>},
+      {to_split_int8<float>, to_split_int8<Float16>, to_split_int8<BFloat16>},
       extremes,
       {{score_few<float, 1>, score_few<Float16, 1>, score_few<BFloat16, 1>},
        {score_few<float, 2>, score_few<Float16, 2>, score_few<BFloat16, 2>},

@@ -19,7 +19,13 @@ struct Extremes {
 
   bool has_subnormal() const { return least < std::numeric_limits<float>::min(); }
   bool has_large() const { return most >= 0x1p16f; }
+  void include(float value) {
+    least = value < least ? value : least;
+    most = value > most ? value : most;
+  }
 };
+
+constexpr Extremes kNoValues{std::numeric_limits<float>::infinity(), 0.0f};
 
 // What the dot products of bfloat16 flush, with 2^16 for `large`: of an input less than 2^-126
 // times 2^16 unless the other one is large, and 2^-126 of each product and sum. These are less than

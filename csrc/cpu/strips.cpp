@@ -6,11 +6,15 @@
 namespace rl4rec {
 
 Strips::Strips(const Refinement& refinement, const Block& block)
-    : refinement_(refinement), block_(block), is_bounded_(refinement.is_bounded(block)) {
+    : refinement_(refinement), block_(block) {
   for (const Approximation& approximation : refinement.approximations()) {
+    if (!refinement.is_bounded(block) || !approximation.is_bounded(block)) continue;
     ways_.emplace_back();
     ways_.back().approximation = &approximation;
     ways_.back().catalog = &approximation.catalog;
+    if (approximation.catalog.rounds)
+      ways_.back().rounding = (approximation.catalog.arithmetic == kBFloat16Pairs ? 1.5f : 2.5f) /
+                              static_cast<float>(block.num_queries);
   }
   ways_.emplace_back();
   ways_.back().approximation = nullptr;
@@ -20,16 +24,15 @@ Strips::Strips(const Refinement& refinement, const Block& block)
 const Strip& Strips::load(int64_t begin, int64_t end) {
   const auto by_cost = [](const Way& a, const Way& b) { return a.cost() < b.cost(); };
   size_t chosen = std::min_element(ways_.begin(), ways_.end(), by_cost) - ways_.begin();
-  if (!is_bounded_) chosen = ways_.size() - 1;
   for (;; chosen = ways_.size() - 1) {
     Way& way = ways_[chosen];
     if (!way.panels) {
       way.panels.emplace(*way.catalog, refinement_.queries());
       way.panels->pack(block_.first_query, block_.first_query + block_.num_queries);
     }
-    strip_ = {chosen, way.approximation, way.catalog, &*way.panels, nullptr, 0, 0.0f, 0.0f};
+    strip_ = {chosen, way.approximation, way.catalog, &*way.panels, nullptr, 0, {}};
     load_tiles(way, begin, end);
-    if (!way.approximation || std::isfinite(strip_.norm)) return strip_;
+    if (!way.approximation || std::isfinite(strip_.norms.norm)) return strip_;
   }
 }
 
@@ -44,8 +47,10 @@ void Strips::load_tiles(Way& way, int64_t begin, int64_t end) {
     if (tile.size() == 0) return;
     ++strip_.num_tiles;
     if (way.catalog->arithmetic == kFew) tile.score_few(*way.panels);
-    strip_.norm = std::max(strip_.norm, tile.norm());
-    strip_.error = std::max(strip_.error, tile.error());
+    const RowNorms& norms = tile.norms();
+    strip_.norms.norm = std::max(strip_.norms.norm, norms.norm);
+    strip_.norms.error = std::max(strip_.norms.error, norms.error);
+    strip_.norms.rest = std::max(strip_.norms.rest, norms.rest);
   }
 }
 

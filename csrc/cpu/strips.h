@@ -14,7 +14,7 @@ struct Strip {
   const Panels* panels;
   const ItemTile* tiles;
   int64_t num_tiles;
-  float norm, error;  // the largest ones
+  RowNorms norms;  // the largest ones
 };
 
 // Loads strips for the queries of a block.
@@ -41,23 +41,23 @@ class Strips {
   }
 
  private:
-  // A way to score. Its cost per multiplication is that of the kernel and of rescoring, both in
-  // units of dot_rows.
+  // A way to score. Its cost per multiplication is that of the kernel, of rounding items, which all
+  // queries of the block share, and of rescoring, in units of dot_rows.
   struct Way {
     const Approximation* approximation;
     const Catalog* catalog;
+    float rounding = 0.0f;
     float rescored = 0.0f;  // share of pairs, as seen lately
     std::optional<Panels> panels;
     std::vector<ItemTile> tiles;
 
-    float cost() const { return catalog->tile.cost + rescored; }
+    float cost() const { return catalog->tile.cost + rounding + rescored; }
   };
 
   void load_tiles(Way& way, int64_t begin, int64_t end);
 
   const Refinement& refinement_;
   const Block block_;
-  bool is_bounded_;
   std::vector<Way> ways_;  // the last one is exact
   Strip strip_;
 };

@@ -24,12 +24,22 @@ constexpr int64_t kFewRows = 16;
 
 // How scores are computed. The values index the arrays of Level. kSplit takes every float as the
 // sum of two bfloat16, the words of the first ones before those of the second ones, and adds up
-// three of the four products. kFew, which has its own kernels in RowKernels, is for few queries:
-// it takes rows of the table in place and adds up as dot_rows does.
-enum Arithmetic : int { kFloat, kBFloat16Pairs, kInt8Quads, kSplit, kNumArithmetics, kFew };
+// three of the four products. kSplitInt8 does the same with a scale per row and two int8, the
+// second ones worth 1/256 of the first ones. kFew, which has its own kernels in RowKernels, is for
+// few queries: it takes rows of the table in place and adds up as dot_rows does.
+enum Arithmetic : int {
+  kFloat,
+  kBFloat16Pairs,
+  kInt8Quads,
+  kSplit,
+  kSplitInt8,
+  kNumArithmetics,
+  kFew
+};
 
 // What turns the sums of int8 products into scores: a sum less its lane's offset, times both
-// scales.
+// scales. Those of kSplitInt8 are sums of 256 times the first parts' products and the mixed ones;
+// the lane's scale accounts for the 256.
 struct Int8Scales {
   const int32_t* lane_offset;
   const float* lane_scale;

@@ -150,7 +150,7 @@ void search_block(const Refinement& refinement, const Exclusions& exclusions, co
     const int64_t lanes = strip.catalog->tile.lanes;
     for (int64_t i = 0; i < block.num_queries && strip.approximation; ++i)
       reservoirs[i].raise_bound(
-          strip.approximation->bound_of_any(block.first_query + i, strip.norm, strip.error));
+          strip.approximation->bound_of_any(block.first_query + i, strip.norms));
     collector.update_thresholds();
     auto entries = exclusions.seek(block.first_query, lanes, strip.panels->size(), begin);
     num_rescored = 0;
@@ -220,7 +220,7 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
   const Catalog& exact = source ? *source_catalog : catalog;
   std::optional<Refinement> refinement;
   if ((source || Refinement::pays(exact, queries)) && pays_to_rescore(exact, catalog, k))
-    refinement.emplace(exact, queries, source ? &catalog : nullptr);
+    refinement.emplace(exact, queries, source ? &catalog : nullptr, /*compares=*/false);
 
   const Tensor scores = torch::stable::new_empty(query, {queries.rows, k}, ScalarType::Float);
   const Tensor ids = torch::stable::new_empty(query, {queries.rows, k}, ScalarType::Long);
