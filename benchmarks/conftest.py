@@ -3,8 +3,9 @@
 A test measures one contestant. It passes the group of the contestant, its name in the report, and
 its role: ``ours``, a ``peer``, or a ``limit`` (of the machine's memory or arithmetic). If a
 contestant is measured at several sizes, `x` is the size and `axis` its name, and the report draws a
-curve. With `memory`, the function is called once and returns MiB, which are compared instead of
-times. benchmarks/report.py turns pytest-benchmark's JSON into ratios.
+curve, or with ``plot=False`` a table only. With `memory`, the function is called once and returns
+MiB, which are compared instead of times. benchmarks/report.py turns pytest-benchmark's JSON into
+ratios.
 """
 
 import os
@@ -40,6 +41,7 @@ def contest(benchmark: Any) -> Callable[..., Any]:
         x: int | None = None,
         axis: str = "items",
         memory: bool = False,
+        plot: bool = True,
     ) -> Any:
         assert role in ("ours", "peer", "limit")
         rounds = 1 if memory else rounds
@@ -47,7 +49,7 @@ def contest(benchmark: Any) -> Callable[..., Any]:
         benchmark.extra_info.update(name=name, role=role)
         result = benchmark.pedantic(function, rounds=rounds, warmup_rounds=min(3, rounds - 1))
         if x is not None:
-            benchmark.extra_info.update(x=x, axis=axis)
+            benchmark.extra_info.update(x=x, axis=axis, plot=plot)
         if memory:
             benchmark.extra_info["mebibytes"] = result
         return result

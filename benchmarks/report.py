@@ -2,9 +2,10 @@
 
 Each row is a contestant, all in one run on one machine. Times are medians; they are compared with
 the first of ours in the group, and with the fastest limit. Groups that are measured at several
-sizes become a plot. The page shows the first run. Unless the machine was busy, the ratios of the
-peers are written next to it, as JSON that benchmarks/compare.py reads: the lowest of all runs,
-since some peers take 1.5 times as long in one run as in the next.
+sizes become a table and a plot; times of ours that a peer beats at the same size are bold. The page
+shows the first run. Unless the machine was busy, the ratios of the peers are written next to it, as
+JSON that benchmarks/compare.py reads: the lowest of all runs, since some peers take 1.5 times as
+long in one run as in the next.
 """
 
 import json
@@ -20,6 +21,7 @@ import torch
 from matplotlib.figure import Figure
 
 import rl4rec_kernels as rk
+from rl4rec_kernels.ops import cpu_levels
 
 Ratios = dict[str, dict[str, float]]  # by group, then by peer
 
@@ -109,16 +111,29 @@ def _name(contestant: dict[str, Any]) -> str:
 def curves_of(group: str, contestants: list[dict[str, Any]], picture: Path) -> list[str]:
     """One group at several sizes, as a table and a plot with logarithmic axes."""
     curves: dict[str, dict[int, float]] = defaultdict(dict)
+    peers: dict[int, float] = {}  # the fastest, by size
     for c in contestants:
         curves[_name(c)][c["x"]] = c["median"]
+        if c["role"] == "peer":
+            peers[c["x"]] = min(peers.get(c["x"], c["median"]), c["median"])
+    ours = {_name(c) for c in contestants if c["role"] == "ours"}
+
+    def cell(name: str, x: int) -> str:
+        if x not in curves[name]:
+            return ""
+        time = f"{curves[name][x] * 1e3:.2f} ms"
+        lost = name in ours and curves[name][x] > peers.get(x, float("inf"))
+        return f"**{time}**" if lost else time
+
     sizes = sorted({x for curve in curves.values() for x in curve})
     lines = [f"| {' | '.join([contestants[0]['axis'], *(f'{x:,}' for x in sizes)])} |"]
     lines.append(f"|---|{'--:|' * len(sizes)}")
+    lines += [f"| {name} | {' | '.join(cell(name, x) for x in sizes)} |" for name in curves]
+    if not contestants[0].get("plot", True):
+        return lines
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     for name, curve in curves.items():
-        cells = (f"{curve[x] * 1e3:.2f} ms" if x in curve else "" for x in sizes)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
         axes.loglog(list(curve), list(curve.values()), marker="o", label=name.strip("*"))
     first = min(curve[sizes[0]] for curve in curves.values() if sizes[0] in curve)
     straight = [first * x / sizes[0] for x in sizes]
@@ -132,11 +147,13 @@ def curves_of(group: str, contestants: list[dict[str, Any]], picture: Path) -> l
 def page_of(run: dict[str, Any], folder: Path) -> str:
     """The whole page in Markdown; plots are written next to it."""
     cpu = run["machine_info"]["cpu"]
+    amx = "with" if "amx" in cpu_levels() else "without"
     lines = [
         "# Measured on the CPU",
         "",
         f"{run['datetime'][:10]}, {cpu['brand_raw']}, {torch.get_num_threads()} threads, CPU level "
-        f"{rk.cpu_level()}, Python {platform.python_version()}, torch {torch.__version__}. "
+        f"{rk.cpu_level()} ({amx} AMX), Python {platform.python_version()}, "
+        f"torch {torch.__version__}. "
         "All rows of a table were measured in the same run; compare ratios, not times.",
     ]
     if note := busy(run):
