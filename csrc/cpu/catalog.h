@@ -140,6 +140,7 @@ class ItemTile {
   // The largest norms of the items, if they have row_stats or are rounded here. Infinite if an item
   // is not finite, or huge.
   const RowNorms& norms() const { return norms_; }
+  float norm() const { return norms_.norm; }
 
  private:
   void add(int64_t id);

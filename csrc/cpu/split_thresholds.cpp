@@ -73,7 +73,8 @@ Thresholds::Thresholds(const SoftmaxCall& call, const Catalog& split, const Spli
   for (int64_t q = 0; q < call.queries.rows; ++q) {
     const float target = call.target_scores[q];
     const float norm = splits.norm();
-    const float margin = std::isfinite(target) ? approximation.bound(q, norm, norm, target) : 0.0f;
+    const float margin =
+        std::isfinite(target) ? approximation.bound(q, {norm, norm, 0.0f}, target) : 0.0f;
     // An excluded score is -inf, and no other.
     low[q] = std::max(target - margin, -FLT_MAX);
     high[q] = std::max(target + margin, -FLT_MAX);
