@@ -117,6 +117,7 @@ def serve(
         answer = {"reward_type": reward_type, "k": k}
         check_http(http_host, http_port, token, answer, http_limits)
     ray = connected_ray(address or "local")
+    signal.signal(signal.SIGTERM, _interrupt)  # Ray's handler prints C++ stacks
     if http_port is not None:
         check_serve(http_host, http_port, **service)
     try:
@@ -158,10 +159,16 @@ def serve(
     except NoClusterError:
         pass  # stopped by another process
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # impatient ones would leave a part running
+        for stop_signal in (signal.SIGINT, signal.SIGTERM):  # impatient ones would leave a part
+            signal.signal(stop_signal, signal.SIG_IGN)
         print(f"stopping {name}", file=sys.stderr, flush=True)
         stop_service(name, namespace)
     ray.shutdown()
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """End as by Ctrl-C, which stops what was started."""
+    raise KeyboardInterrupt
 
 
 def status(

@@ -80,7 +80,9 @@ def connected_ray(address: str = "auto") -> Any:
         if not ray.is_initialized():
             try:
                 found = _find_cluster(address)
-                ray.init(address=found, log_to_driver=False, logging_level="ERROR")
+                # The dashboard of a Ray of one's own would be ten more processes, and open a port.
+                own = {"include_dashboard": False} if found == "local" else {}
+                ray.init(address=found, log_to_driver=False, logging_level="ERROR", **own)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 first_line = str(error).strip().partition("\n")[0]
                 raise NoClusterError(
