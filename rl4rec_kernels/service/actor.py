@@ -21,6 +21,7 @@ from rl4rec_kernels.service.calls import Call
 from rl4rec_kernels.service.items import Items
 from rl4rec_kernels.service.local import LocalRetrievalService, encode_finite
 from rl4rec_kernels.service.options import as_sources
+from rl4rec_kernels.service.parent import end_with_ray
 from rl4rec_kernels.service.prometheus import PrometheusMetrics
 from rl4rec_kernels.service.shards import ShardedItems
 from rl4rec_kernels.service.wire import pack_answer, unpack_call
@@ -102,6 +103,7 @@ class RetrievalActor(BatchingService):
         shards: Sequence[Any] = (),
         args: Any = None,
     ) -> None:
+        end_with_ray()
         settings = Limits(**(limits or {}))
         torch.set_num_threads(_threads(num_threads))  # Ray sets one
         if datasets is None:

@@ -25,6 +25,7 @@ from rl4rec_kernels.ops._blocks import count_slices, local_ids, score_targets
 from rl4rec_kernels.ops._log_sums import log_sums, target_log_probs
 from rl4rec_kernels.ops._slices import check_slices, slice_facts
 from rl4rec_kernels.service.items import Items, rank_rows, score_rows
+from rl4rec_kernels.service.parent import end_with_ray
 
 
 class Shard:
@@ -48,6 +49,7 @@ class Shard:
         parts: int,
         num_threads: int | None = None,
     ) -> None:
+        end_with_ray()
         torch.set_num_threads(num_threads or len(os.sched_getaffinity(0)))  # Ray sets one
         self._catalogs: dict[str, Catalog] = {}
         self._starts: dict[str, int] = {}
