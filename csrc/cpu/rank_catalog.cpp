@@ -80,8 +80,7 @@ Counts count_catalog(const Tensor& query, const Tensor& table, const Tensor& tar
 
   Counts counts(queries.rows);
   if (source || Refinement::pays(exact, queries)) {
-    const Refinement refinement(exact, queries, source ? &catalog : nullptr,
-                                /*compares=*/true);
+    const Refinement refinement(exact, queries, source ? &catalog : nullptr);
     for_each_block(Partition::by_items(exact, queries.rows, kRefinedPanels), [&](const Block& b) {
       refinement.count_block(exclusions, b, target_scores.data(), counts);
     });

@@ -61,7 +61,7 @@ class Refinement {
   // items by quantize_table, which checks that all values are finite. Queries must be finite then.
   // `compares` says that scores are compared only: then it may pay to approximate them closely.
   Refinement(const Catalog& exact, const Embeddings& queries, const Catalog* quantized,
-             bool compares);
+             bool compares = true);
 
   const Catalog& exact() const { return exact_; }
   const Embeddings& queries() const { return queries_; }
