@@ -140,7 +140,7 @@ class Gradients {
           const ItemTile& tile = strip[t];
           float* own = scores + t * kMaxTileScores;
           int64_t num_heavy = 0;
-          if (catalog.rounds)
+          if (catalog.rounds || problem_.shape.is_split)
             num_heavy = catalog.tile.count_and_collect(own, tile.size(), &problem_.heavy[query],
                                                        highest.data(), /*only_finite=*/false,
                                                        ignored, positions);
@@ -152,25 +152,28 @@ class Gradients {
           for (int64_t i = 0; i < num_heavy; ++i) {
             const int64_t lane = positions[i] % lanes, id = tile.ids()[positions[i] / lanes];
             if (lane < n && weight(id, query + lane) != 0.0f)
-              pairs_.push_back({id, query + lane, 0.0f});
+              pairs_.push_back({id, query + lane, weight(id, query + lane)});
           }
         }
       }
     }
-    weigh_exactly();
+    if (catalog.rounds) weigh_exactly();
+    const auto is_small = [&](Pair& pair) {
+      return std::fabs(pair.weight) < problem_.large[pair.query];
+    };
+    pairs_.erase(std::remove_if(pairs_.begin(), pairs_.end(), is_small), pairs_.end());
+    for (const Pair& pair : pairs_) weight(pair.item, pair.query) = 0.0f;
     return true;
   }
 
-  // Scores the pairs exactly. Only those with large weights, whose products are computed exactly,
-  // remain.
+  // Scores the pairs exactly.
   void weigh_exactly() {
     ExactPairs exact(problem_.queries, problem_.catalog.items,
                      [&](int64_t query, int64_t item, float, float score) {
                        const float power = (score - problem_.references[query]) * problem_.scale;
                        const float found = problem_.factors[query] * std::exp2(power);
-                       const bool is_large = std::fabs(found) >= problem_.large[query];
-                       weight(item, query) = is_large ? 0.0f : found;
-                       if (is_large) pairs_.push_back({item, query, found});
+                       weight(item, query) = found;
+                       pairs_.push_back({item, query, found});
                      });
     const std::vector<Pair> heavy = std::move(pairs_);
     pairs_.clear();
@@ -181,7 +184,7 @@ class Gradients {
   const Problem& problem_;
   const Tensor* const grad_table_;
   GradProducts products_;
-  std::vector<Pair> pairs_;  // of the block: to be scored exactly, then those that are not in w
+  std::vector<Pair> pairs_;  // of the block: heavy ones, then large ones, which are not in w
   int64_t begin_ = 0, end_ = 0, first_ = 0, last_ = 0;  // the items and queries of the block
 };
 
