@@ -107,8 +107,6 @@ def export_dataset(
         If ``datasets`` is not installed.
     """
     choice("trainer", trainer, _LAYOUTS)
-    if not hasattr(dataset, "prompt_generator") or not hasattr(dataset, "targets"):
-        raise TypeError(f"dataset must be a RecommendationDataset, got {shown(dataset)}")
     if path is not None:
         path = as_path("path", path)
     columns, choices, endings = _LAYOUTS[trainer]
@@ -124,6 +122,8 @@ def export_dataset(
         raise ValueError(
             f"path must end in {' or '.join(endings)} for {trainer}, got {shown(os.fspath(path))}"
         )
+    if not hasattr(dataset, "prompt_generator") or not hasattr(dataset, "targets"):
+        raise TypeError(f"dataset must be a RecommendationDataset, got {shown(dataset)}")
     exported = to_hf(dataset, conversational, columns)
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

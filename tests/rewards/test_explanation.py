@@ -144,7 +144,7 @@ def test_normalized_rewards_are_explained_before_scaling(service):
 def test_bad_arguments_are_named(service):
     with raises(IndexError, "targets", 99):
         make(service).explain("x", 99, [])
-    with raises(TypeError, "history"):
+    with raises(TypeError, "history", 5):
         make(service).explain("x", 3, 5)
 
 
