@@ -110,8 +110,9 @@ def test_torchmetrics(case):
             assert_agrees(ours, {f"{name}@{k}": theirs})
 
 
-def test_recbole(case):
+def test_recbole(case, monkeypatch):
     metrics = pytest.importorskip("recbole.evaluator.metrics")
+    monkeypatch.setattr(np, "float", float, raising=False)  # RecBole 1.2.1 needs it
     scores, targets, ours = case
     order = scores.argsort(dim=1, descending=True)[:, : max(KS)].numpy()
     hits = np.array([np.isin(row, own) for row, own in zip(order, targets, strict=True)])
