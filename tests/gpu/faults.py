@@ -146,7 +146,9 @@ def caught(check: Callable[[], None]) -> str:
     try:
         check()
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'counts'}"
+        text = str(error).splitlines()[0] if str(error) else "other results"
+        text = re.sub(r"_ZN\w*?([a-z_]+_kernel)\w*", r"\1", text)  # names without their namespaces
+        return f"{type(error).__name__}: {text}"
     return ""
 
 
@@ -181,7 +183,8 @@ def changed(fault: Ptx, kernel: str, text: str) -> str:
     if kernel != fault.kernel:
         return text
     result, count = re.subn(fault.old, fault.new, text, count=fault.count)
-    assert count, f"{kernel} has changed: {fault.old}"
+    if not count:
+        raise SystemExit(f"{kernel} has no {fault.old}: it cannot be planted")
     return result
 
 
