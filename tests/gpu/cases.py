@@ -9,6 +9,6 @@ import torch
 EVERY = os.environ.get("RL4REC_EMULATED") == "all" or torch.cuda.is_available()
 
 
-def some(cases: Sequence[Any], step: int) -> list[Any]:
-    """All cases in `make test-gpu-emulated` and on a GPU, elsewhere each `step`-th."""
-    return list(cases[:: 1 if EVERY else step])
+def some(cases: Sequence[Any], step: int, stop: int | None = None) -> list[Any]:
+    """All cases in `make test-gpu-emulated` and on a GPU, elsewhere each `step`-th up to `stop`."""
+    return list(cases if EVERY else cases[:stop:step])
