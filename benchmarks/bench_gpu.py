@@ -46,9 +46,11 @@ from rl4rec_kernels.ops import _backends  # noqa: E402
 
 DEVICE = "cuda" if ON_GPU else "cpu"
 SIZES = {"B": 4096, "N": (1_000_000, 10_000_000), "C": (100, 1000), "D": (384, 1024, 4096)}
-BATCHES = (1, 16, 64, 256, 1024, 4096)
+BATCHES, KS = (1, 16, 64, 256, 1024, 4096), (10, 100, 1000)
+DTYPES = (torch.bfloat16, torch.float32)
 if arguments.emulated:
-    SIZES, BATCHES = {"B": 4, "N": (300, 300), "C": (10,), "D": (72,)}, (2,)
+    SIZES, BATCHES, KS = {"B": 4, "N": (300, 300), "C": (10,), "D": (72,)}, (2,), (10,)
+    DTYPES = (torch.bfloat16,)
 B = SIZES["B"]
 START = time.monotonic()
 RECORDS: list[dict[str, Any]] = []
@@ -150,7 +152,7 @@ def candidates(limits: Limits) -> Iterator[list[str]]:
     yield ["## rank_candidates", ""]
     compiled = torch.compile(einsum) if ON_GPU else einsum
     num_items = SIZES["N"][0]
-    for dtype in (torch.bfloat16, torch.float32):
+    for dtype in DTYPES:
         for dim in SIZES["D"] if dtype == torch.bfloat16 else SIZES["D"][:1]:
             query, items = (torch.randn(n, dim, device=DEVICE).to(dtype) for n in (B, num_items))
             for columns in SIZES["C"]:
@@ -193,11 +195,7 @@ def catalog(limits: Limits) -> Iterator[list[str]]:
     yield ["## The whole catalog", ""]
     dim = SIZES["D"][0]
     small, large = SIZES["N"]
-    for num_items, dtype in (
-        (small, torch.bfloat16),
-        (small, torch.float32),
-        (large, torch.bfloat16),
-    ):
+    for num_items, dtype in [*((small, dtype) for dtype in DTYPES), (large, torch.bfloat16)]:
         query, items = (torch.randn(n, dim, device=DEVICE).to(dtype) for n in (B, num_items))
         targets = torch.randint(num_items, (B,), device=DEVICE)
         read = num_items * dim * items.element_size()
@@ -212,7 +210,7 @@ def catalog(limits: Limits) -> Iterator[list[str]]:
             ),
         }
         yield table(f"rank_catalog, {where}", limit, contestants)
-        for k in (10, 100, 1000):
+        for k in KS:
             if k > num_items:
                 continue
             contestants = {
