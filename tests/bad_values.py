@@ -274,6 +274,7 @@ GOOD = {
     "sample_negatives.seen": {"generator"},
     "mine_hard_negatives.user_ids": {"list of None", "array of objects", "array of texts"},
     "evaluate.seed": {"2**63"},
+    "evaluate.about": {"dict"},
     "unbiased_rank.rank": {"tensor with a gradient", "tensor without a shape"},
     "history_lengths.histories": {"generator"},
     "PromptGenerator.max_history": {"2**63"},

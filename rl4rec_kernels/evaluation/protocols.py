@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.arrays import Array
+from rl4rec_kernels._utils.arrays import Array, as_array
 from rl4rec_kernels._utils.checks import (
     MAX_SEED,
     amount,
@@ -194,6 +194,8 @@ def evaluate(
         )
     estimators = () if several else METHODS if corrections is None else asked
     beyond_accuracy = flag("beyond_accuracy", beyond_accuracy)
+    if about is not None and not isinstance(about, Mapping):
+        raise TypeError(f"about must be a dict, or None, got {shown(about)}")
     popularity = None if item_counts is None else _check_item_counts(item_counts, num_rows)
     members = group_rows(
         {} if groups is None else groups, num_users, amount("num_bins", num_bins, 1, _MAX_BINS)
@@ -280,7 +282,7 @@ def rank_sampled(
 
 
 def _check_item_counts(item_counts: Any, num_rows: int) -> np.ndarray:
-    counts = np.asarray(item_counts)
+    counts = as_array("item_counts", item_counts)
     if counts.shape != (num_rows,) or counts.dtype.kind not in "iuf":
         raise ValueError(
             f"item_counts must have a number for each of the {num_rows} rows of the table, got "
