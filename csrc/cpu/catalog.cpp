@@ -303,7 +303,7 @@ std::vector<float> score_targets(const Catalog& catalog, const Embeddings& queri
   const auto first_of = [&](int64_t q) { return offsets ? offsets[q] : q; };
   std::vector<float> result(first_of(queries.rows), -std::numeric_limits<float>::infinity());
   if (catalog.items.rows == 0) return result;  // no row to score for targets of -1
-  if (catalog.arithmetic == kFloat && catalog.query_storage == queries.storage &&
+  if (!offsets && catalog.arithmetic == kFloat && catalog.query_storage == queries.storage &&
       catalog.items.storage != kInt8) {
     score_float_targets(catalog, queries, targets, result.data());
     return result;
