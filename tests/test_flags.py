@@ -56,6 +56,8 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "export_dataset.conversational": lambda v: rk.export_dataset(
         FakeDataset(), "trl", conversational=v
     ),
+    "export_dataset.raw_ids": lambda v: rk.export_dataset(FakeDataset(), "trl", raw_ids=v),
+    "RecommendationDataset.to_hf.raw_ids": lambda v: FakeDataset().to_hf(raw_ids=v),
     "RecommendationDataset.augment": lambda v: rk.RecommendationDataset(
         "tiny", {1: {}}, str, "train", augment=v
     ),

@@ -8,7 +8,13 @@ from typing import Any
 
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.values import as_list
-from rl4rec_kernels.data.labels import is_missing_id, item_ids, item_or_items, read_label
+from rl4rec_kernels.data.labels import (
+    Id,
+    is_missing_id,
+    raw_item_ids,
+    raw_item_or_items,
+    read_label,
+)
 from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.rewards.completions import completion_text, strip_special_tokens
 from rl4rec_kernels.rewards.reward import RecReward, Scored
@@ -93,7 +99,7 @@ async def score_async(
 def _arguments(texts: Sequence[Any], labels: Sequence[Any]) -> tuple[Any, ...]:
     """The arguments of `RecReward.score`."""
     plain = [strip_special_tokens(completion_text(text, i)) for i, text in enumerate(texts)]
-    read = [read_label(label, f"labels[{i}]") for i, label in enumerate(labels)]
+    read = [read_label(label, f"labels[{i}]", raw_ids=True) for i, label in enumerate(labels)]
     return (plain, *([label[i] for label in read] for i in range(3)))
 
 
@@ -109,13 +115,13 @@ def read_columns(
     targets = _column("target", target, len(texts))
     rows = [row for row, item in enumerate(targets) if not is_missing_id(item)]
 
-    def pick(name: str, column: Any) -> list[list[int]] | None:
+    def pick(name: str, column: Any) -> list[list[Id]] | None:
         if column is None:
             return None
         lists = _column(name, column, len(texts))
-        return [item_ids(f"{name}[{row}]", lists[row]) for row in rows]
+        return [raw_item_ids(f"{name}[{row}]", lists[row]) for row in rows]
 
-    chosen = [item_or_items(f"target[{row}]", targets[row]) for row in rows]
+    chosen = [raw_item_or_items(f"target[{row}]", targets[row]) for row in rows]
     negatives = pick("neg_items", neg_items)
     return rows, ([texts[row] for row in rows], chosen, pick("history", history), negatives)
 

@@ -305,7 +305,7 @@ def _row(
         raise TypeError(f"{text_name} must be a string, got {type(text).__name__}")
     if prompt is not None and not isinstance(prompt, str):
         raise TypeError(f"{prompt_name} must be a string, got {shown(prompt)}")
-    read = read_label(label, label_name)
+    read = read_label(label, label_name, raw_ids=True)
     try:
         text = text if prompt is None else response(text, prompt)
     except ValueError as error:

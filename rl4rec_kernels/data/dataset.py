@@ -310,7 +310,7 @@ class RecommendationDataset(FromSource, Dataset[Sample]):
         other.negatives, other.num_negs = given, given.shape[1]
         return other
 
-    def to_hf(self, conversational: bool = False) -> Any:
+    def to_hf(self, conversational: bool = False, *, raw_ids: bool = False) -> Any:
         """Return all samples as a Hugging Face ``datasets.Dataset``, with the columns of a sample.
 
         Parameters
@@ -318,13 +318,15 @@ class RecommendationDataset(FromSource, Dataset[Sample]):
         conversational : bool
             Whether ``prompt`` is a list of chat messages, to which a trainer applies its model's
             template, instead of a text. The prompt generator must then have ``messages``.
+        raw_ids : bool
+            Whether items have the ids of the data set's own file; see `export_dataset`.
 
         Raises
         ------
         ImportError
             If ``datasets`` (extra ``datasets``) is not installed.
         """
-        return to_hf(self, conversational)
+        return to_hf(self, conversational, raw_ids=raw_ids)
 
     def _weights(self, alpha: float) -> np.ndarray | None:
         known = np.fromiter(self.item_metadata, dtype=np.int64)

@@ -26,6 +26,7 @@ class Samples(Protocol):
     prompt_generator: Any
     user_ids: np.ndarray
     raw_users: RawIds
+    raw_items: RawIds
     targets: np.ndarray | RaggedIds
     negatives: np.ndarray
 
@@ -73,13 +74,16 @@ def export_dataset(
     path: str | os.PathLike[str] | None = None,
     *,
     conversational: bool | None = None,
+    raw_ids: bool = False,
 ) -> Any:
     """Return a dataset in the columns that a trainer reads, and write it to a file.
 
     The columns are those at the top of each module of `rl4rec_kernels.adapters`. Users have the ids
     of the data set's file, as texts if it has names. Items have the ids of this dataset, which are
     those of the file unless it has names (see `RecommendationDataset.raw_items`), because the
-    service that computes rewards from them has these too.
+    service that computes rewards from them has these too. With `raw_ids`, items of a file with
+    names have its own ids, as texts. Rewards take a text as such an id and a number as a row of
+    the service's table, so raw ids stay right if the data set is filtered or numbered again.
 
     Parameters
     ----------
@@ -92,6 +96,8 @@ def export_dataset(
     conversational : bool, optional
         Whether prompts are chat messages or texts. Default: the trainer's own convention, which is
         texts for trl, nemo_rl, easyr1, rllm and verifiers, messages for the others.
+    raw_ids : bool
+        Write the items' ids of the data set's own file, as texts, if it has names.
 
     Returns
     -------
@@ -107,10 +113,11 @@ def export_dataset(
         If ``datasets`` is not installed.
     """
     choice("trainer", trainer, _LAYOUTS)
+    conversational = optional_flag("conversational", conversational)
+    raw_ids = flag("raw_ids", raw_ids)
     if path is not None:
         path = as_path("path", path)
     columns, choices, endings = _LAYOUTS[trainer]
-    conversational = optional_flag("conversational", conversational)
     if conversational is None:
         conversational = choices[0]
     if conversational not in choices:
@@ -124,7 +131,7 @@ def export_dataset(
         )
     if not hasattr(dataset, "prompt_generator") or not hasattr(dataset, "targets"):
         raise TypeError(f"dataset must be a RecommendationDataset, got {shown(dataset)}")
-    exported = to_hf(dataset, conversational, columns)
+    exported = to_hf(dataset, conversational, columns, raw_ids=raw_ids)
     if path is not None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write = exported.to_parquet if Path(path).suffix == ".parquet" else exported.to_json
@@ -134,14 +141,18 @@ def export_dataset(
 
 
 def to_hf(
-    dataset: Samples, conversational: bool = False, columns: Mapping[str, Any] = SAMPLE_COLUMNS
+    dataset: Samples,
+    conversational: bool = False,
+    columns: Mapping[str, Any] = SAMPLE_COLUMNS,
+    *,
+    raw_ids: bool = False,
 ) -> Any:
     """Return a dataset as a ``datasets.Dataset`` with these columns; see `register_layout`."""
     conversational = flag("conversational", conversational)
+    raw_ids = flag("raw_ids", raw_ids)
     hf = require("datasets", "datasets")
     # The types are given because Hugging Face infers none from an empty list.
     text, number = hf.Value("string"), hf.Value("int64")
-    ids = hf.Sequence(number)
     prompt = [{"role": text, "content": text}] if conversational else text
     generator = dataset.prompt_generator
     make_prompt = generator.messages if conversational else generator
@@ -153,34 +164,53 @@ def to_hf(
         if isinstance(dataset.targets, RaggedIds)
         else dataset.targets.tolist()
     )
+    is_raw = raw_ids and dataset.raw_items.has_names
+
+    def items_of(row: Any) -> Any:
+        """The ids of one item or several as they are written."""
+        if not is_raw:
+            return row
+        if isinstance(row, list):
+            return [str(item) for item in dataset.raw_items.of(row)]
+        return str(dataset.raw_items.of([row])[0])
+
+    item = text if is_raw else number
+    items = hf.Sequence(item)
+
+    def labels() -> list[str]:
+        parts = (map(items_of, part) for part in (targets, histories, negatives))
+        return [write_label(*row, raw_ids=True) for row in zip(*parts, strict=True)]
+
     users: list[Any] = dataset.raw_users.of(dataset.user_ids.tolist())
     user_type = number
     if not all(isinstance(user, int) for user in users):
         users, user_type = list(map(str, users)), text
     fields: dict[str, tuple[Callable[[], list[Any]], Any]] = {
         "prompt": (lambda: [make_prompt(history) for history in histories], prompt),
-        "history": (lambda: histories, ids),
-        "target": (lambda: targets, ids if several else number),
+        "history": (lambda: list(map(items_of, histories)), items),
+        "target": (lambda: list(map(items_of, targets)), items if several else item),
         "user_id": (lambda: users, user_type),
-        "neg_items": (lambda: negatives, ids),
-        "label": (lambda: list(map(write_label, targets, histories, negatives)), text),
+        "neg_items": (lambda: list(map(items_of, negatives)), items),
+        "label": (labels, text),
         "data_name": (lambda: [dataset.data_name for _ in rows], text),
         "split": (lambda: [dataset.split for _ in rows], text),
         "index": (lambda: list(rows), number),
     }
 
-    def column(source: Any) -> tuple[list[Any], Any]:
+    def column(name: str, source: Any) -> tuple[list[Any], Any]:
         """The values of a column and their type."""
         if isinstance(source, Constant):
             return [str(source) for _ in rows], text
         if isinstance(source, str):
+            if is_raw and source == "target" and name == "ground_truth":
+                source = "label"  # verl makes a text of it, so an id of digits would be a number
             values, kind = fields[source]
             return values(), kind
-        parts = {name: column(part) for name, part in source.items()}
+        parts = {name: column(name, part) for name, part in source.items()}
         records = zip(*(values for values, _ in parts.values()), strict=True)
         types = {name: kind for name, (_, kind) in parts.items()}
         return [dict(zip(parts, record, strict=True)) for record in records], types
 
-    built = {name: column(source) for name, source in columns.items()}
+    built = {name: column(name, source) for name, source in columns.items()}
     types = hf.Features({name: kind for name, (_, kind) in built.items()})
     return hf.Dataset.from_dict({name: values for name, (values, _) in built.items()}, types)

@@ -13,6 +13,9 @@ from rl4rec_kernels.ids import RaggedIds, as_ragged, check_some_targets, check_t
 
 _REMEDY = "write it with export_dataset, or as write_label(target, history, neg_items)"
 
+Id = int | str
+"""A row of the table, or, as a text, the id of an item in the data set's own file."""
+
 
 class Label(NamedTuple):
     """What a reward needs to know about a sample besides the text.
@@ -20,22 +23,29 @@ class Label(NamedTuple):
     Attributes
     ----------
     target : int or list of int
-        The true next item, or several, as after a ratio split.
+        The true next item, or several, as after a ratio split. In all fields, a text is the id of
+        an item in the data set's own file.
     history : list of int
         The items the user interacted with before.
     neg_items : list of int
         The negatives; if empty, the target is ranked among all items.
     """
 
-    target: int | list[int]
-    history: list[int]
-    neg_items: list[int]
+    target: Id | list[Id]
+    history: list[Id]
+    neg_items: list[Id]
 
 
 def write_label(
-    target: int | Sequence[int], history: Sequence[int] = (), neg_items: Sequence[int] = ()
+    target: Id | Sequence[Id],
+    history: Sequence[Id] = (),
+    neg_items: Sequence[Id] = (),
+    *,
+    raw_ids: bool = False,
 ) -> str:
     """Return the label of a sample as JSON text; `target` may be several items.
+
+    With `raw_ids`, ids may be texts, those of the data set's own file.
 
     Raises
     ------
@@ -43,17 +53,18 @@ def write_label(
         If an id is not a whole number; see `item_id`.
     """
     ids = (
-        item_or_items("target", target),
-        item_ids("history", history),
-        item_ids("neg_items", neg_items),
+        _target("target", target, raw_ids),
+        _ids("history", history, raw_ids),
+        _ids("neg_items", neg_items, raw_ids),
     )
     return json.dumps(Label(*ids)._asdict(), separators=(",", ":"))
 
 
-def read_label(label: Any, name: str = "label") -> Label:
+def read_label(label: Any, name: str = "label", *, raw_ids: bool = False) -> Label:
     """Read a label: the text of `write_label`, a mapping with the same keys, or the target alone.
 
-    Ids are read by `item_id` and `item_ids`. `name` is what errors call the label.
+    Ids are read by `item_id` and `item_ids`; with `raw_ids` they may also be texts, those of the
+    data set's own file. `name` is what errors call the label.
 
     Raises
     ------
@@ -78,9 +89,9 @@ def read_label(label: Any, name: str = "label") -> Label:
         given = ", ".join(f"{key}={shown(label[key])}" for key in label) or "nothing"
         raise ValueError(f"{name} has no target, only {given}; {_REMEDY}")
     return Label(
-        item_or_items(f"{name}: target", target),
-        item_ids(f"{name}: history", label.get("history")),
-        item_ids(f"{name}: neg_items", label.get("neg_items")),
+        _target(f"{name}: target", target, raw_ids),
+        _ids(f"{name}: history", label.get("history"), raw_ids),
+        _ids(f"{name}: neg_items", label.get("neg_items"), raw_ids),
     )
 
 
@@ -111,18 +122,18 @@ def item_ids(name: str, values: Any) -> list[int]:
     TypeError
         If a value is not an id (see `item_id`); the message shows it.
     """
-    rows = as_list(values)
-    if rows is None:
-        if is_missing_id(values):
-            return []
-        raise TypeError(f"{name} must be a list of item ids, got {shown(values)}")
-    ids = []
-    for i, value in enumerate(rows):
-        item = _item_id(value)
-        if item is not None:
-            ids.append(item)
-        elif not is_missing_id(value):
-            raise TypeError(f"{name} must be a list of item ids, got {shown(value)} at {i}")
+    ids: list[int] = _ids(name, values, False)
+    return ids
+
+
+def raw_item_id(name: str, value: Any) -> Id:
+    """As `item_id`, but also a text, the id of an item in the data set's own file."""
+    return str(value) if isinstance(value, str) and value else item_id(name, value)
+
+
+def raw_item_ids(name: str, values: Any) -> list[Id]:
+    """As `item_ids`, but also texts; see `raw_item_id`."""
+    ids: list[Id] = _ids(name, values, True)
     return ids
 
 
@@ -131,10 +142,40 @@ def item_or_items(name: str, value: Any) -> int | list[int]:
 
     A list of one is read as that one by `item_id`, as it is in a column that is an array.
     """
+    found: int | list[int] = _target(name, value, False)
+    return found
+
+
+def raw_item_or_items(name: str, value: Any) -> Id | list[Id]:
+    """As `item_or_items`, but also texts; see `raw_item_id`."""
+    found: Id | list[Id] = _target(name, value, True)
+    return found
+
+
+def _ids(name: str, values: Any, raw_ids: bool) -> list[Any]:
+    rows = as_list(values)
+    if rows is None:
+        if is_missing_id(values):
+            return []
+        raise TypeError(f"{name} must be a list of item ids, got {shown(values)}")
+    ids: list[Any] = []
+    for i, value in enumerate(rows):
+        is_raw = raw_ids and isinstance(value, str) and bool(value)
+        item = str(value) if is_raw else _item_id(value)
+        if item is not None:
+            ids.append(item)
+        elif not is_missing_id(value):
+            raise TypeError(f"{name} must be a list of item ids, got {shown(value)} at {i}")
+    return ids
+
+
+def _target(name: str, value: Any, raw_ids: bool) -> Any:
     rows = as_list(value)
+    if rows is not None and len(rows) == 1 and raw_ids:
+        value = rows[0]
     if rows is None or len(rows) == 1:
-        return item_id(name, value)
-    ids = item_ids(name, rows)
+        return raw_item_id(name, value) if raw_ids else item_id(name, value)
+    ids = _ids(name, rows, raw_ids)
     if not ids:
         raise ValueError(f"{name} is empty: pass at least one item id")
     return ids

@@ -17,7 +17,7 @@ from rl4rec_kernels._utils.checks import (
     whole_number,
 )
 from rl4rec_kernels._utils.values import as_list
-from rl4rec_kernels.data.labels import item_ids, read_rows, read_targets
+from rl4rec_kernels.data.labels import raw_item_ids, read_rows, read_targets
 from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.index.texts import check_texts
 from rl4rec_kernels.metrics import RankCounts, parse_metrics, parse_ties
@@ -33,6 +33,7 @@ from rl4rec_kernels.rewards.formulas import (
     reward_parts,
 )
 from rl4rec_kernels.rewards.negatives import NegativesReport, clean_negatives
+from rl4rec_kernels.rewards.raw_ids import rows_of_raw_ids
 from rl4rec_kernels.rewards.targets import (
     Scored,
     Targets,
@@ -193,7 +194,8 @@ class RecReward:
             whose last one by the assistant is used; see `completion_text`.
         targets : B item ids, or lists of item ids
             The true next items, one or several for each text: then `reward_type` is the metric of
-            their one list, and the softmax and `novelty` are means over them.
+            their one list, and the softmax and `novelty` are means over them. Texts are ids of
+            the data set's own file, see `export_dataset`.
         histories : B lists of item ids
             The items the users interacted with before. They do not compete when all items do.
         neg_items : B lists of item ids, optional
@@ -258,7 +260,7 @@ class RecReward:
         """
         histories = None if history is None else [history]
         negatives = None if neg_items is None else [neg_items]
-        item_ids("history", history)  # errors below would name its row
+        raw_item_ids("history", history)  # errors below would name its row
         request = self._check([text], [target], histories, negatives)
         counts, values = self._values(request, self._ask(request, self._find()))
         return self._explanation(request, counts, values)
@@ -304,6 +306,8 @@ class RecReward:
                 f"generated_texts must be groups of group_size={group_size} texts, got "
                 f"{len(queries)} texts"
             )
+        call = {"targets": targets, "histories": histories, "neg_items": neg_items}
+        targets, histories, neg_items = rows_of_raw_ids(self._find, self.dataset_name, call)
         items = read_targets(targets, len(queries))
         seen = None if histories is None else read_rows("histories", histories, len(queries))
         weights = None

@@ -12,13 +12,14 @@ import torch
 from rl4rec_kernels._utils.checks import MAX_THREADS, amount, shown
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.data.loading import load_item_metadata
+from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.index.cache import cached_index
 from rl4rec_kernels.index.encoder import PACKAGED_MODEL, Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.service.base import AsyncRetrievalBackend
 from rl4rec_kernels.service.batching import BatchingService, Limits
 from rl4rec_kernels.service.calls import Call
-from rl4rec_kernels.service.items import Items
+from rl4rec_kernels.service.items import Items, find_items
 from rl4rec_kernels.service.local import LocalRetrievalService, encode_finite
 from rl4rec_kernels.service.options import as_sources
 from rl4rec_kernels.service.parent import end_with_ray
@@ -141,6 +142,10 @@ class RetrievalActor(BatchingService):
             name = require("ray", "ray").get_runtime_context().get_actor_name() or "unnamed"
             self._publishing = asyncio.create_task(PrometheusMetrics(self.load, name).run())
         return await super().answer_async(call)
+
+    async def raw_items(self, dataset_name: str) -> RawIds:
+        """Answer `RetrievalClient.raw_items`."""
+        return find_items(self._items, dataset_name).raw_items
 
     async def describe(self) -> dict[str, Any]:
         """Describe the actor's data sets, where it runs, and its load."""

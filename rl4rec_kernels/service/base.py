@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.service.calls import Call, Ranked, check_call
 
@@ -162,6 +163,16 @@ class RetrievalBackend(AsyncRetrievalBackend):
         """
         ids = targets, neg_items, histories
         return self.answer(self._check(texts, dataset_name, *ids, False, True, temperature))
+
+    def raw_items(self, dataset_name: str) -> RawIds:
+        """Return what turns the ids of a data set's own file into rows of its table.
+
+        Raises
+        ------
+        ValueError
+            If there is no such data set.
+        """
+        return RawIds()
 
     @abstractmethod
     def answer(self, call: Call) -> Any:

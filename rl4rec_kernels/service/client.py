@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rl4rec_kernels._utils.checks import MAX_SECONDS, number, shown, text
+from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.service.base import RetrievalBackend
 from rl4rec_kernels.service.batcher import ServiceOverloadedError
 from rl4rec_kernels.service.calls import Call
@@ -69,6 +70,7 @@ class RetrievalClient(RetrievalBackend):
         self._ray = connected_ray()
         self._handles: dict[str, Any] = {name: find_actor(name, namespace)}
         self._names: list[str] = []
+        self._raw_items: dict[str, RawIds] = {}
         # Not from 0: all processes would start with the same replica.
         self._turns = itertools.count(random.randrange(1 << 16))
 
@@ -105,6 +107,13 @@ class RetrievalClient(RetrievalBackend):
             except Exception as error:
                 pause = attempts.pause(error)
             await asyncio.sleep(pause)
+
+    def raw_items(self, dataset_name: str) -> RawIds:
+        """Return the raw ids of a data set, which are asked for once, see `RetrievalBackend`."""
+        if dataset_name not in self._raw_items:
+            attempts = _Attempts(self, self._replicas())
+            self._raw_items[dataset_name] = self._get(attempts, "raw_items", dataset_name)
+        return self._raw_items[dataset_name]
 
     def describe(self) -> list[dict[str, Any]]:
         """Describe each replica: its data sets, where it runs, and its load."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.ids import RaggedIds, check_inside, merge
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.metrics import RankCounts
@@ -50,6 +51,11 @@ class Items(ABC):
     def num_rows(self) -> int:
         """Rows of the table."""
         return self._index.num_rows
+
+    @property
+    def raw_items(self) -> RawIds:
+        """The ids of items as the data set's own file has them."""
+        return self._index.raw_items
 
     def check_ids(self, call: Call) -> None:
         """Check that the ids of a call are items.

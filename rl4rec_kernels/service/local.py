@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.checks import amount, shown, text
 from rl4rec_kernels._utils.mapped import check_finite
+from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.index.encoder import Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.service.base import RetrievalBackend
@@ -84,6 +85,10 @@ class LocalRetrievalService(RetrievalBackend):
         """Let `RecReward` find the service by name in this process; returns the service."""
         _registry[text("namespace", namespace), text("name", name)] = self
         return self
+
+    def raw_items(self, dataset_name: str) -> RawIds:
+        """Return the raw ids of a data set, see `RetrievalBackend`."""
+        return find_items(self.items, dataset_name).raw_items
 
     def answer(self, call: Call) -> Any:
         """Encode the texts of a call and answer it, see `RetrievalBackend`."""

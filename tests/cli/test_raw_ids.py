@@ -7,6 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 import rl4rec_kernels as rk
+from rl4rec_kernels.adapters import verl
+from rl4rec_kernels.adapters._scoring import score
 from rl4rec_kernels.adapters.trl import TRLReward
 from rl4rec_kernels.cli.app import app
 from rl4rec_kernels.data.raw_ids import RawIds
@@ -106,6 +108,38 @@ def test_exports_have_raw_users_and_items_of_the_service(files, encoder):
         1,
         1,
     ]
+
+
+def test_exports_may_have_raw_items_which_rewards_read(files, encoder):
+    pytest.importorskip("datasets")
+    root, sequences = files
+    items = rk.load_item_metadata("raw", data_dir=root)
+    prompts = rk.PromptGenerator(items)
+    test = rk.RecommendationDataset("raw", items, prompts, "test", 2, 9999, data_dir=root)
+    service = rk.LocalRetrievalService({"raw": rk.ItemIndex.build(items, encoder)}, encoder)
+    reward = rk.RecReward(service=service, dataset_name="raw", reward_type="rank")
+    texts = [items[target]["title"] for target in test.targets.tolist()]
+    rows = test.to_hf(raw_ids=True)
+    kind = str if test.raw_items.has_names else int
+    for row in rows:
+        *history, target = sequences[str(row["user_id"])]
+        assert (list(map(str, row["history"])), str(row["target"])) == (history, target)
+        assert {type(item) for item in [row["target"], *row["neg_items"]]} == {kind}
+    columns = {name: rows[name] for name in ("target", "history", "neg_items")}
+    assert TRLReward(reward)(rows["prompt"], texts, **columns) == [1, 1, 1]
+    exported = rk.export_dataset(test, "slime", raw_ids=True)
+    assert score(reward, texts, exported["label"])[0]["rank"] == 1
+    row = rk.export_dataset(test, "verl", raw_ids=True)[0]
+    truth = str(row["reward_model"]["ground_truth"])  # as verl may turn it into a text
+    label = verl._read("raw", truth, row["extra_info"], {})[1]
+    assert score(reward, texts[:1], [label])[0]["rank"] == 1
+    unknown = "no such item" if test.raw_items.has_names else "3"
+    error = IndexError if test.raw_items.has_names else TypeError
+    for name in ("targets", "histories", "neg_items"):
+        ids = {"targets": [1], "histories": [[1]], "neg_items": [[2]]}
+        ids[name] = [unknown] if name == "targets" else [[unknown]]
+        with raises(error, f"{name}[0]", repr(unknown)):
+            reward(texts[:1], **ids)
 
 
 def test_indexes_keep_the_names_of_items(files, encoder, tmp_path):
