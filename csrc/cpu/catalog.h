@@ -61,7 +61,6 @@ class Panels {
  public:
   Panels(const Catalog& catalog, const Embeddings& queries);
 
-  // From several threads, unless it is called from one of several.
   void pack(int64_t begin, int64_t end);
   int64_t size() const { return (end_ - begin_ + catalog_.tile.lanes - 1) / catalog_.tile.lanes; }
   const uint32_t* panel(int64_t p) const { return words_.get() + p * panel_words(); }
@@ -196,23 +195,10 @@ void for_each_block(const Partition& partition, const Fn& fn) {
 }
 
 // Calls fn(block, panels) for every block, from several threads. `panels` holds the block's
-// queries.
+// queries. Every thread packs its own: panels that the cores share are slower to read.
 template <typename Fn>
 void for_each_block(const Catalog& catalog, const Embeddings& queries, const Partition& partition,
                     const Fn& fn) {
-  if (partition.num_ranges > 1) {  // whose threads share the panels
-    Panels panels(catalog, queries);
-    for (int64_t group = 0; group < partition.num_groups; ++group) {
-      const int64_t first = group * partition.num_ranges;
-      const Block& all = partition[first];
-      panels.pack(all.first_query, all.first_query + all.num_queries);
-      parallel_for(0, partition.num_ranges, 1, [&](int64_t begin, int64_t end) {
-        const TileSession session;
-        for (int64_t i = begin; i < end; ++i) fn(partition[first + i], panels);
-      });
-    }
-    return;
-  }
   parallel_for(0, partition.size(), 1, [&](int64_t begin, int64_t end) {
     const TileSession session;
     Panels panels(catalog, queries);

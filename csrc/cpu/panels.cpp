@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "cpu/catalog.h"
-#include "cpu/tuning.h"
 
 namespace rl4rec {
 namespace {
@@ -76,10 +75,7 @@ void Panels::pack(int64_t begin, int64_t end) {
   extremes_.assign(size() * lanes, kNoValues);
   scale_ranges_.assign(size(), kNoValues);
   has_unusual_.assign(size(), 0);
-  const int64_t grain = std::max<int64_t>(1, kQueriesPerThread / lanes);
-  parallel_for(0, size(), grain, [&](int64_t first, int64_t last) {
-    for (int64_t p = first; p < last; ++p) pack_panel(p);
-  });
+  for (int64_t p = 0; p < size(); ++p) pack_panel(p);
 }
 
 void Panels::pack_panel(int64_t p) {
