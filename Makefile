@@ -19,7 +19,7 @@ export RL4REC_CUDA
 CPP     := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(filter csrc/%,$(CPP))
 
-.PHONY: help install demo grpo test test-kernels test-others check format bench bench-service build-gpu test-gpu \
+.PHONY: help install demo grpo soak test test-kernels test-others check format bench bench-service build-gpu test-gpu \
         test-gpu-emulated gpu-bundle gpu-run gpu-profile \
         run-test-gpu bench-gpu sanitize sanitize-address sanitize-thread docs peers test-peers test-trainers \
         bench-run bench-compare clean
@@ -28,6 +28,7 @@ help:
 	@echo "make demo     rewards on MovieLens-100k, from history to NDCG (DATA=DIR: your own data set)"
 	@echo "make grpo     trains a small language model with GRPO, three seeds (OPTIONS='--seeds 0': one)"
 	@echo "make test     installs everything and runs all tests (TESTS=tests/ops: some of them)"
+	@echo "make soak     64 good and bad callers of a service for a minute (DURATION=60), with kills"
 	@echo "make check    lint, formatting and types; make format fixes the first two"
 	@echo "make sanitize the C++ under AddressSanitizer, UBSan and ThreadSanitizer"
 	@echo "make docs     builds the documentation into site/"
@@ -85,6 +86,11 @@ test-kernels: $(VENV)/installed
 
 test-others: $(VENV)/installed $(ML100K)
 	$(RUN) $(BIN)/python -m pytest $(KERNELS:%=--ignore=%)
+
+DURATION ?= 60
+
+soak: $(VENV)/installed
+	$(RUN) $(BIN)/python -m tests.service.storm $(DURATION)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

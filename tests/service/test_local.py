@@ -192,3 +192,26 @@ def test_coroutines_answer_as_the_methods(local):
     for call in make_calls(4, seed=2):
         coroutine = getattr(local, f"{call.method}_async")(*call.arguments)
         assert is_same(asyncio.run(coroutine), getattr(local, call.method)(*call.arguments))
+
+
+def test_a_text_is_encoded_once_unless_there_is_no_memory(index, encoder, monkeypatch):
+    encoded = []
+
+    def encode(texts):
+        encoded.extend(texts)
+        return torch.ones(len(texts), 384) * torch.tensor([[len(text)] for text in texts])
+
+    remembering = LocalRetrievalService({"beauty": index}, encoder)
+    forgetting = LocalRetrievalService({"beauty": index}, encoder, cache_mib=0)
+    monkeypatch.setattr(encoder, "encode_queries", encode)
+    calls = (["a", "bb", "a"], ["ccc", "bb"], ["bb", "a", "ccc"])
+    answers = [
+        [service.calculate_reward(texts, "beauty") for texts in calls]
+        for service in (remembering, forgetting)
+    ]
+    assert encoded[:3] == ["a", "bb", "ccc"]
+    assert encoded[3:] == ["a", "bb", "ccc", "bb", "bb", "a", "ccc"]
+    for got, want in zip(*answers, strict=True):
+        assert torch.equal(got, want)
+    with raises(ValueError, "cache_mib", -1):
+        LocalRetrievalService({"beauty": index}, encoder, cache_mib=-1)
