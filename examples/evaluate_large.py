@@ -25,13 +25,15 @@ from torch import Tensor
 import rl4rec_kernels as rk
 
 METRICS = ("ndcg@10", "hit@10", "mrr")
+FLOATS = {"dtype": torch.float32, "device": "cpu"}
 LARGE = 10_000_000 * 100_000  # items times users
 
 
 def random_index(path: Path, num_items: int, dim: int) -> None:
     """Write an index of random embeddings, unless the file exists."""
     if not path.is_file():
-        table = torch.randn(num_items + 1, dim, generator=torch.Generator().manual_seed(0))
+        draw = torch.Generator().manual_seed(0)
+        table = torch.randn(num_items + 1, dim, generator=draw, **FLOATS)
         table[0] = 0  # padding
         rk.ItemIndex.from_embeddings(table).save(path)
 
@@ -39,8 +41,10 @@ def random_index(path: Path, num_items: int, dim: int) -> None:
 def random_users(index: rk.ItemIndex, num_users: int) -> tuple[Tensor, Tensor]:
     """Users near their targets, so that the ranks differ from chance."""
     draw = torch.Generator().manual_seed(1)
-    targets = torch.randint(1, index.num_rows, (num_users,), generator=draw)
-    noise = torch.randn(num_users, index.table.shape[1], generator=draw)
+    targets = torch.randint(
+        1, index.num_rows, (num_users,), generator=draw, dtype=torch.int64, device="cpu"
+    )
+    noise = torch.randn(num_users, index.table.shape[1], generator=draw, **FLOATS)
     return index.table[targets] + 3 * noise, targets
 
 

@@ -36,8 +36,8 @@ constexpr int64_t kChunkSize = 512;
 // Row pointers that dot_rows reads past the last row, to prefetch those rows.
 constexpr int64_t kPrefetchRows = 12;
 
-// The least work per thread, in multiplications and in metrics. Starting one takes microseconds, and
-// milliseconds where other programs keep all processors busy: a call of one query starts none.
+// The least work per thread, in multiplications and in metrics. Starting one takes microseconds,
+// and milliseconds where other programs keep all processors busy: a call of one query starts none.
 constexpr int64_t kMultiplicationsPerThread = 1 << 18;
 constexpr int64_t kMetricsPerThread = 512;
 // The same in queries whose norms are computed.
