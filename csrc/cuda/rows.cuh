@@ -147,8 +147,8 @@ __device__ __noinline__ float score_in_float64(const typename T::Bits* row, int6
   return static_cast<float>(sum_over_lanes(sum));
 }
 
-// The score of the lane's own item, or 0 where its id is -1. `query` gives float32 values, and zeros
-// up to a multiple of kPack. The whole warp must call this.
+// The score of the lane's own item, or 0 where its id is -1. `query` gives float32 values, and
+// zeros up to a multiple of kPack. The whole warp must call this.
 template <typename T, typename Query>
 __device__ __forceinline__ float score_with(const Rows<T>& table, const Query& query, int64_t id) {
   float score = 0.0f;

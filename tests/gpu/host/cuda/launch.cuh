@@ -1,5 +1,5 @@
-// In place of csrc/cuda/launch.cuh in the tests without a GPU: the same host code, on tensors of the
-// CPU, hands its launches to the emulator of PTX (tests/gpu).
+// In place of csrc/cuda/launch.cuh in the tests without a GPU: the same host code, on tensors of
+// the CPU, hands its launches to the emulator of PTX (tests/gpu).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,8 +12,8 @@
 #define RL4REC_CUDA_LIBRARY rl4rec_cuda_emulated
 #define RL4REC_CUDA_KEY CPU
 
-extern "C" int launch_emulated(const void* kernel, unsigned blocks, int threads, int64_t shared_bytes,
-                               void** arguments);
+extern "C" int launch_emulated(const void* kernel, unsigned blocks, int threads,
+                               int64_t shared_bytes, void** arguments);
 
 namespace rl4rec {
 
@@ -39,8 +39,9 @@ class Device {
   static void run(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
                   Parameters... parameters) {
     void* pointers[] = {static_cast<void*>(&parameters)...};
-    const int failed = launch_emulated(reinterpret_cast<const void*>(kernel),
-                                       static_cast<unsigned>(blocks), threads, shared_bytes, pointers);
+    const int failed =
+        launch_emulated(reinterpret_cast<const void*>(kernel), static_cast<unsigned>(blocks),
+                        threads, shared_bytes, pointers);
     check<std::runtime_error>(!failed, "the emulated kernel failed");
   }
 };
