@@ -163,7 +163,8 @@ TRAINERS := $(CACHE)/trainers-$(shell cksum < tests/trainers/requirements.txt | 
 
 $(TRAINERS)/installed: | $(VENV)/installed
 	rm -rf $(CACHE)/trainers*
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(TRAINERS) -r tests/trainers/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(TRAINERS) \
+	  -r tests/trainers/requirements.txt
 	rm -rf $(TRAINERS)/tests $(TRAINERS)/scripts $(TRAINERS)/examples
 	touch $@
 
@@ -194,22 +195,14 @@ bench-service: $(VENV)/installed
 
 # Every GPU kernel as compiled PTX, on the CPU: all cases, for both generations of tensor cores, and
 # then with faults planted, which must be found. Takes about half an hour.
-.PHONY: help install demo grpo test test-kernels test-others check format bench bench-service build-gpu test-gpu \
-        test-gpu-emulated gpu-bundle gpu-run gpu-profile \
-LATED := tests/gpu/test_triton.py $(addprefix tests/ops/,test_gpu_candidates.py test_gpu_catalog.py \
+EMULATED := tests/gpu/test_triton.py $(addprefix tests/ops/,test_gpu_candidates.py test_gpu_catalog.py \
               test_log_prob.py test_log_prob_gradients.py)
 
 test-gpu-emulated: $(VENV)/installed
-	$(RUN) RL4REC_.PHONY: help install demo grpo test test-kernels test-others check format bench bench-service build-gpu test-gpu \
-        test-gpu-emulated gpu-bundle gpu-run gpu-profile \
-LATED=all $(BIN)/python -m pytest tests/cuda tests/gpu
+	$(RUN) RL4REC_EMULATED=all $(BIN)/python -m pytest tests/cuda tests/gpu
 	for capability in 80 90; do \
-	  $(RUN) RL4REC_.PHONY: help install demo grpo test test-kernels test-others check format bench bench-service build-gpu test-gpu \
-        test-gpu-emulated gpu-bundle gpu-run gpu-profile \
-LATED=all RL4REC_CAPABILITY=$$capability $(BIN)/python -m pytest \
-	    -p tests.gpu.plugin -k '(gpu or triton) and not cuda and not compile' $(.PHONY: help install demo grpo test test-kernels test-others check format bench bench-service build-gpu test-gpu \
-        test-gpu-emulated gpu-bundle gpu-run gpu-profile \
-LATED) || exit 1; \
+	  $(RUN) RL4REC_EMULATED=all RL4REC_CAPABILITY=$$capability $(BIN)/python -m pytest \
+	    -p tests.gpu.plugin -k '(gpu or triton) and not cuda and not compile' $(EMULATED) || exit 1; \
 	done
 	$(RUN) TRITON_INTERPRET=0 $(BIN)/python -m tests.gpu.faults
 
