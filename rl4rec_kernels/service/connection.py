@@ -80,7 +80,7 @@ def connected_ray(address: str = "auto") -> Any:
         if not ray.is_initialized():
             try:
                 found = _find_cluster(address)
-                # The dashboard of a Ray of one's own would be ten more processes, and open a port.
+                # The dashboard of a separate Ray would be ten more processes, and open a port.
                 own = {"include_dashboard": False} if found == "local" else {}
                 ray.init(address=found, log_to_driver=False, logging_level="ERROR", **own)
             except (ConnectionError, RuntimeError, ValueError) as error:

@@ -19,7 +19,7 @@ SECONDS = 5.0
 
 
 class Client(RetrievalBackend):
-    """Calls a batching service on a loop of its own, from any thread."""
+    """Calls a batching service on its own loop, from any thread."""
 
     def __init__(self, service: BatchingService) -> None:
         self.service, self.loop = service, asyncio.new_event_loop()
