@@ -1,10 +1,9 @@
 """Ends an actor's process when the Ray that runs it has been killed."""
 
 import os
+import sys
 import threading
 import time
-
-from rl4rec_kernels._utils.imports import require
 
 _EVERY_S = 1.0
 
@@ -15,8 +14,11 @@ def end_with_ray() -> None:
     ``rl4rec serve`` takes its own Ray with it, even if it is killed. Ray's workers find that out
     when they next talk to the raylet, which may take long in the middle of a batch.
     """
-    context = require("ray", "ray").get_runtime_context()
-    if context.get_actor_id() is not None:
+    ray = sys.modules.get("ray")
+    # Outside of Ray, a runtime context would start one, or wait for one that is gone.
+    if ray is None or not ray.is_initialized():
+        return
+    if ray.get_runtime_context().get_actor_id() is not None:
         end_with_parent()
 
 
