@@ -19,6 +19,7 @@ from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.cli import demo
 from rl4rec_kernels.index.cache import cache_dir, cached_index
 from tests.errors import raises
+from tests.forked import in_child
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
@@ -242,21 +243,18 @@ def test_movielens_is_fetched_without_a_cache(tmp_path, monkeypatch, caplog):
     assert str(found) in caplog.text
 
 
-@pytest.fixture
-def small_files():
-    """Files of at most 8 KiB, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def test_a_full_disk_is_named_with_the_file(tmp_path, small_files):
+def test_a_full_disk_is_named_with_the_file(tmp_path):
     index = ItemIndex.from_embeddings(torch.ones(99, 99), ids=range(1, 100))
-    path = tmp_path / "index.safetensors"
-    with raises(OSError, path):
-        index.save(path)
-    path = tmp_path / "result.json"
-    with raises(OSError, path), replacing(path) as part, open(part, "w") as file:
-        file.write("x" * 10_000)
+
+    def write() -> None:
+        # As on a full disk. In a child: the limit would hold for the output of the tests too.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+        path = tmp_path / "index.safetensors"
+        with raises(OSError, path):
+            index.save(path)
+        path = tmp_path / "result.json"
+        with raises(OSError, path), replacing(path) as part, open(part, "w") as file:
+            file.write("x" * 10_000)
+
+    in_child(write)
     assert os.listdir(tmp_path) == []
