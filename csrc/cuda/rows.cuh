@@ -174,6 +174,7 @@ __device__ __forceinline__ float score_with(const Rows<T>& table, const Query& q
       if (lane_of_thread() == first + r) score = sum;
     }
   }
+  if (id < 0) score = 0.0f;  // a query that is not finite makes NaN of zeros
   unsigned open = __ballot_sync(kAllLanes, !(fabsf(score) <= kMaxFloat));
   for (; open != 0; open &= open - 1) {
     const int lane = __popc((open - 1) & ~open);

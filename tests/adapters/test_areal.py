@@ -39,7 +39,7 @@ def hanging(configured, monkeypatch):
         entered.set()
         leave.wait(60)
 
-    monkeypatch.setattr(LocalRetrievalService, "rank", hang)
+    monkeypatch.setattr(LocalRetrievalService, "answer", hang)
     monkeypatch.setattr(areal, "DEADLINE", 0.2)
     yield entered
     leave.set()
