@@ -123,7 +123,10 @@ def test_an_error_while_importing_is_one_line():
 def test_ctrl_c_while_importing_leaves_no_traceback(tmp_path, program):
     """A module that the package imports interrupts the import, as a key would."""
     (tmp_path / "torch.py").write_text(
-        "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(60)"
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "time.sleep(60)"
     )
     script = tmp_path / "rl4rec"
     script.write_text("from rl4rec_kernels.cli import main; main()")

@@ -200,7 +200,7 @@ def errors(rank: int, world: int, missing: Path) -> dict[str, Callable[[], Any]]
 
 # Steps between two collectives, and the methods that take them.
 STEPS = {
-    "rank_catalog": ("check_ids", "score_targets", "local_ids", "count_slices", "check_targets"),
+    "rank_catalog": ("check_ids", "score_targets", "local_ids", "count_slices", "split_targets"),
     "topk_catalog": ("check_k", "local_ids", "best_of_slices", "global_ids", "merge_best"),
 }
 
