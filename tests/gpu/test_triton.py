@@ -22,6 +22,7 @@ from tests.ops.catalog_cases import (
     reference_best,
 )
 from tests.ops.gpu import Backend
+from tests.ops.test_targets import draw_targets, want_counts
 from tests.ops.test_triton_compile import KERNELS
 
 TRITON = Backend("triton")
@@ -89,6 +90,20 @@ def test_ranks_in_the_catalog(dtype, late):
         got = TRITON.reward_catalog(*case.arguments, METRICS, valid=case.valid)
         exact = reference.metrics_from_counts(want, parse_metrics(METRICS), parse_ties("expected"))
         torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-7)
+
+
+@runs(BF16_90)
+def test_several_targets(dtype):
+    case = make_catalog_case((9, 151, 40), (dtype, dtype), exclusions=True)
+    targets = draw_targets(case, most=3)
+    arguments = (case.query, case.table, targets, case.exclusions)
+    counts = TRITON.rank_catalog(*arguments, valid=case.valid)
+    assert_counts(counts, want_counts(case, targets))
+    metrics = ("ndcg@3", "recall@3", "map@3", "mrr")
+    offsets = targets.offsets
+    got = TRITON.metrics_from_counts(counts, metrics, offsets=offsets)
+    want = rk.metrics_from_counts(counts, metrics, offsets=offsets, backend="reference")
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7, equal_nan=True)
 
 
 @runs(BF16_90)

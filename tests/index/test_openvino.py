@@ -25,7 +25,7 @@ def test_openvino_gives_the_same_vectors(encoder):
         Encoder(encoder.model, backend="openvino")
     with raises(ValueError, "backend='openvino'", "CPU", "cuda"):
         Encoder(backend="openvino", device="cuda")
-    with raises(ValueError, "backend", "torch or openvino", "'onnx'"):
+    with raises(ValueError, "backend", "torch", "openvino", "'onnx'"):
         Encoder(backend="onnx")
 
 
