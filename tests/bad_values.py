@@ -246,6 +246,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         SERVICE.calculate_reward,
         _TEXTS | {"neg_items": None},
     ),
+    "LocalRetrievalService.raw_items": (SERVICE.raw_items, {"dataset_name": "toys"}),
     "LocalRetrievalService.rank": (SERVICE.rank, _TEXTS | _IDS),
     "LocalRetrievalService.rank_with_log_prob": (SERVICE.rank_with_log_prob, _TEXTS | _IDS),
     "find_service": (rk.find_service, {"name": "a", "namespace": "b"}),

@@ -23,6 +23,7 @@ ELSEWHERE = {
     "LocalRetrievalService.answer_async",
     "RetrievalClient.answer",
     "RetrievalClient.answer_async",
+    "RetrievalClient.raw_items",  # as of the local service
     "RaggedIds.count",  # of tuples
     "RaggedIds.index",
     "PromptGenerator.generate_prompt",  # is `generate`

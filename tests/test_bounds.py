@@ -3,11 +3,13 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.data import load_interactions, load_item_metadata
+from rl4rec_kernels.data.interactions import Interactions
 from rl4rec_kernels.service.batching import Limits
 from rl4rec_kernels.service.options import check_options
 from tests.data.cases import write_tiny
@@ -16,6 +18,7 @@ from tests.errors import raises
 TABLE = torch.eye(4)
 METADATA = {item: {"title": "soap"} for item in range(1, 6)}
 COUNTS = rk.RankCounts(torch.tensor([0]), torch.tensor([0]), torch.tensor([6]))
+NONE = Interactions(np.array([1]), rk.RaggedIds.from_lists([[1]]))
 ROWS = 1 << 24  # of a table with few items
 
 
@@ -43,7 +46,7 @@ CALLS = [
     ),
     (lambda v: dataset(num_items=v), "num_items", ROWS),
     (lambda v: dataset(num_negs=v * 4, num_items=9), "num_negs", 2**32 - 1),
-    (lambda v: dataset({v: {"title": "soap"}}, interactions=()), f"item {2**31}", ROWS),
+    (lambda v: dataset({v: {"title": "soap"}}, interactions=NONE), f"item {2**31}", ROWS),
     (lambda v: rk.sample_negatives(9, [[]], 1, num_threads=v), "num_threads", 4096),
     (lambda v: rk.sample_negatives(4 * v, [[]], 1), "num_items", 2**32 - 1),
     (lambda v: rk.sample_negatives(9, [[]], 4 * v), "num_negs", 2**32 - 1),

@@ -31,10 +31,11 @@ def unpack_gzip(path: Path, packed: bytes) -> bytes:
 
 def check_zip(path: Path) -> None:
     """Raise ValueError if a file is a zip archive that holds more than the bound."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            is_packed = [part for part in archive.infolist() if part.compress_type]
+    except zipfile.BadZipFile:  # not one, or damaged, which its reader says
         return
-    with zipfile.ZipFile(path) as archive:
-        is_packed = [part for part in archive.infolist() if part.compress_type]
     check_unpacked(path, sum(part.file_size for part in is_packed))
 
 

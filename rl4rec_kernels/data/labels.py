@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rl4rec_kernels._utils.checks import shown, text
+from rl4rec_kernels._utils.checks import flag, shown, text
 from rl4rec_kernels._utils.values import as_list, is_missing, plain
 from rl4rec_kernels.ids import RaggedIds, as_ragged, check_some_targets, check_targets, has_several
 
@@ -52,6 +52,7 @@ def write_label(
     TypeError
         If an id is not a whole number; see `item_id`.
     """
+    raw_ids = flag("raw_ids", raw_ids)
     ids = (
         _target("target", target, raw_ids),
         _ids("history", history, raw_ids),
@@ -71,6 +72,7 @@ def read_label(label: Any, name: str = "label", *, raw_ids: bool = False) -> Lab
     TypeError, ValueError
         If it is something else; the message shows it.
     """
+    raw_ids = flag("raw_ids", raw_ids)
     text("name", name)
     label = label if isinstance(label, Mapping) else plain(label)
     if isinstance(label, str):
