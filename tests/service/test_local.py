@@ -103,7 +103,7 @@ def test_each_thread_gets_its_own_answers(service):
         ({"targets": [1, 2, 0]}, IndexError, ("targets", "0 ")),
         ({"targets": [1, 2, -1]}, IndexError, ("targets", "item -1")),
         ({"targets": [1.0, 2.0, 3.0]}, TypeError, ("targets", "float64")),
-        ({"targets": [[1], [], [4]]}, ValueError, ("targets", "length")),
+        ({"targets": [[1], [], [4]]}, ValueError, ("targets",)),
         ({"targets": np.array([1, 2, 2**63], np.uint64)}, IndexError, ("targets", 2**63)),
         ({"neg_items": [[1], [2]]}, ValueError, ("neg_items", 3, "got 2")),
         ({"neg_items": [[1], [2], [500]]}, IndexError, ("neg_items", "item 500")),
