@@ -283,8 +283,8 @@ void score_float_targets(const Catalog& catalog, const Embeddings& queries, cons
       int64_t numbers[kPairs], n = 0;
       for (int64_t q = first; q < std::min(first + kPairs, end); ++q) {
         if (targets[q] < 0) continue;
-        query[n] = values(queries, q, &copies[2 * n * padded]);
-        item[n] = values(items, targets[q], &copies[(2 * n + 1) * padded]);
+        query[n] = values(queries, q, copies.data() + 2 * n * padded);
+        item[n] = values(items, targets[q], copies.data() + (2 * n + 1) * padded);
         numbers[n++] = q;
       }
       if (n == 0) continue;
