@@ -64,7 +64,7 @@ class Storm:
         self.expect("ray", is_same(got, self.answers[which]), f"{call}: {got}")
 
     def bad_over_ray(self, draw: random.Random) -> None:
-        """Call with an id that is no item, in a certain row."""
+        """Call with an id that is not an item, in a certain row."""
         try:
             self.client.rank(["soap", "perfume"], "toys", [1, 10**6 + draw.randrange(9)], [[2]] * 2)
         except IndexError as error:
@@ -81,7 +81,7 @@ class Storm:
             self.expect("http", same, f"{status} {answer!r} instead of {self.rewards[which]}")
 
     def bad_over_http(self, draw: random.Random) -> None:
-        """Post something that is no request, or one of another's data."""
+        """Post something that is not a request, or one of another's data."""
         body = draw.choice([b"", b"{", b"[]", b'{"query": ["a"]}', os.urandom(draw.randrange(99))])
         self.expect_status("bad http", 400, self.post(body))
         label = b'{"query": ["a"], "labels": [{"target": 1, "neg_items": [99999999]}]}'
