@@ -11,6 +11,7 @@ from rl4rec_kernels.ids import IdLists
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _backends, _gradients, reference
 from rl4rec_kernels.ops._arguments import (
+    Catalog,
     Ids,
     as_embeddings,
     as_targets,
@@ -138,12 +139,9 @@ def log_prob_catalog(
     IndexError
         If an id is not in the table; the message names it.
     """
-    query, table = as_embeddings(query, table)
-    temperature = _check("log_prob_catalog", query, table, temperature)
-    check_embeddings(query, table)
-    catalog = check_catalog(query, table, valid)
-    excluded = split_excluded(exclude, query)
-    targets = as_targets(targets, query)
+    query, table, catalog, targets, excluded, temperature = _check_catalog(
+        "log_prob_catalog", query, table, targets, exclude, temperature, valid
+    )
     backend = _backends.resolve_backend(backend, query, cuda=False)
     if backend == "reference":
         found = reference.log_prob_catalog(
@@ -191,12 +189,9 @@ def rank_with_log_prob(
     TypeError, ValueError, IndexError
         As `log_prob_catalog`.
     """
-    query, table = as_embeddings(query, table)
-    temperature = _check("rank_with_log_prob", query, table, temperature)
-    check_embeddings(query, table)
-    catalog = check_catalog(query, table, valid)
-    excluded = split_excluded(exclude, query)
-    targets = as_targets(targets, query)
+    query, table, catalog, targets, excluded, temperature = _check_catalog(
+        "rank_with_log_prob", query, table, targets, exclude, temperature, valid
+    )
     chosen = _backends.resolve_backend(backend, query, cuda=False)
     if chosen != "cpu" or is_streamed(query, catalog):
         counts = rank_catalog(query, table, targets, exclude, valid=valid, backend=backend)
@@ -209,6 +204,18 @@ def rank_with_log_prob(
         lambda *arguments: operator(*arguments[:6], temperature), query, catalog, targets, excluded
     )
     return RankCounts(*counts), log_probs
+
+
+def _check_catalog(
+    name: str, query: Any, table: Any, targets: Any, exclude: Any, temperature: Any, valid: Any
+) -> tuple[Tensor, Tensor, Catalog, Tensor, Ids, float]:
+    """Check what both operators on the catalog take."""
+    query, table = as_embeddings(query, table)
+    temperature = _check(name, query, table, temperature)
+    check_embeddings(query, table)
+    catalog = check_catalog(query, table, valid)
+    excluded = split_excluded(exclude, query)
+    return query, table, catalog, as_targets(targets, query), excluded, temperature
 
 
 def _check(name: str, query: Any, table: Any, temperature: Any) -> float:
