@@ -35,5 +35,5 @@ def test_both_evaluations_agree(tmp_path):
     assert 0 < full[0] < sampled[0] < 1
     np.testing.assert_allclose(values["full, here"], full, atol=1e-6)
     np.testing.assert_allclose(values["uni100, RecBole's negatives, here"], sampled, atol=1e-6)
-    # Own negatives are others, and RecBole's are some fewer: five standard errors of a mean in [0, 1].
+    # Own negatives are others: within five standard errors of a mean of numbers in [0, 1].
     assert np.abs(values["uni100, here"] - sampled).max() < 5 * 0.5 / USERS**0.5
