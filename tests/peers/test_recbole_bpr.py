@@ -20,7 +20,7 @@ def test_both_evaluations_agree(tmp_path):
     lines = (" ".join(map(str, (user, *row))) for user, row in enumerate(sequences, 1))
     (tmp_path / "random").mkdir()
     (tmp_path / "random" / "sequential_data.txt").write_text("\n".join(lines), encoding="utf-8")
-    # In a process of its own, because RecBole changes settings of torch and NumPy.
+    # In a separate process, because RecBole changes settings of torch and NumPy.
     done = subprocess.run(
         [sys.executable, str(EXAMPLE), "--data", str(tmp_path / "random"), "--epochs", "1"],
         capture_output=True,
