@@ -131,3 +131,15 @@ def test_the_workflow_covers_the_supported_versions():
     assert declared[0] == project["requires-python"].removeprefix(">=")
     assert json.loads(re.search(r"torch: (\[.*\])", workflow)[1]) == ["2.10", "latest"]
     assert "torch>=2.10" in project["dependencies"]
+
+
+def test_wheels_are_built_for_the_supported_versions():
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    options = tomllib.loads(text)["tool"]["cibuildwheel"]
+    pythons = re.findall(r"Python :: 3\.(\d+)", text)
+    assert options["build"] == f"cp3{{{','.join(pythons)}}}-manylinux_x86_64"
+    workflow = (ROOT / ".github/workflows/wheels.yml").read_text("utf-8")
+    assert f"build: [{', '.join(f'cp3{minor}' for minor in pythons)}]" in workflow
+    assert "'torch==2.10.*'" in options["before-build"]  # the oldest
+    for library in ("libtorch*", "libc10*"):
+        assert f"--exclude '{library}'" in options["repair-wheel-command"]
