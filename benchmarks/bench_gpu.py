@@ -209,6 +209,8 @@ def catalog(limits: Limits) -> Iterator[list[str]]:
                 score, lambda scores, rows, targets=targets: count_items(scores, targets[rows])
             ),
         }
+        if CUDA and dtype == torch.bfloat16 and torch.cuda.get_device_capability() == (9, 0):
+            contestants["rl4rec, CUDA"] = partial(contestants["rl4rec, Triton"], backend="cuda")
         yield table(f"rank_catalog, {where}", limit, contestants)
         for k in KS:
             if k > num_items:

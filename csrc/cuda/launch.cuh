@@ -34,6 +34,22 @@ class Device {
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
+  // The compute capability times ten, and the number of multiprocessors.
+  int capability() const {
+    return 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
+           attribute(cudaDevAttrComputeCapabilityMinor);
+  }
+  int processors() const { return attribute(cudaDevAttrMultiProcessorCount); }
+
+  // Lets a kernel be launched with more shared memory than the 48 KiB of every GPU.
+  template <typename... Parameters>
+  void allow_shared(void (*kernel)(Parameters...), int64_t bytes) const {
+    const cudaError_t error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    check<std::runtime_error>(error == cudaSuccess, "a kernel cannot have ", bytes,
+                              " bytes of shared memory: ", cudaGetErrorString(error));
+  }
+
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
               const Arguments&... arguments) const {
@@ -50,6 +66,14 @@ class Device {
   static int32_t index_of(const torch::stable::Tensor& tensor) {
     check(tensor.is_cuda(), "the tensors must be on a GPU");
     return tensor.get_device_index();
+  }
+
+  static int attribute(cudaDeviceAttr which) {  // of the current device
+    int device = 0, value = 0;
+    const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                       cudaDeviceGetAttribute(&value, which, device) == cudaSuccess;
+    check<std::runtime_error>(known, "the CUDA driver does not describe the device");
+    return value;
   }
 
   torch::stable::accelerator::DeviceGuard guard_;

@@ -124,8 +124,8 @@ def resolve_backend(backend: str, query: Tensor, *, cuda: bool = True) -> str:
         )
     if backend == "cuda" and not cuda:
         raise ValueError(
-            "backend='cuda' is available for score_candidates, rank_candidates and "
-            "reward_candidates only; "
+            "backend='cuda' is available for score_candidates, rank_candidates, "
+            "reward_candidates, rank_catalog and reward_catalog only; "
             "pass backend='triton' or 'auto'"
         )
     if backend in ("cuda", "triton") and device != "cuda" and not runs_on_cpu(backend):
@@ -184,6 +184,7 @@ def register(
     fake: Callable[..., Any],
     *,
     cuda: bool = True,
+    prefers_cuda: bool = True,
     explain: Callable[..., Any] | None = None,
     kernel: Callable[..., Any] | None = None,
     backward: Callable[[Any], Callable[..., Any]] | None = None,
@@ -199,6 +200,8 @@ def register(
         Makes empty results of the right shapes from the operator's arguments.
     cuda : bool
         Whether there is a kernel in CUDA C++.
+    prefers_cuda : bool
+        Whether ``"auto"`` chooses that kernel where it can run.
     explain : callable, optional
         Raises the CPU's error for arguments whose ids the kernels found to be bad. Kernels get a
         flag, int32 [1], as their last argument, which they set if ids are bad. By default they get
@@ -226,7 +229,8 @@ def register(
             )
 
     def redirect(*args: Any) -> Any:
-        return getattr(operators(resolve_backend("auto", args[0], cuda=cuda)), name)(*args)
+        backend = resolve_backend("auto", args[0], cuda=cuda and prefers_cuda)
+        return getattr(operators(backend), name)(*args)
 
     _redirections.impl(name, redirect)
 

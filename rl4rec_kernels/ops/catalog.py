@@ -9,7 +9,7 @@ from torch import Tensor
 from rl4rec_kernels._utils.arrays import Array
 from rl4rec_kernels.ids import IdLists
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops import _backends, reference
+from rl4rec_kernels.ops import _backends, _hopper, reference
 from rl4rec_kernels.ops._arguments import (
     NO_IDS,
     Catalog,
@@ -71,8 +71,10 @@ def rank_catalog(
         to the target's that rounding could decide, see Notes. Counts are then exactly those of the
         table that was quantized; without `refine` they are those of the rounded embeddings. Queries
         must be float32, finite and shorter than 1e18.
-    backend : {"auto", "cpu", "triton", "reference"}
-        The implementation to use. ``"auto"`` uses C++ on the CPU and Triton on a GPU.
+    backend : {"auto", "cpu", "cuda", "triton", "reference"}
+        The implementation to use. ``"auto"`` uses C++ on the CPU and Triton on a GPU. ``"cuda"``
+        needs a GPU of compute capability 9.0 (Hopper), bfloat16 or float16, and one target per
+        query.
 
     Returns
     -------
@@ -109,9 +111,12 @@ def rank_catalog(
     A constant covers underflow. So an item whose ŝ differs from the target's s by more than the
     bound is certainly above or below it; the others are scored by the arithmetic of s.
     """
-    query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
+    query, catalog, excluded, backend = _check(
+        query, table, exclude, valid, refine, backend, cuda=True
+    )
     wanted = split_targets(targets, query)
     if isinstance(wanted, Targets):
+        _refuse_several(backend)
         return rank_targets(query, catalog, wanted, excluded, backend)
     if backend == "reference":
         return reference.rank_catalog(query, _exact(catalog), wanted, *excluded, catalog.valid)
@@ -156,9 +161,12 @@ def reward_catalog(
         If an id is not in the table; the message names it.
     """
     numbers = metric_arguments(metrics, ties)
-    query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
+    query, catalog, excluded, backend = _check(
+        query, table, exclude, valid, refine, backend, cuda=True
+    )
     wanted = split_targets(targets, query)
     if isinstance(wanted, Targets):
+        _refuse_several(backend)
         counts = rank_targets(query, catalog, wanted, excluded, backend)
         return metrics_from_counts(counts, metrics, ties, offsets=wanted.offsets, backend=backend)
     if backend == "reference":
@@ -166,6 +174,10 @@ def reward_catalog(
         return metrics_from_counts(counts, metrics, ties, backend=backend)
     if is_streamed(query, catalog):
         return metrics_from_counts(rank_slices(query, catalog, wanted, excluded), metrics, ties)
+    if backend == "cuda":
+        operator = _backends.operators(backend).rank_catalog
+        counts = RankCounts(*in_blocks(operator, query, catalog, wanted, excluded, None))
+        return metrics_from_counts(counts, metrics, ties)
     operator = _backends.operators(backend).reward_catalog
     with torch.no_grad():
         return in_blocks(operator, query, catalog, wanted, excluded, *numbers)
@@ -236,12 +248,40 @@ def topk_catalog(
 
 
 def _check(
-    query: Any, table: Any, exclude: Any, valid: Any, refine: bool, backend: str
+    query: Any,
+    table: Any,
+    exclude: Any,
+    valid: Any,
+    refine: bool,
+    backend: str,
+    *,
+    cuda: bool = False,
 ) -> tuple[Tensor, Catalog, Ids, str]:
+    """Check arguments; `cuda` is whether there is a kernel in CUDA C++."""
     query, table = as_embeddings(query, table)
     catalog = check_catalog(query, table, valid, refine)
     excluded = split_excluded(exclude, query)
+    if cuda and backend == "cuda":
+        _hopper.check_dtypes(query, catalog)
+        backend = _backends.resolve_backend(backend, query)
+        _hopper.check_device(query)
+        return query, catalog, excluded, backend
     return query, catalog, excluded, _backends.resolve_backend(backend, query, cuda=False)
+
+
+def _refuse_several(backend: str) -> None:
+    if backend == "cuda":
+        raise ValueError(
+            "backend='cuda' ranks one target per query, got targets as RaggedIds or lists of lists;"
+            " pass backend='triton' or 'auto'"
+        )
+
+
+def _rank(kernels: Any, *args: Any) -> Any:
+    """`rank_catalog` of a GPU backend."""
+    if kernels is _backends.kernels("cuda"):
+        return _hopper.rank_catalog(kernels, *args)
+    return kernels.rank_catalog(*args)
 
 
 def _exact(catalog: Catalog) -> Tensor:
@@ -279,8 +319,9 @@ def _empty_best(query: Tensor, table: Tensor, k: int, *rest: Any) -> tuple[Tenso
 _backends.register(
     "rank_catalog",
     _backends.empty_counts,
-    cuda=False,
+    prefers_cuda=False,
     explain=lambda *args: _explain(*args[:-1], target_scores=args[-1]),
+    kernel=_rank,
 )
 _backends.register("reward_catalog", _backends.empty_metrics, cuda=False, explain=_explain)
 _backends.register("topk_catalog", _empty_best, cuda=False, explain=_explain)

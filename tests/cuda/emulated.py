@@ -19,14 +19,16 @@ from tests.gpu.emulator import Memory, Mode, Program, launch
 
 ROOT = Path(__file__).parents[2]
 HOST = ROOT / "tests/gpu/host"
-CAPABILITY = 80  # the kernels have no code of their own for newer ones
+CAPABILITIES = {"cuda": 80, "cuda/sm90": 90}
+"""What the kernels of a folder are compiled for."""
+CAPABILITY = CAPABILITIES["cuda"]  # its kernels have no code of their own for newer ones
 
 
 class Emulated:
     """The raw operators, for tensors on the CPU: their own host code, and compiled kernels."""
 
-    def __init__(self, source: Path = ROOT / "csrc") -> None:
-        folder = build(source)
+    def __init__(self, source: Path = ROOT / "csrc", part: str = "cuda") -> None:
+        folder = build(source, part)
         torch.ops.load_library(str(folder / "emulated.so"))
         self._library = ctypes.CDLL(str(folder / "emulated.so"))
         self.use((folder / "all.ptx").read_text())
@@ -126,30 +128,38 @@ def flags_of(source: Path) -> list[str]:
     ]
 
 
-def write_all(folder: Path, source: Path) -> Path:
-    """A file that includes every .cu file: torch's headers are then read once."""
+def write_all(folder: Path, source: Path, part: str = "cuda") -> Path:
+    """A file that includes every .cu file of a folder: torch's headers are then read once."""
     path = folder / "all.cu"
-    names = sorted(file.name for file in (source / "cuda").glob("*.cu"))
-    path.write_text("".join(f'#include "cuda/{name}"\n' for name in names))
+    names = sorted(f"{part}/{file.name}" for file in (source / part).glob("*.cu"))
+    names += ["cuda/arguments.cu"] * (part != "cuda")  # which all others use
+    path.write_text("".join(f'#include "{name}"\n' for name in names))
     return path
 
 
-def build(source: Path) -> Path:
-    """The folder, by the content of all sources, with emulated.so and all.ptx."""
-    files = [*source.glob("*.h"), *(source / "cuda").iterdir(), *HOST.rglob("*.c*")]
-    content = [torch.__version__, str(CAPABILITY), *(file.read_text() for file in sorted(files))]
+def architecture_of(part: str) -> str:
+    """The name of what nvcc compiles a folder for, such as 90a."""
+    return f"{CAPABILITIES[part]}{'a' * (part != 'cuda')}"
+
+
+def build(source: Path, part: str = "cuda") -> Path:
+    """The folder, by the content of its sources, with emulated.so and all.ptx."""
+    files = [*source.glob("*.h"), *(source / "cuda").glob("*.cu*"), *HOST.rglob("*.c*")]
+    files += (source / part).glob("*.cu*")
+    content = [torch.__version__, part, *(file.read_text() for file in sorted(files))]
     key = hashlib.sha256("\0".join(content).encode()).hexdigest()[:16]
-    folder = ROOT / ".cache/emulated" / f"cuda-{key}"
+    folder = ROOT / ".cache/emulated" / f"{part.replace('/', '-')}-{key}"
     if (folder / "emulated.so").exists():
         return folder
     compiler = nvcc()
     work = folder.with_name(f"{folder.name}-{os.getpid()}")
     work.mkdir(parents=True, exist_ok=True)
-    architecture = f"arch=compute_{CAPABILITY},code=compute_{CAPABILITY}"
+    virtual = f"compute_{architecture_of(part)}"
+    architecture = f"arch={virtual},code={virtual}"
     run(
         compiler, *flags_of(source), "-O1", "-Xcompiler=-fPIC,-fvisibility=hidden", "--keep",
         "--keep-dir", str(work), "-gencode", architecture, "-c", "-o", str(work / "all.o"),
-        str(write_all(work, source)),
+        str(write_all(work, source, part)),
     )  # fmt: skip
     libraries = [f"-L{library_paths()[0]}", "-ltorch_cpu", "-lc10"]
     run(

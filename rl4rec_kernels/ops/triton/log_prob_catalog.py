@@ -13,9 +13,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rl4rec_kernels.ops._exclusions import exclusion_keys
 from rl4rec_kernels.ops.triton.launch import is_open, launch
 from rl4rec_kernels.ops.triton.log_prob_candidates import exponentials
-from rl4rec_kernels.ops.triton.pairs import exclusion_keys, score_targets
+from rl4rec_kernels.ops.triton.pairs import score_targets
 from rl4rec_kernels.ops.triton.tile import (
     BLOCK,
     Operands,

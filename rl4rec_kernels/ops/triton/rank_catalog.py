@@ -12,9 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rl4rec_kernels.ops._exclusions import exclusion_keys
 from rl4rec_kernels.ops.triton.launch import is_open, launch
 from rl4rec_kernels.ops.triton.metrics import store_metrics
-from rl4rec_kernels.ops.triton.pairs import count_excluded, exclusion_keys, score_targets
+from rl4rec_kernels.ops.triton.pairs import count_excluded, score_targets
 from rl4rec_kernels.ops.triton.tile import (
     BLOCK,
     Operands,

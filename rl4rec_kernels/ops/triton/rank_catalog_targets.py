@@ -12,8 +12,9 @@ from torch import Tensor
 
 from rl4rec_kernels.ops._arguments import Targets
 from rl4rec_kernels.ops._blocks import have_repeats, row_of_each
+from rl4rec_kernels.ops._exclusions import exclusion_keys
 from rl4rec_kernels.ops.triton.launch import launch
-from rl4rec_kernels.ops.triton.pairs import exclusion_keys, pair_scores
+from rl4rec_kernels.ops.triton.pairs import pair_scores
 from rl4rec_kernels.ops.triton.tile import (
     BLOCK,
     Operands,

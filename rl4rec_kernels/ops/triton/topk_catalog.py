@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rl4rec_kernels.ops._exclusions import exclusion_keys
 from rl4rec_kernels.ops.triton.launch import is_open, launch, processors
-from rl4rec_kernels.ops.triton.pairs import exclusion_keys
 from rl4rec_kernels.ops.triton.tile import (
     BLOCK,
     Operands,

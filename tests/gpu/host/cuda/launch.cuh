@@ -26,10 +26,20 @@ class Device {
     check(tensor.is_cpu(), "the tensors must be on the CPU");
   }
 
+  int capability() const { return 90; }
+  int processors() const { return 3; }
+
+  template <typename... Parameters>
+  void allow_shared(void (*)(Parameters...), int64_t bytes) const {
+    check(bytes <= 227 << 10, "a block has 227 KiB of shared memory, not ", bytes);
+    allowed_ = bytes;
+  }
+
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
               const Arguments&... arguments) const {
-    check(shared_bytes <= 48 << 10, "a block has 48 KiB of shared memory, not ", shared_bytes);
+    check(shared_bytes <= allowed_, "a block has ", allowed_, " bytes of shared memory, not ",
+          shared_bytes);
     if (blocks == 0) return;
     run(kernel, blocks, threads, shared_bytes, Parameters(arguments)...);
   }
@@ -44,6 +54,8 @@ class Device {
                         threads, shared_bytes, pointers);
     check<std::runtime_error>(!failed, "the emulated kernel failed");
   }
+
+  mutable int64_t allowed_ = 48 << 10;
 };
 
 }  // namespace rl4rec

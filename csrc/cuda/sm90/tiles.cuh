@@ -1,0 +1,263 @@
+// Scores of all queries and items, tile by tile, on Hopper's tensor cores.
+//
+// A block takes 128 queries, which stay in shared memory if they have at most 384 dimensions, and a
+// range of items. One warpgroup brings slices of 256 items and 64 dimensions by bulk copies, four
+// of them in flight. Two others multiply, 64 queries each, and hand the scores of each tile to an
+// epilogue while they are in registers. Each slice is used by both, but at its own time: one
+// compares scores while the other multiplies. Blocks that run at the same time share a range of
+// items, so that these are read from memory once.
+//
+// An epilogue is a struct with
+//   kMasked               the score of what is not an item
+//   State                 what a thread keeps
+//   begin(state, row)     a block of queries; the thread has rows `row` and `row + 8`
+//   tile(state, d, first) scores of a tile; the first column of the thread is item `first`
+//   end(state, row)
+#pragma once
+
+#include "cuda/sm90/instructions.cuh"
+
+namespace rl4rec {
+
+constexpr int kBlockQueries = 2 * kProductRows;
+constexpr int kStages = 4;
+constexpr int kResidentSlices = 6;  // of queries, that fit beside the stages
+constexpr int kQueryBytes = kBlockQueries * kSliceRow, kItemBytes = kTileItems * kSliceRow;
+constexpr int kTileThreads = 3 * kWarpgroup;
+constexpr int kConsumerWarps = 2 * kWarpgroup / kLanes;
+constexpr int kMaskWords = kTileItems / kLanes;
+constexpr int kBarrierBytes = 8 * (2 * kStages + 2);
+
+// What a kernel reads, and how the work is shared.
+template <typename T>
+struct Work {
+  Rows<T> query, table;
+  const uint32_t* valid;  // a bit for each item of all tiles, 0 after the last one; or null
+  int slices;             // of kSliceDim dimensions
+  int query_blocks, tiles, tiles_a_range, ranges;
+  bool resident;  // whether queries stay in shared memory
+  bool by_boxes;  // whether items can be copied by boxes: rows are aligned to 16 bytes
+
+  __host__ __device__ int64_t shared_bytes() const {  // a multiple of 1,024 is not given
+    const int queries = (resident ? slices : kStages) * kQueryBytes;
+    return 1024 + queries + kStages * kItemBytes + kBarrierBytes;
+  }
+};
+
+// A score that is not finite, added up in float64; see rl4rec_kernels/ops/reference.py. The whole
+// warp must call this.
+template <typename T>
+__device__ __forceinline__ float score_in_float64(const Rows<T>& queries, const Rows<T>& items,
+                                                  int64_t row, int64_t item) {
+  double sum = 0.0;
+#pragma unroll 1
+  for (int64_t at = lane_of_thread() * 8; at < items.dim; at += kLanes * 8) {
+    const Pack<T> a = load_pack<T, false>(queries.row(row), at, items.dim);
+    const Pack<T> b = load_pack<T, false>(items.row(item), at, items.dim);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum += static_cast<double>(a[i]) * b[i];
+  }
+  return static_cast<float>(sum_over_lanes(sum));
+}
+
+__device__ __forceinline__ bool is_open(float score) { return !(fabsf(score) <= kMaxFloat); }
+
+// Scores again what is not finite. Each step takes the first value and puts it behind the last, so
+// that registers are not indexed: this is slow, and short.
+template <typename T>
+__device__ __forceinline__ void settle(float (&d)[kScores], const Work<T>& w, int row, int first) {
+#pragma unroll 1
+  for (int i = 0; i < kScores; ++i) {
+    float score = d[0];
+    const int own_row = row + i / 2 % 2 * 8, own_item = first + i / 4 * 8 + i % 2;
+    const bool exists = own_row < w.query.count && own_item < w.table.count;
+    unsigned open = __ballot_sync(kAllLanes, exists && is_open(score));
+#pragma unroll 1
+    for (; open != 0; open &= open - 1) {
+      const int lane = __popc((open - 1) & ~open);
+      const float found = score_in_float64(w.query, w.table, __shfl_sync(kAllLanes, own_row, lane),
+                                           __shfl_sync(kAllLanes, own_item, lane));
+      if (lane_of_thread() == lane) score = found;
+    }
+#pragma unroll
+    for (int k = 0; k + 1 < kScores; ++k) d[k] = d[k + 1];
+    d[kScores - 1] = score;
+  }
+}
+
+// Which columns of a tile are items, 32 in a word.
+template <typename T>
+__device__ __forceinline__ bool items_of_tile(const Work<T>& w, int tile,
+                                              uint32_t (&words)[kMaskWords]) {
+  if (!w.valid) {
+    const int64_t left = w.table.count - static_cast<int64_t>(tile) * kTileItems;
+    if (left >= kTileItems) return true;
+#pragma unroll
+    for (int i = 0; i < kMaskWords; ++i) {
+      const int64_t bits = left - i * kLanes;
+      words[i] = bits >= kLanes ? ~0u : bits <= 0 ? 0u : (1u << bits) - 1;
+    }
+    return false;
+  }
+  const uint4* found = reinterpret_cast<const uint4*>(w.valid) + tile * (kMaskWords / 4);
+  const uint4 a = __ldg(found), b = __ldg(found + 1);
+  words[0] = a.x, words[1] = a.y, words[2] = a.z, words[3] = a.w;
+  words[4] = b.x, words[5] = b.y, words[6] = b.z, words[7] = b.w;
+  return (a.x & a.y & a.z & a.w & b.x & b.y & b.z & b.w) == ~0u;
+}
+
+// Makes the scores of a tile final, and hands them on.
+template <typename T, typename Epilogue>
+__device__ __forceinline__ void finish_tile(float (&d)[kScores], const Work<T>& w,
+                                            const Epilogue& epilogue,
+                                            typename Epilogue::State& state, int row, int tile) {
+  const int column = lane_of_thread() % 4 * 2, first = tile * kTileItems + column;
+  float check[4] = {};  // 0 · x is 0, or NaN where x is not finite
+#pragma unroll
+  for (int i = 0; i < kScores; ++i) check[i % 4] = fmaf(d[i], 0.0f, check[i % 4]);
+  const float all = (check[0] + check[1]) + (check[2] + check[3]);
+  if (__any_sync(kAllLanes, all != all)) settle(d, w, row, first);
+  uint32_t words[kMaskWords];
+  if (!items_of_tile(w, tile, words)) {
+#pragma unroll
+    for (int j = 0; j < kScores / 4; ++j) {
+      const uint32_t bits = words[j / 4] >> (j % 4 * 8) >> column;
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (!(bits >> i % 2 & 1)) d[4 * j + i] = Epilogue::masked();
+    }
+  }
+  epilogue.tile(state, d, first);
+}
+
+// The warpgroup that brings queries and items.
+template <typename T>
+__device__ __forceinline__ void produce(const Work<T>& w, const CUtensorMap& query,
+                                        const CUtensorMap& table, uint32_t queries, uint32_t stages,
+                                        Barrier full, Barrier empty) {
+  const bool leads = threadIdx.x == 0;
+  if (w.by_boxes && !leads) return;
+  const int units = w.query_blocks * w.ranges;
+  int stage = 0, phase = 0, unit_phase = 0;
+  for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
+    const int block = unit % w.query_blocks, range = unit / w.query_blocks;
+    const int end = min((range + 1) * w.tiles_a_range, w.tiles);
+    if (w.resident && leads) {
+      const Barrier arrived{full.address + 8 * kStages}, left{empty.address + 8 * kStages};
+      left.wait(unit_phase ^ 1);
+      arrived.arrive_and_expect(w.slices * kQueryBytes);
+      for (int k = 0; k < w.slices; ++k)
+        copy_box(queries + k * kQueryBytes, query, k * kSliceDim, block * kBlockQueries, arrived);
+      unit_phase ^= 1;
+    }
+#pragma unroll 1
+    for (int tile = range * w.tiles_a_range; tile < end; ++tile) {
+#pragma unroll 1
+      for (int k = 0; k < w.slices; ++k) {
+        const Barrier arrived{full.address + 8 * stage}, left{empty.address + 8 * stage};
+        const uint32_t items = stages + stage * kItemBytes;
+        left.wait(phase ^ 1);
+        const int bytes = (w.resident ? 0 : kQueryBytes) + (w.by_boxes ? kItemBytes : 0);
+        if (leads) {
+          arrived.arrive_and_expect(bytes);
+          if (!w.resident)
+            copy_box(queries + stage * kQueryBytes, query, k * kSliceDim, block * kBlockQueries,
+                     arrived);
+          if (w.by_boxes) copy_box(items, table, k * kSliceDim, tile * kTileItems, arrived);
+        }
+        if (!w.by_boxes) {  // value by value, by all threads
+#pragma unroll 1
+          for (int i = threadIdx.x; i < kTileItems * 8; i += kWarpgroup) {
+            const int64_t item = static_cast<int64_t>(tile) * kTileItems + i / 8;
+            const int at = k * kSliceDim + i % 8 * 8;
+            Pack<T> pack;
+            if (item < w.table.count)
+              pack = load_pack<T, false>(w.table.row(item), at, w.table.dim);
+            store_chunk(items + swizzled(i / 8, i % 8), pack.words);
+          }
+          fence_shared();
+          arrived.arrive();
+        }
+        if (++stage == kStages) stage = 0, phase ^= 1;
+      }
+    }
+  }
+}
+
+// A warpgroup that multiplies.
+template <typename T, typename Epilogue>
+__device__ __forceinline__ void consume(const Work<T>& w, const Epilogue& epilogue,
+                                        uint32_t queries, uint32_t stages, Barrier full,
+                                        Barrier empty) {
+  const int consumer = threadIdx.x / kWarpgroup - 1, lane = lane_of_thread();
+  const int own_row = consumer * kProductRows + warp_of_thread() % 4 * 16 + lane / 4;
+  const auto release = [&](const Barrier& barrier) {
+    __syncwarp();
+    if (lane == 0) barrier.arrive();
+  };
+  queries += consumer * kProductRows * kSliceRow;
+  const int units = w.query_blocks * w.ranges;
+  int stage = 0, phase = 0, unit_phase = 0;
+  for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
+    const int block = unit % w.query_blocks, range = unit / w.query_blocks;
+    const int end = min((range + 1) * w.tiles_a_range, w.tiles);
+    const int row = block * kBlockQueries + own_row;
+    typename Epilogue::State state;
+    epilogue.begin(state, row);
+    if (w.resident) Barrier{full.address + 8 * kStages}.wait(unit_phase);
+    unit_phase ^= 1;
+#pragma unroll 1
+    for (int tile = range * w.tiles_a_range; tile < end; ++tile) {
+      float d[kScores];
+      int before = 0;
+#pragma unroll 1
+      for (int k = 0; k < w.slices; ++k) {
+        Barrier{full.address + 8 * stage}.wait(phase);
+        const uint32_t own = queries + (w.resident ? k : stage) * kQueryBytes;
+        multiply_slice<T>(d, own, stages + stage * kItemBytes, k == 0);
+        if (k > 0) {  // the slice before has been multiplied: its place is free
+          wait_for_products<1>();
+          release(Barrier{empty.address + 8 * before});
+        }
+        before = stage;
+        if (++stage == kStages) stage = 0, phase ^= 1;
+      }
+      wait_for_products<0>();
+      release(Barrier{empty.address + 8 * before});
+      finish_tile(d, w, epilogue, state, row, tile);
+    }
+    epilogue.end(state, row);
+    if (w.resident) release(Barrier{empty.address + 8 * kStages});
+  }
+}
+
+template <typename T, typename Epilogue>
+__global__ void __launch_bounds__(kTileThreads, 1)
+    tile_kernel(const __grid_constant__ CUtensorMap query,
+                const __grid_constant__ CUtensorMap table, const Work<T> w,
+                const Epilogue epilogue) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  const uint32_t queries = aligned_shared();
+  const uint32_t stages = queries + (w.resident ? w.slices : kStages) * kQueryBytes;
+  // Barriers of the stages, and one of the queries that stay.
+  const Barrier full{stages + kStages * kItemBytes}, empty{full.address + 8 * (kStages + 1)};
+  if (threadIdx.x == 0) {
+    for (int i = 0; i <= kStages; ++i) {
+      Barrier{full.address + 8 * i}.init(w.by_boxes || i == kStages ? 1 : 1 + kWarpgroup);
+      Barrier{empty.address + 8 * i}.init(kConsumerWarps);
+    }
+    fence_barriers();
+  }
+  __syncthreads();
+  // The producer needs few registers, the others many: a multiprocessor has 65,536.
+  if (threadIdx.x < kWarpgroup) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    produce(w, query, table, queries, stages, full, empty);
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    consume(w, epilogue, queries, stages, full, empty);
+  }
+#endif
+}
+
+}  // namespace rl4rec
