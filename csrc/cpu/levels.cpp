@@ -19,7 +19,8 @@ namespace rl4rec {
 #define RL4REC_DECLARE_LEVEL(level)                                                    \
   namespace level {                                                                    \
   void set_row_kernels(Level&), set_tile_kernels(Level&), set_softmax_kernels(Level&), \
-      set_dot_kernels(Level&), set_amx_kernels(Level&), set_product_kernels(Level&);   \
+      set_dot_kernels(Level&), set_amx_kernels(Level&), set_product_kernels(Level&),   \
+      set_int8_kernels(Level&);                                                        \
   }
 RL4REC_DECLARE_LEVEL(portable)
 RL4REC_DECLARE_LEVEL(avx2)
@@ -69,16 +70,21 @@ const LevelRow kTable[] = {
      "avx2",
      [] { return true; },
      {avx2::set_row_kernels, avx2::set_tile_kernels, avx2::set_softmax_kernels,
-      amx_emulated::set_amx_kernels, amx_emulated::set_product_kernels}},
+      avx2::set_int8_kernels, amx_emulated::set_amx_kernels, amx_emulated::set_product_kernels}},
     {"avx2",
      "portable",
      [] { return HAS("avx2") && HAS("fma") && HAS("f16c"); },
-     {avx2::set_row_kernels, avx2::set_tile_kernels, avx2::set_softmax_kernels}},
+     {avx2::set_row_kernels, avx2::set_tile_kernels, avx2::set_softmax_kernels,
+      avx2::set_int8_kernels}},
     {"avx512",
      "avx2",
      [] { return HAS("avx512f") && HAS("avx512bw") && HAS("avx512vl") && HAS("avx512dq"); },
-     {avx512::set_row_kernels, avx512::set_tile_kernels, avx512::set_softmax_kernels}},
-    {"avx512_vnni", "avx512", [] { return HAS("avx512vnni"); }, {avx512_vnni::set_dot_kernels}},
+     {avx512::set_row_kernels, avx512::set_tile_kernels, avx512::set_softmax_kernels,
+      avx512::set_int8_kernels}},
+    {"avx512_vnni",
+     "avx512",
+     [] { return HAS("avx512vnni"); },
+     {avx512_vnni::set_dot_kernels, avx512_vnni::set_int8_kernels}},
     {"avx512_bf16",
      "avx512_vnni",
      [] { return HAS("avx512bf16"); },

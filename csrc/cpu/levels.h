@@ -8,6 +8,9 @@
 
 namespace rl4rec {
 
+// The most dimensions of dot_int8_rows, so that sums fit into int32.
+constexpr int64_t kMaxInt8Dim = 4096;
+
 struct Level {
   const char* name;
   RowKernels rows;
@@ -24,6 +27,11 @@ struct Level {
   // The same of n pairs.
   void (*sequential_dots)(const float* const* queries, const float* const* items, int64_t n,
                           int64_t dim, float* scores);
+  // About the dot products of a query, padded with zeros to whole steps, and rows of int8, for up
+  // to kMaxInt8Dim dimensions. The kPrefetchInt8Rows rows after each are prefetched. `n` is rounded
+  // up to a multiple of 4. Null without AVX2.
+  void (*dot_int8_rows)(const int16_t* query, const void* const* rows, int64_t n, int64_t dim,
+                        float* out);
   // What a thread calls before and after it scores tiles, or null.
   void (*enter)();
   void (*leave)();

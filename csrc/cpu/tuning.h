@@ -35,6 +35,8 @@ constexpr int64_t kReservoirBytes = 16 << 20;
 constexpr int64_t kChunkSize = 512;
 // Row pointers that dot_rows reads past the last row, to prefetch those rows.
 constexpr int64_t kPrefetchRows = 12;
+// The same for dot_int8_rows.
+constexpr int64_t kPrefetchInt8Rows = 24;
 
 // The least work per thread, in multiplications and in metrics. Starting one takes microseconds,
 // and milliseconds where other programs keep all processors busy: a call of one query starts none.

@@ -13,6 +13,7 @@ from rl4rec_kernels.ops import _backends, _gradients, reference
 from rl4rec_kernels.ops._arguments import as_embeddings, check_embeddings, split_ids
 from rl4rec_kernels.ops._transforms import Score, is_transformed
 from rl4rec_kernels.ops.metrics import metric_arguments, metrics_from_counts
+from rl4rec_kernels.ops.quantize import QuantizedTable
 
 
 def score_candidates(
@@ -91,6 +92,40 @@ def rank_candidates(
     if backend == "reference":
         return reference.rank_candidates(query, table, *ids)
     return RankCounts(*_backends.operators(backend).rank_candidates(query, table, *ids))
+
+
+def rank_candidates_refined(
+    query: Array, table: QuantizedTable, candidates: IdLists, *, backend: str = "auto"
+) -> RankCounts:
+    """Count as `rank_candidates` does for the source of an int8 copy, in about half of the time.
+
+    The copy decides about most competitors, of which a quarter of the bytes is read; those that
+    score close to the target are scored by the source. On a GPU all are.
+
+    Parameters
+    ----------
+    query, candidates, backend
+        As in `rank_candidates`.
+    table : QuantizedTable
+        An int8 copy with its source.
+
+    Returns
+    -------
+    RankCounts
+        Exactly that of ``rank_candidates(query, table.source, candidates)``.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        As `rank_candidates`; also if the copy is not int8, or has no source.
+    """
+    if table.source is None:
+        raise ValueError("table.source is None: quantize_table must keep it (keep_source=True)")
+    query, source, ids, backend = _check(query, table.source, candidates, backend)
+    if backend == "reference":
+        return reference.rank_candidates(query, source, *ids)
+    operator = _backends.operators(backend).rank_candidates_refined
+    return RankCounts(*operator(query, source, *ids, table.values, table.row_stats))
 
 
 def reward_candidates(
@@ -208,4 +243,13 @@ _backends.register(
 )
 _explain_ranks = _explain_with(torch.ops.rl4rec.rank_candidates)
 _backends.register("rank_candidates", _backends.empty_counts, explain=_explain_ranks)
+_backends.register(
+    "rank_candidates_refined",
+    _backends.empty_counts,
+    cuda=False,
+    explain=_explain_ranks,
+    kernel=lambda kernels, query, table, ids, offsets, values, row_stats, bad: (
+        kernels.rank_candidates(query, table, ids, offsets, bad)
+    ),
+)
 _backends.register("reward_candidates", _backends.empty_metrics, explain=_explain_ranks)

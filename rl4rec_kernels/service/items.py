@@ -6,6 +6,7 @@ item, so each call gets the answer that it would get alone.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -21,11 +22,16 @@ from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import (
     log_prob_candidates,
     rank_candidates,
+    rank_candidates_refined,
     rank_catalog,
     rank_with_log_prob,
     score_candidates,
 )
+from rl4rec_kernels.ops.quantize import QuantizedTable, quantize_table
 from rl4rec_kernels.service.calls import Answer, Call, Ranked
+
+_MIN_COPIED, _MAX_COPIED = 4 << 20, 1 << 30  # bytes of a table
+_MIN_PAIRS = 1 << 11  # for fewer, rounding the queries takes longer than is saved
 
 
 class Items(ABC):
@@ -115,12 +121,21 @@ class Items(ABC):
 
 
 class LocalItems(Items):
-    """Items whose embeddings are in this process, on the device where texts are encoded."""
+    """Items whose embeddings are in this process, on the device where texts are encoded.
+
+    A float32 table on the CPU that is larger than a cache gets an int8 copy, unless it is larger
+    than 1 GiB. Many queries are ranked among their negatives by the copy, with the same results.
+    """
 
     def __init__(self, index: ItemIndex, device: torch.device | str = "cpu") -> None:
         super().__init__(index)
         self._table = index.table.to(device)
         self._valid = index.valid.to(device)
+        self._copy: QuantizedTable | None = None
+        is_float32 = (self._table.device.type, self._table.dtype) == ("cpu", torch.float32)
+        if is_float32 and _MIN_COPIED <= self._table.nbytes <= _MAX_COPIED:
+            with suppress(ValueError):  # of huge values, which have no bound
+                self._copy = quantize_table(self._table)
 
     def _score_candidates(self, query: Tensor, candidates: RaggedIds) -> Tensor:
         return score_candidates(query, self._table, self._to_device(candidates)).cpu()
@@ -128,7 +143,10 @@ class LocalItems(Items):
     def _rank_candidates(
         self, query: Tensor, candidates: RaggedIds, temperature: float | None
     ) -> tuple[RankCounts, Tensor | None]:
-        return rank_rows(query, self._table, self._to_device(candidates), temperature)
+        ids = self._to_device(candidates)
+        if self._copy is None or temperature is not None or len(candidates.values) < _MIN_PAIRS:
+            return rank_rows(query, self._table, ids, temperature)
+        return rank_candidates_refined(query, self._copy, ids), None
 
     def _score_all(self, query: Tensor) -> Tensor:
         return score_rows(query, self._table, self._valid).cpu()

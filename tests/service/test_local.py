@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rl4rec_kernels import Encoder, ItemIndex, LocalRetrievalService, RaggedIds, load_item_metadata
-from rl4rec_kernels.service import find_service
+from rl4rec_kernels.service import find_service, items
 from tests.errors import raises
 from tests.service.cases import is_same, make_calls
 
@@ -41,6 +41,19 @@ def test_scores_of_targets_and_negatives(service, index, encoder):
         want = index.table[[target, *negatives]] @ query[b]
         torch.testing.assert_close(scores[b, : len(want)], want, rtol=0, atol=1e-5)
         assert (scores[b, len(want) :] == -torch.inf).all()
+
+
+def test_an_int8_copy_does_not_change_ranks(service, index, encoder, monkeypatch):
+    monkeypatch.setattr(items, "_MIN_COPIED", 1)
+    monkeypatch.setattr(items, "_MIN_PAIRS", 1)
+    copied = LocalRetrievalService({"beauty": index}, encoder)
+    assert copied.items["beauty"]._copy is not None
+    for with_copy, without in zip(
+        copied.rank(TEXTS, "beauty", TARGETS, NEGATIVES),
+        service.rank(TEXTS, "beauty", TARGETS, NEGATIVES),
+        strict=True,
+    ):
+        assert torch.equal(with_copy, without)
 
 
 def test_scores_of_the_whole_catalog(service, index, encoder):
