@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels import _ids
-from rl4rec_kernels._utils.arrays import Array, as_array, as_tensor
+from rl4rec_kernels._utils.arrays import Array, Numbers, SupportsArray, as_array, as_tensor
 from rl4rec_kernels._utils.checks import shown
 
 
@@ -49,13 +49,15 @@ class RaggedIds(NamedTuple):
         return [values[start:end].tolist() for start, end in pairwise(offsets)]
 
 
-IdLists = Array | Sequence[Sequence[int]] | RaggedIds  # rows of ids; in an array -1 is padding
+IdList = Array | SupportsArray | Sequence[int]
+IdLists = Array | Sequence[IdList] | RaggedIds  # rows of ids; in an array -1 is padding
+TargetIds = IdList | Sequence[int | IdList] | RaggedIds  # one id for each row, or several
 
 
 # Conversions. Below, RaggedIds hold int64 NumPy arrays.
 
 
-def as_ragged(name: str, rows: Any, num_rows: int) -> RaggedIds:
+def as_ragged(name: str, rows: object, num_rows: int) -> RaggedIds:
     """Turn lists of ids, an array padded with -1, or RaggedIds into RaggedIds without padding.
 
     Raises TypeError, ValueError or IndexError unless there are `num_rows` rows of whole numbers
@@ -75,11 +77,11 @@ def as_ragged(name: str, rows: Any, num_rows: int) -> RaggedIds:
     return ids if kept.all() else select(ids, kept)
 
 
-def pack_ids(name: str, rows: Any, num_rows: int | None = None) -> RaggedIds:
+def pack_ids(name: str, rows: object, num_rows: int | None = None) -> RaggedIds:
     """Turn lists of ids, an array or RaggedIds into checked RaggedIds; -1 stays."""
     if not isinstance(rows, RaggedIds):
-        is_list = isinstance(rows, Iterable) and getattr(rows, "ndim", 1) > 0
-        if isinstance(rows, str | bytes) or not is_list:
+        is_text = isinstance(rows, str | bytes)
+        if is_text or not isinstance(rows, Iterable) or getattr(rows, "ndim", 1) == 0:
             raise TypeError(f"{name} must be a list of lists of item ids, got {shown(rows)}")
         ids = _pack(name, list(rows))
         check_layout(name, ids, num_rows)
@@ -95,7 +97,7 @@ def pack_ids(name: str, rows: Any, num_rows: int | None = None) -> RaggedIds:
     return RaggedIds(values, offsets)
 
 
-def as_int64(name: str, values: Any, too_large: type[Exception] = ValueError) -> np.ndarray:
+def as_int64(name: str, values: object, too_large: type[Exception] = ValueError) -> np.ndarray:
     """Turn whole numbers into an int64 array, or raise TypeError; from 2^63, raise `too_large`."""
     try:
         array = np.asarray(values)
@@ -111,7 +113,7 @@ def as_int64(name: str, values: Any, too_large: type[Exception] = ValueError) ->
 
 
 def as_column(
-    name: str, ids: Any, num_rows: int, too_large: type[Exception] = ValueError
+    name: str, ids: object, num_rows: int, too_large: type[Exception] = ValueError
 ) -> np.ndarray:
     """Turn one id per row into int64 [num_rows], or raise TypeError or ValueError."""
     packed = _ids.pack([ids], False)
@@ -231,14 +233,14 @@ def _holds_integers(array: Any) -> bool:
     return array.dtype.kind in "iu"
 
 
-def check_targets(targets: Any, num_rows: int) -> np.ndarray:
+def check_targets(targets: object, num_rows: int) -> np.ndarray:
     """Turn targets into int64 [num_rows], or raise TypeError, ValueError or IndexError."""
     if targets is None:
         raise ValueError("targets is None: pass one item id per row")
     return as_column("targets", targets, num_rows, IndexError)
 
 
-def check_some_targets(targets: Any, num_rows: int) -> np.ndarray | RaggedIds:
+def check_some_targets(targets: object, num_rows: int) -> np.ndarray | RaggedIds:
     """Turn one target per row into int64 [num_rows], and lists of them into RaggedIds.
 
     A row of RaggedIds has one or more targets, which differ. Raises as `check_targets`.
@@ -246,6 +248,7 @@ def check_some_targets(targets: Any, num_rows: int) -> np.ndarray | RaggedIds:
     if not has_several(targets):
         return check_targets(targets, num_rows)
     if not isinstance(targets, RaggedIds):
+        assert isinstance(targets, list | tuple)
         targets = [row if _is_row(row) else [row] for row in targets]
     ids = pack_ids("targets", targets, num_rows)
     empty = np.flatnonzero(ids.offsets[1:] == ids.offsets[:-1])
@@ -265,14 +268,14 @@ def check_some_targets(targets: Any, num_rows: int) -> np.ndarray | RaggedIds:
     return ids
 
 
-def has_several(targets: Any) -> bool:
+def has_several(targets: object) -> bool:
     """Whether targets are RaggedIds, or some of a list of targets are lists."""
     if isinstance(targets, RaggedIds):
         return True
     return isinstance(targets, list | tuple) and any(map(_is_row, targets))
 
 
-def _is_row(value: Any) -> bool:
+def _is_row(value: object) -> bool:
     return isinstance(value, list | tuple) or getattr(value, "ndim", 0) > 0
 
 
@@ -320,7 +323,7 @@ def most_rows(count: int) -> int:
     return max(1 << 24, 10 * count + 1000)
 
 
-def valid_rows(valid: Any, num_rows: int) -> np.ndarray:
+def valid_rows(valid: object, num_rows: int) -> np.ndarray:
     """Which rows are items, bool [num_rows]: all if `valid` is None."""
     if valid is None:
         return np.ones(num_rows, dtype=bool)
@@ -349,7 +352,7 @@ def count_items(
     return num_items
 
 
-def target_popularity(targets: Any, item_counts: Any) -> np.ndarray:
+def target_popularity(targets: IdList, item_counts: Numbers) -> np.ndarray:
     """How many interactions each user's target has, int64 [B], to group users by.
 
     Parameters

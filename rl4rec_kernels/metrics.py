@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -48,6 +48,9 @@ class Kind(IntEnum):
     MAP = 8
 
 
+TieRule = Literal["optimistic", "pessimistic", "average", "expected"]
+
+
 class Ties(IntEnum):
     """Tie rules; csrc/metrics.h has the same numbers."""
 
@@ -66,7 +69,7 @@ class Metric(NamedTuple):
 
 _NO_CUTOFF = 1 << 62
 _KINDS = {kind.name.lower(): kind for kind in Kind}
-_TIES = {rule.name.lower(): rule for rule in Ties}
+_TIES: dict[str, Ties] = {name: Ties[name.upper()] for name in get_args(TieRule)}
 _CUT_OFF = ("ndcg", "hit", "mrr", "recall", "precision", "map")
 _KNOWN = "ndcg@k, hit@k, mrr@k, recall@k, precision@k, map@k, mrr, auc, logrank, rank"
 

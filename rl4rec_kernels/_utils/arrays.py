@@ -1,6 +1,7 @@
 """NumPy arrays as tensors that share their memory."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -9,10 +10,19 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.checks import shown
 
+
+class SupportsArray(Protocol):
+    """What NumPy turns into an array, such as a Series of pandas and a tensor."""
+
+    def __array__(self) -> npt.NDArray[Any]: ...
+
+
 Array = Tensor | npt.NDArray[Any]  # of numbers
+Numbers = Array | SupportsArray | Sequence[float]
+Labels = Array | SupportsArray | Sequence[float] | Sequence[str]  # numbers or texts
 
 
-def as_array(name: str, value: Any) -> np.ndarray:
+def as_array(name: str, value: object) -> np.ndarray:
     """Return lists, tensors and other things as an array, or raise TypeError.
 
     Tensors must be dense, without a gradient, and have values on the CPU.

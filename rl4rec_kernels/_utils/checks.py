@@ -4,12 +4,14 @@ import inspect
 import math
 import os
 import reprlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
+
+Name = TypeVar("Name", bound=str)  # a string, or a Literal of some
 
 MAX_THREADS = 4096
 MAX_PROCESSES = 1024
@@ -35,7 +37,7 @@ class _Short(reprlib.Repr):
             return f"a whole number of {x.bit_length()} bits"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return the ``repr`` of any value for a message: short, and without an error."""
     return _Short().repr(value)
 
@@ -46,7 +48,7 @@ def shortened(message: str) -> str:
     return message if len(message) <= 2 * half else f"{message[:half]} … {message[-half:]}"
 
 
-def named_options(name: str, given: Any, options: Callable[..., Any]) -> dict[str, Any]:
+def named_options(name: str, given: object, options: Callable[..., Any]) -> dict[str, Any]:
     """Return a mapping of options, {} for None, or raise TypeError if it has others."""
     if given is None:
         return {}
@@ -58,7 +60,7 @@ def named_options(name: str, given: Any, options: Callable[..., Any]) -> dict[st
     return dict(given)
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """Return `value` as a bool if it is True or False, or raise ValueError.
 
     Other values have a truth value too, but ``"no"`` would mean yes.
@@ -68,19 +70,19 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def optional_flag(name: str, value: Any) -> bool | None:
+def optional_flag(name: str, value: object) -> bool | None:
     """As `flag`, for an argument that may also be None."""
     if value is not None and not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be None, True or False, got {shown(value)}")
     return None if value is None else bool(value)
 
 
-def choice(name: str, value: Any, known: Collection[str]) -> str:
+def choice(name: str, value: object, known: Collection[Name]) -> Name:
     """Return `value` if it is one of the `known` names, or raise ValueError."""
     # An array is not "in" a list of names: its comparison has no truth value.
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {shown(value)}")
-    return value
+    return cast(Name, value)
 
 
 def text(name: str, value: Any, *, optional: bool = False) -> Any:
@@ -91,7 +93,7 @@ def text(name: str, value: Any, *, optional: bool = False) -> Any:
     return value
 
 
-def names(name: str, value: Any) -> tuple[str, ...]:
+def names(name: str, value: object) -> tuple[str, ...]:
     """Return a list of names as a tuple, or raise TypeError; a single string is a common mistake.
 
     Sets are refused, because their order differs between runs.
@@ -101,14 +103,16 @@ def names(name: str, value: Any) -> tuple[str, ...]:
             f"{name} must be a list (or another sequence) of names, got the string {shown(value)}; "
             f"write ({shown(value)},)"
         )
-    is_sequence = isinstance(value, Sequence) or hasattr(value, "tolist")
-    given = tuple(value) if is_sequence and getattr(value, "ndim", 1) == 1 else (None,)
-    if not all(isinstance(one, str) for one in given):
+    given: tuple[object, ...] = (None,)
+    if isinstance(value, Iterable) and getattr(value, "ndim", 1) == 1:
+        given = tuple(value) if isinstance(value, Sequence) or hasattr(value, "tolist") else given
+    found = tuple(one for one in given if isinstance(one, str))
+    if len(found) < len(given):
         raise TypeError(f"{name} must be a sequence of names, got {shown(value)}")
-    return given
+    return found
 
 
-def as_path(name: str, value: Any) -> Path:
+def as_path(name: str, value: object) -> Path:
     """Return a path that is given as a string or a path, or raise TypeError or ValueError."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, got {shown(value)}")
@@ -117,7 +121,7 @@ def as_path(name: str, value: Any) -> Path:
     return Path(path)
 
 
-def whole_number(name: str, value: Any, minimum: int, maximum: int | None = None) -> int:
+def whole_number(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
     """Return `value` as an int in the range, or raise TypeError or ValueError.
 
     ``True`` and ``5.0`` are not whole numbers.
@@ -131,12 +135,14 @@ def whole_number(name: str, value: Any, minimum: int, maximum: int | None = None
     return result
 
 
-def amount(name: str, value: Any, minimum: int, maximum: int = MAX_COUNT) -> int:
+def amount(name: str, value: object, minimum: int, maximum: int = MAX_COUNT) -> int:
     """As `whole_number`, for a bound that nobody means to reach: only errors above it name it."""
     return whole_number(name, whole_number(name, value, minimum), minimum, maximum)
 
 
-def number(name: str, value: Any, minimum: float, maximum: float, *, strict: bool = False) -> float:
+def number(
+    name: str, value: object, minimum: float, maximum: float, *, strict: bool = False
+) -> float:
     """Return `value` as a finite float in the range, or raise TypeError or ValueError.
 
     `strict` excludes both ends of the range.

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Turn an array, Series, tensor or column, or a scalar of their libraries, into Python's."""
     for convert in ("tolist", "to_pylist", "as_py"):  # NumPy, pandas and torch; pyarrow
         if hasattr(value, convert):
@@ -16,7 +16,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def as_list(value: Any) -> list[Any] | None:
+def as_list(value: object) -> list[Any] | None:
     """Return the elements of anything that has an order and a length, but is not a text.
 
     None if it is something else, such as a number, a text, a mapping, a set or a generator.
@@ -29,7 +29,7 @@ def as_list(value: Any) -> list[Any] | None:
     return list(value) if isinstance(value, Collection) and not isinstance(value, str) else None
 
 
-def is_missing(value: Any) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a value is None, NaN, NaT or NA, of Python, NumPy or pandas."""
     pandas_na = getattr(sys.modules.get("pandas"), "NA", None)  # has no truth value
     if value is None or value is pandas_na:

@@ -34,7 +34,7 @@ class RewardLost(BaseException):
         return cls(f"{type(error).__name__}: {error}")
 
 
-def reward_for(options: Mapping[str, Any] | None) -> RecReward:
+def reward_for(options: Mapping[str, object] | None) -> RecReward:
     """Return the reward with these options, or with those of ``RL4REC_REWARD`` if None.
 
     There is one `RecReward` per process and set of options, not one per sample.
@@ -81,7 +81,9 @@ def _cached(text: str) -> RecReward:
     return reward
 
 
-def score(reward: RecReward, texts: Sequence[Any], labels: Sequence[Any]) -> list[dict[str, float]]:
+def score(
+    reward: RecReward, texts: Sequence[object], labels: Sequence[object]
+) -> list[dict[str, float]]:
     """Score texts, given the labels of their samples (see `read_label`).
 
     Returns one dict per text, always with the keys ``score``, ``rank`` and ``hit``.
@@ -90,13 +92,13 @@ def score(reward: RecReward, texts: Sequence[Any], labels: Sequence[Any]) -> lis
 
 
 async def score_async(
-    reward: RecReward, texts: Sequence[Any], labels: Sequence[Any]
+    reward: RecReward, texts: Sequence[object], labels: Sequence[object]
 ) -> list[dict[str, float]]:
     """As `score`, from a coroutine."""
     return _values(reward, await reward.score_async(*_arguments(texts, labels)))
 
 
-def _arguments(texts: Sequence[Any], labels: Sequence[Any]) -> tuple[Any, ...]:
+def _arguments(texts: Sequence[object], labels: Sequence[object]) -> tuple[Any, ...]:
     """The arguments of `RecReward.score`."""
     plain = [strip_special_tokens(completion_text(text, i)) for i, text in enumerate(texts)]
     read = [read_label(label, f"labels[{i}]", raw_ids=True) for i, label in enumerate(labels)]
@@ -104,7 +106,7 @@ def _arguments(texts: Sequence[Any], labels: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def read_columns(
-    completions: Any, target: Any, history: Any, neg_items: Any
+    completions: object, target: object, history: object, neg_items: object
 ) -> tuple[list[int], tuple[Any, ...]]:
     """The rows of a batch that have a target, and their arguments for `RecReward.score`.
 

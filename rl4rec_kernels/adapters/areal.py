@@ -41,14 +41,14 @@ DEADLINE = 12.0
 def reward_fn(
     prompt: str,
     completions: str,
-    prompt_ids: Any,
-    completion_ids: Any,
+    prompt_ids: object,
+    completion_ids: object,
     *,
-    target: Any = None,
-    history: Any = None,
-    neg_items: Any = None,
-    reward_options: Mapping[str, Any] | None = None,
-    **data: Any,
+    target: object = None,
+    history: object = None,
+    neg_items: object = None,
+    reward_options: Mapping[str, object] | None = None,
+    **data: object,
 ) -> float:
     """Return the reward of one completion.
 
@@ -102,7 +102,7 @@ def _workflow() -> Any:
         """
 
         def __init__(
-            self, *, reward_options: Mapping[str, Any] | None = None, **options: Any
+            self, *, reward_options: Mapping[str, object] | None = None, **options: Any
         ) -> None:
             self._reward = reward_for(reward_options)
             super().__init__(reward_fn=reward_fn, **options)

@@ -57,12 +57,12 @@ class RewardEndpoint:
         reward: Mapping[str, Any],
         token: str | None = None,
         token_in_url: bool = False,
-        limits: Mapping[str, Any] | None = None,
+        limits: Mapping[str, float] | None = None,
     ) -> None:
         self._reward = RecReward(**reward)
         self._token = None if token is None else token.encode()
         self._token_in_url = flag("token_in_url", token_in_url)
-        self._bodies = Bodies(HttpLimits(**limits or {}))
+        self._bodies = Bodies(HttpLimits(**named_options("limits", limits, HttpLimits)))
         self._threads = fork_safe_pool(_THREADS)
 
     async def __call__(self, request: Any) -> Any:
@@ -156,7 +156,7 @@ def start_http(
     port: int = 8000,
     token: str | None = None,
     token_in_url: bool = False,
-    limits: Mapping[str, Any] | None = None,
+    limits: Mapping[str, float] | None = None,
     **reward: Any,
 ) -> str:
     """Start the endpoint of a service on Ray Serve.
@@ -221,7 +221,7 @@ def check_http(
     port: int,
     token: str | None,
     reward: Mapping[str, Any],
-    limits: Mapping[str, Any] | None = None,
+    limits: Mapping[str, float] | None = None,
 ) -> None:
     """Check the arguments of `start_http`, as far as that needs no cluster."""
     whole_number("port", port, 1, 65535)

@@ -43,13 +43,13 @@ class RecORM:
         If an option of `RecReward` is invalid, when the run starts.
     """
 
-    options: Mapping[str, Any] | None = None
+    options: Mapping[str, object] | None = None
     """Options of `RecReward`. Default: those in ``RL4REC_REWARD``."""
 
-    def __init__(self, args: Any = None, **kwargs: Any) -> None:
+    def __init__(self, args: Any = None, **kwargs: object) -> None:
         self.reward = reward_for(self.options)
 
-    async def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+    async def __call__(self, completions: Sequence[object], **columns: Any) -> list[float | None]:
         """Return the rewards of a batch; None for rows of other data, whose target is missing.
 
         Parameters

@@ -34,10 +34,10 @@ _TAIL = 64  # characters of a prompt's end that are searched in a query that doe
 def reward_func(
     queries: Sequence[str],
     prompts: Sequence[str],
-    labels: Sequence[Any],
+    labels: Sequence[object],
     *,
-    reward_options: Mapping[str, Any] | None = None,
-    **kwargs: Any,
+    reward_options: Mapping[str, object] | None = None,
+    **kwargs: object,
 ) -> dict[str, Any]:
     """Return the rewards of B samples.
 

@@ -39,7 +39,7 @@ class RecEvaluator:
         If an option is invalid.
     """
 
-    def __init__(self, reward_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, reward_options: Mapping[str, object] | None = None) -> None:
         self.reward = reward_for(reward_options)
 
     def evaluate(self, task: Any, episode: Any) -> Any:

@@ -22,9 +22,9 @@ from typing import Any
 
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.adapters._scoring import reward_for, score
-from rl4rec_kernels.data.export import Constant, register_layout
+from rl4rec_kernels.data.export import Column, Constant, register_layout
 
-_COLUMNS = {
+_COLUMNS: dict[str, Column] = {
     "prompt": "prompt",
     "env_class": Constant("rl4rec"),
     "data_source": "data_name",
@@ -57,7 +57,7 @@ class RecTextEnv:
         self,
         env_config: Any = None,
         extras: Mapping[str, Any] | None = None,
-        reward_options: Mapping[str, Any] | None = None,
+        reward_options: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__()
         spec = (extras or {}).get("reward_spec") or {}

@@ -15,13 +15,17 @@ coroutine function that gets the run's arguments and one sample, or all samples 
 from typing import Any
 
 from rl4rec_kernels.adapters._scoring import reward_for, score_async
-from rl4rec_kernels.data.export import register_layout
+from rl4rec_kernels.data.export import Column, register_layout
 
-_COLUMNS = {"prompt": "prompt", "label": "label", "metadata": {"user_id": "user_id"}}
+_COLUMNS: dict[str, Column] = {
+    "prompt": "prompt",
+    "label": "label",
+    "metadata": {"user_id": "user_id"},
+}
 register_layout("slime", _COLUMNS)
 
 
-async def custom_rm(args: Any, sample: Any, **kwargs: Any) -> Any:
+async def custom_rm(args: Any, sample: Any, **kwargs: object) -> Any:
     """Return the reward of a sample, or a list of rewards for a list of samples.
 
     Parameters

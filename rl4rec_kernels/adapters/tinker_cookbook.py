@@ -49,7 +49,7 @@ class RecEpisode:
         renderer: Any,
         prompt: Sequence[Mapping[str, Any]],
         label: str,
-        reward_options: Mapping[str, Any] | None = None,
+        reward_options: Mapping[str, object] | None = None,
     ) -> None:
         self.renderer = renderer
         self._prompt = [dict(message) for message in prompt]

@@ -55,7 +55,7 @@ class TRLReward:
         self.__name__ = reward.__name__  # the name in TRL's logs
 
     def __call__(
-        self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+        self, prompts: Sequence[object], completions: Sequence[object], **columns: Any
     ) -> list[float | None]:
         """Return the rewards of a batch; None for rows whose target is missing.
 
@@ -78,14 +78,14 @@ class TRLReward:
 
     def _finish(
         self,
-        prompts: Sequence[Any],
+        prompts: Sequence[object],
         rows: list[int],
         arguments: tuple[Any, ...],
         scored: Scored | None,
         *,
         log_extra: Callable[[str, list[Any]], None] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
-        **_: Any,
+        **_: object,
     ) -> list[float | None]:
         """Log, and return a reward for each prompt; `scored` has those of `rows`."""
         rewards = scored.rewards if scored else []
@@ -141,7 +141,7 @@ class AsyncTRLReward(TRLReward):
     __kwdefaults__ = None
 
     async def __call__(  # type: ignore[override]
-        self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+        self, prompts: Sequence[object], completions: Sequence[object], **columns: Any
     ) -> list[float | None]:
         """Return the rewards of a batch; see `TRLReward`."""
         rows, arguments = _arguments(completions, **columns)
@@ -151,7 +151,7 @@ class AsyncTRLReward(TRLReward):
     __code__ = __call__.__code__
 
 
-def share_without_spread(prompts: Sequence[Any], rewards: Sequence[float]) -> float | None:
+def share_without_spread(prompts: Sequence[object], rewards: Sequence[float]) -> float | None:
     """The share of groups (consecutive equal prompts) whose rewards are all equal.
 
     Groups of one do not count; None if there are no others.
@@ -163,11 +163,11 @@ def share_without_spread(prompts: Sequence[Any], rewards: Sequence[float]) -> fl
 
 
 def _arguments(
-    completions: Sequence[Any],
-    target: Any = None,
-    history: Any = None,
-    neg_items: Any = None,
-    **_: Any,
+    completions: Sequence[object],
+    target: object = None,
+    history: object = None,
+    neg_items: object = None,
+    **_: object,
 ) -> tuple[list[int], tuple[Any, ...]]:
     """The rows that have a target, and their arguments for `RecReward.score`."""
     if target is None:

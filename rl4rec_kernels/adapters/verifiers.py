@@ -24,7 +24,7 @@ register_layout("verifiers", _COLUMNS, conversational=(False,))
 
 
 async def reward(
-    task: Any, trace: Any, *, reward_options: Mapping[str, Any] | None = None
+    task: Any, trace: Any, *, reward_options: Mapping[str, object] | None = None
 ) -> float:
     """Return the reward of a trace, and record the metrics ``rank`` and ``hit`` in it.
 

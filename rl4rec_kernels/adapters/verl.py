@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from rl4rec_kernels.adapters._scoring import RewardLost, reward_for, score, score_async
-from rl4rec_kernels.data.export import Constant, register_layout
+from rl4rec_kernels.data.export import Column, Constant, register_layout
 from rl4rec_kernels.data.labels import read_label
 from rl4rec_kernels.rewards.reward import RecReward
 
 _EXTRA = {name: name for name in ("history", "neg_items", "user_id", "split", "index")}
-_COLUMNS = {
+_COLUMNS: dict[str, Column] = {
     "data_source": "data_name",
     "prompt": "prompt",
     "ability": Constant("recommendation"),
@@ -37,9 +37,9 @@ _IGNORED = ("reward_router_address", "reward_model_tokenizer")
 async def compute_score(
     data_source: str,
     solution_str: str,
-    ground_truth: Any,
-    extra_info: Mapping[str, Any] | None = None,
-    **reward_kwargs: Any,
+    ground_truth: object,
+    extra_info: Mapping[str, object] | None = None,
+    **reward_kwargs: object,
 ) -> dict[str, float]:
     """Return the reward of one sample.
 
@@ -78,9 +78,9 @@ async def compute_score(
 def compute_score_sync(
     data_source: str,
     solution_str: str,
-    ground_truth: Any,
-    extra_info: Mapping[str, Any] | None = None,
-    **reward_kwargs: Any,
+    ground_truth: object,
+    extra_info: Mapping[str, object] | None = None,
+    **reward_kwargs: object,
 ) -> dict[str, float]:
     """As `compute_score`, for the manager ``remote``, which cannot await.
 
@@ -94,7 +94,10 @@ def compute_score_sync(
 
 
 def _read(
-    data_source: str, ground_truth: Any, extra_info: Any, options: Mapping[str, Any]
+    data_source: str,
+    ground_truth: object,
+    extra_info: Mapping[str, object] | None,
+    options: Mapping[str, Any],
 ) -> tuple[RecReward, Any]:
     """The reward and the sample's label."""
     label = ground_truth

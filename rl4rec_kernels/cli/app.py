@@ -24,6 +24,7 @@ from rl4rec_kernels.cli.common import (
     Seed,
     json_lines,
     load_split,
+    open_encoder,
     open_index,
     typer,
 )
@@ -107,7 +108,7 @@ def index_build(
     """Encode the items of a data set into an index file."""
     check_destination(out)  # encoding may take long
     item_metadata = load_item_metadata(name, data_dir=data_dir)
-    index = ItemIndex.build(item_metadata, Encoder(encoder, backend=backend))
+    index = ItemIndex.build(item_metadata, open_encoder(encoder, backend))
     index.save(out)
     print(f"wrote {out}: {len(item_metadata):,} items of {index.table.shape[1]} dimensions")
 
@@ -151,7 +152,7 @@ def sample(
     item_metadata = load_item_metadata(name, data_dir=data_dir)
     dataset = load_split(name, item_metadata, split, 0 if hard else num_negs, seed, data_dir)
     if hard:
-        mined = _mine(dataset, hard, skip_top, index, Encoder(encoder, backend=backend))
+        mined = _mine(dataset, hard, skip_top, index, open_encoder(encoder, backend))
         dataset = dataset.with_negatives(mined, num_random=num_negs)
     _json_is_utf8()
     for i in range(len(dataset)):
@@ -217,7 +218,7 @@ def reward(
     if input is None and sys.stdin is None:
         raise OSError("standard input is closed; pass a file, or lines")
     items = ItemIndex.open(index)
-    service = LocalRetrievalService({"items": items}, Encoder(encoder, backend=backend))
+    service = LocalRetrievalService({"items": items}, open_encoder(encoder, backend))
     reward_fn = RecReward(service=service, dataset_name="items", reward_type=reward_type, k=k)
     _json_is_utf8()
     with input.open("rb") if input else sys.stdin.buffer as stream:

@@ -1,17 +1,21 @@
 """Options and inputs that several commands share."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+from rl4rec_kernels._utils.checks import choice
 from rl4rec_kernels._utils.contents import HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.paths import absolute
 from rl4rec_kernels.data import PromptGenerator, RecommendationDataset
 from rl4rec_kernels.data.files import lone_surrogate
+from rl4rec_kernels.data.item_fields import ItemMetadata
+from rl4rec_kernels.data.splits import SPLITS
 from rl4rec_kernels.index import Encoder, ItemIndex
 from rl4rec_kernels.index.cache import cached_index
+from rl4rec_kernels.index.encoder import ENGINES
 
 typer = require("typer", "cli")
 
@@ -39,9 +43,14 @@ def existing_directory(data: Path) -> Path:
     return absolute(data)
 
 
+def open_encoder(name: str, backend: str) -> Encoder:
+    """Make the encoder that the options name."""
+    return Encoder(name, backend=choice("backend", backend, ENGINES))
+
+
 def load_split(
     name: str,
-    item_metadata: Mapping[int, Mapping[str, Any]],
+    item_metadata: ItemMetadata,
     split: str,
     num_negs: int,
     seed: int,
@@ -52,7 +61,7 @@ def load_split(
         name,
         item_metadata,
         PromptGenerator(item_metadata),
-        split,
+        choice("split", split, SPLITS),
         num_negs=num_negs,
         num_items=max(item_metadata) + 1,
         seed=seed,
@@ -63,7 +72,7 @@ def load_split(
 def open_index(
     path: Path | None,
     name: str,
-    item_metadata: Mapping[int, Mapping[str, Any]],
+    item_metadata: ItemMetadata,
     encoder: Encoder,
 ) -> ItemIndex:
     """Open the given index file, or the cached index of a data set."""

@@ -24,6 +24,7 @@ from rl4rec_kernels.cli.common import (
     Seed,
     existing_directory,
     load_split,
+    open_encoder,
     typer,
 )
 from rl4rec_kernels.data import load_item_metadata
@@ -103,7 +104,7 @@ def demo(
     from rich.table import Table
 
     dataset_dir = fetch_ml100k() if data is None else existing_directory(data)
-    result = run(dataset_dir, users, seed, Encoder(encoder, backend=backend))
+    result = run(dataset_dir, users, seed, open_encoder(encoder, backend))
     console = Console(highlight=False)
     for sample in result.examples:
         console.print(f"[bold]user {sample.user_id}[/] text: {escape(sample.text)}")

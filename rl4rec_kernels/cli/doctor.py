@@ -23,6 +23,7 @@ from torch import Tensor
 from rl4rec_kernels import ops
 from rl4rec_kernels.negatives.sampling import sample_negatives
 from rl4rec_kernels.ops import _backends, reference, use_cpu_level
+from rl4rec_kernels.ops._backends import BACKENDS, Backend
 from rl4rec_kernels.ops.quantize import quantize_table
 
 DISTRIBUTION = "rl4rec-kernels"
@@ -56,7 +57,8 @@ def examine() -> Iterator[Finding]:
     backends = list(_runnable())
     yield from backends
     yield from _extras()
-    yield from _self_check([found.name for found in backends if found.state is State.OK])
+    able = {found.name for found in backends if found.state is State.OK}
+    yield from _self_check([backend for backend in BACKENDS if backend in able])
 
 
 def main() -> int:
@@ -218,7 +220,7 @@ def _make_case(dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, ...]:
     return tuple(tensor.to(device) for tensor in case)
 
 
-def _results(case: tuple[Tensor, ...], backend: str) -> dict[str, Any]:
+def _results(case: tuple[Tensor, ...], backend: Backend) -> dict[str, Any]:
     """The results of a backend for a case, by operator."""
     query, table, candidates, targets, exclude = case
     sampled, catalog = (query, table, candidates), (query, table, targets, exclude)
@@ -238,7 +240,7 @@ def _results(case: tuple[Tensor, ...], backend: str) -> dict[str, Any]:
     return results
 
 
-def _self_check(backends: list[str]) -> Iterator[Finding]:
+def _self_check(backends: list[Backend]) -> Iterator[Finding]:
     for backend in backends:
         if backend == "cpu":
             for level in _backends.cpu_levels():
@@ -259,7 +261,7 @@ def _checked(name: str, check: Callable[[], str]) -> Finding:
     return Finding("Self-check against the reference", name, state, detail)
 
 
-def _check_backend(backend: str, device: str) -> str:
+def _check_backend(backend: Backend, device: str) -> str:
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
     for dtype in dtypes:
         got = _results(_make_case(dtype, device), backend)

@@ -20,6 +20,7 @@ from rl4rec_kernels.cli.common import (
     existing_directory,
     json_lines,
     load_split,
+    open_encoder,
     open_index,
     typer,
 )
@@ -114,7 +115,7 @@ def evaluate(
             raise ValueError(f"{texts}: {error}") from error
     result = evaluate_dataset(
         str(name),
-        Encoder(encoder, backend=backend) if embeddings is None else None,
+        open_encoder(encoder, backend) if embeddings is None else None,
         data_dir=data_dir,
         split=split,
         texts=outputs,

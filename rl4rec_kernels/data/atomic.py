@@ -61,7 +61,7 @@ def interaction_files(directory: Path, name: str) -> dict[str, Path]:
     Raises ValueError if there are both.
     """
     whole = atomic_file(directory, name, "inter")
-    parts = {
+    parts: dict[str, Path] = {
         split: path
         for split in SPLITS
         if (path := atomic_file(directory, f"{name}.{split}", "inter"))

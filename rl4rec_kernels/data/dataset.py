@@ -5,8 +5,8 @@ import logging
 import math
 import operator
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, SupportsIndex, TypedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, SupportsIndex, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,20 @@ from rl4rec_kernels._utils.checks import (
 )
 from rl4rec_kernels.data.export import to_hf
 from rl4rec_kernels.data.interactions import Interactions
+from rl4rec_kernels.data.item_fields import ItemMetadata
 from rl4rec_kernels.data.loading import load_interactions
-from rl4rec_kernels.data.prompts import PromptGenerator, check_metadata
+from rl4rec_kernels.data.prompts import MakesPrompts, check_metadata
 from rl4rec_kernels.data.raw_ids import RawIds
-from rl4rec_kernels.data.samples import split_rule, split_sequences
+from rl4rec_kernels.data.samples import SplitBy, split_rule, split_sequences
 from rl4rec_kernels.data.sources import FromSource
-from rl4rec_kernels.data.splits import split_index, split_seed
+from rl4rec_kernels.data.splits import SplitName, split_index, split_seed
+from rl4rec_kernels.data.times import Time
 from rl4rec_kernels.ids import RaggedIds, as_int64, most_rows, prepend
 from rl4rec_kernels.negatives.checks import sampling_weights, verify_negatives
 from rl4rec_kernels.negatives.sampling import MAX_ITEMS, sample_negatives
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.getLogger("rl4rec_kernels.data")
 
@@ -125,9 +130,9 @@ class RecommendationDataset(FromSource, Dataset[Sample]):
     def __init__(
         self,
         data_name: str,
-        item_metadata: Mapping[int, Mapping[str, Any]],
-        prompt_generator: PromptGenerator,
-        split: str,
+        item_metadata: ItemMetadata,
+        prompt_generator: MakesPrompts,
+        split: SplitName,
         num_negs: int = 0,
         num_items: int | None = None,
         seed: int = 42,
@@ -135,9 +140,9 @@ class RecommendationDataset(FromSource, Dataset[Sample]):
         *,
         neg_alpha: float = 0.0,
         interactions: Interactions | None = None,
-        split_by: str = "leave_one_out",
+        split_by: SplitBy = "leave_one_out",
         ratios: Sequence[float] = (0.8, 0.1, 0.1),
-        cuts: Sequence[Any] | None = None,
+        cuts: Sequence[Time] | None = None,
         augment: bool = False,
     ) -> None:
         split_index(split)
@@ -310,7 +315,7 @@ class RecommendationDataset(FromSource, Dataset[Sample]):
         other.negatives, other.num_negs = given, given.shape[1]
         return other
 
-    def to_hf(self, conversational: bool = False, *, raw_ids: bool = False) -> Any:
+    def to_hf(self, conversational: bool = False, *, raw_ids: bool = False) -> "datasets.Dataset":
         """Return all samples as a Hugging Face ``datasets.Dataset``, with the columns of a sample.
 
         Parameters

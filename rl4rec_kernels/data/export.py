@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -12,9 +12,15 @@ from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.writing import replacing
 from rl4rec_kernels.data.labels import write_label
 from rl4rec_kernels.data.raw_ids import RawIds
+from rl4rec_kernels.data.splits import SplitName
 from rl4rec_kernels.ids import RaggedIds
 
-SAMPLE_COLUMNS = {name: name for name in ("prompt", "history", "target", "user_id", "neg_items")}
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SAMPLE_COLUMNS: dict[str, "Column"] = {
+    name: name for name in ("prompt", "history", "target", "user_id", "neg_items")
+}
 """The columns of `RecommendationDataset.to_hf`: those of a sample."""
 
 
@@ -22,8 +28,8 @@ class Samples(Protocol):
     """The attributes of a `RecommendationDataset` that an export reads."""
 
     data_name: str
-    split: str
-    prompt_generator: Any
+    split: SplitName
+    prompt_generator: Any  # with ``messages`` for conversational exports
     user_ids: np.ndarray
     raw_users: RawIds
     raw_items: RawIds
@@ -40,12 +46,16 @@ class Constant(str):
     """In a layout: a text that is the same in every row."""
 
 
-_LAYOUTS: dict[str, tuple[Mapping[str, Any], tuple[bool, ...], tuple[str, ...]]] = {}
+Column: TypeAlias = "str | Mapping[str, Column]"
+"""What a column contains; see `register_layout`."""
+
+
+_LAYOUTS: dict[str, tuple[Mapping[str, Column], tuple[bool, ...], tuple[str, ...]]] = {}
 
 
 def register_layout(
     trainer: str,
-    columns: Mapping[str, Any],
+    columns: Mapping[str, Column],
     *,
     conversational: tuple[bool, ...] = (True, False),
     endings: tuple[str, ...] = (".parquet", ".jsonl", ".json"),
@@ -75,7 +85,7 @@ def export_dataset(
     *,
     conversational: bool | None = None,
     raw_ids: bool = False,
-) -> Any:
+) -> "Dataset":
     """Return a dataset in the columns that a trainer reads, and write it to a file.
 
     The columns are those at the top of each module of `rl4rec_kernels.adapters`. Users have the ids
@@ -143,10 +153,10 @@ def export_dataset(
 def to_hf(
     dataset: Samples,
     conversational: bool = False,
-    columns: Mapping[str, Any] = SAMPLE_COLUMNS,
+    columns: Mapping[str, Column] = SAMPLE_COLUMNS,
     *,
     raw_ids: bool = False,
-) -> Any:
+) -> "Dataset":
     """Return a dataset as a ``datasets.Dataset`` with these columns; see `register_layout`."""
     conversational = flag("conversational", conversational)
     raw_ids = flag("raw_ids", raw_ids)
@@ -197,7 +207,7 @@ def to_hf(
         "index": (lambda: list(rows), number),
     }
 
-    def column(name: str, source: Any) -> tuple[list[Any], Any]:
+    def column(name: str, source: Column) -> tuple[list[Any], Any]:
         """The values of a column and their type."""
         if isinstance(source, Constant):
             return [str(source) for _ in rows], text

@@ -145,13 +145,13 @@ def read_minionerec(directory: Path, name: str) -> Interactions:
     items_by_code = np.array([item_of[token] for token in item_codes.tokens])
     position = {token: i for i, token in enumerate(user_of)}
     rows_by_code = np.array([position[token] for token in user_codes.tokens])
-    given = {}
-    for split, (codes, ragged, codes_of_targets) in read.items():
+    given: dict[str, GivenSamples] = {}
+    for part, (codes, ragged, codes_of_targets) in read.items():
         rows = rows_by_code[codes]
         order = np.argsort(rows, kind="stable")
         lists = [ragged.values[ragged.offsets[i] : ragged.offsets[i + 1]] for i in order.tolist()]
         histories_of = RaggedIds.from_lists([items_by_code[row] for row in lists])
-        given[split] = GivenSamples(
+        given[part] = GivenSamples(
             rows[order], histories_of, items_by_code[codes_of_targets][order]
         )
     seen: list[dict[int, None]] = [{} for _ in user_of]

@@ -9,6 +9,9 @@ import numpy as np
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.values import is_missing, plain
 
+ItemMetadata = Mapping[int, Mapping[str, object]]
+"""Item id to its fields."""
+
 ALIASES = {
     "title": ("movie_title", "name"),
     "category": ("categories", "genre", "genres", "class"),
@@ -22,7 +25,7 @@ def canonical_name(name: str) -> str:
     return next((ours for ours, others in ALIASES.items() if name in others), name)
 
 
-def as_text(value: Any) -> str:
+def as_text(value: object) -> str:
     """Return a field's value as one line of text, ``""`` if it is empty.
 
     None, NaN and pandas' NA and NaT are empty. The parts of lists, arrays and Series, nested ones
@@ -38,7 +41,7 @@ def as_text(value: Any) -> str:
     return ", ".join(dict.fromkeys(_parts(value)))
 
 
-def normalize_item(fields: Mapping[str, Any]) -> dict[str, Any]:
+def normalize_item(fields: Mapping[str, object]) -> dict[str, Any]:
     """Return the fields that are not empty, under the names used here.
 
     ``title``, ``brand`` and ``category`` become text; a ``release_year`` that does not have four

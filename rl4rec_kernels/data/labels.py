@@ -7,14 +7,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rl4rec_kernels._utils.arrays import SupportsArray
 from rl4rec_kernels._utils.checks import flag, shown, text
 from rl4rec_kernels._utils.values import as_list, is_missing, plain
-from rl4rec_kernels.ids import RaggedIds, as_ragged, check_some_targets, check_targets, has_several
+from rl4rec_kernels.ids import (
+    IdList,
+    IdLists,
+    RaggedIds,
+    TargetIds,
+    as_ragged,
+    check_some_targets,
+    check_targets,
+    has_several,
+)
 
 _REMEDY = "write it with export_dataset, or as write_label(target, history, neg_items)"
 
 Id = int | str
 """A row of the table, or, as a text, the id of an item in the data set's own file."""
+
+RawRow = IdList | Sequence[Id] | None
+RawRows = IdLists | Sequence[RawRow] | SupportsArray
+RawTargets = TargetIds | Sequence[Id | RawRow]
+"""Ids as rewards take them; None is an empty row."""
 
 
 class Label(NamedTuple):
@@ -61,7 +76,7 @@ def write_label(
     return json.dumps(Label(*ids)._asdict(), separators=(",", ":"))
 
 
-def read_label(label: Any, name: str = "label", *, raw_ids: bool = False) -> Label:
+def read_label(label: object, name: str = "label", *, raw_ids: bool = False) -> Label:
     """Read a label: the text of `write_label`, a mapping with the same keys, or the target alone.
 
     Ids are read by `item_id` and `item_ids`; with `raw_ids` they may also be texts, those of the
@@ -76,11 +91,12 @@ def read_label(label: Any, name: str = "label", *, raw_ids: bool = False) -> Lab
     text("name", name)
     label = label if isinstance(label, Mapping) else plain(label)
     if isinstance(label, str):
+        written = label
         try:
-            label = json.loads(label)
+            label = json.loads(written)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{name} {shown(label[:60])} is not JSON ({error}); {_REMEDY}"
+                f"{name} {shown(written[:60])} is not JSON ({error}); {_REMEDY}"
             ) from None
     if isinstance(label, int | float) and not isinstance(label, bool):
         label = {"target": label}
@@ -97,7 +113,7 @@ def read_label(label: Any, name: str = "label", *, raw_ids: bool = False) -> Lab
     )
 
 
-def item_id(name: str, value: Any) -> int:
+def item_id(name: str, value: object) -> int:
     """Read the id of an item.
 
     Whole numbers of any library, also as a float (3.0, which tables with gaps contain), and arrays
@@ -114,7 +130,7 @@ def item_id(name: str, value: Any) -> int:
     return item
 
 
-def item_ids(name: str, values: Any) -> list[int]:
+def item_ids(name: str, values: object) -> list[int]:
     """Read the ids of several items: a list, an array or a column, without missing values.
 
     None and NaN, alone or between ids, are left out: a table is padded with them.
@@ -128,18 +144,18 @@ def item_ids(name: str, values: Any) -> list[int]:
     return ids
 
 
-def raw_item_id(name: str, value: Any) -> Id:
+def raw_item_id(name: str, value: object) -> Id:
     """As `item_id`, but also a text, the id of an item in the data set's own file."""
     return str(value) if isinstance(value, str) and value else item_id(name, value)
 
 
-def raw_item_ids(name: str, values: Any) -> list[Id]:
+def raw_item_ids(name: str, values: object) -> list[Id]:
     """As `item_ids`, but also texts; see `raw_item_id`."""
     ids: list[Id] = _ids(name, values, True)
     return ids
 
 
-def item_or_items(name: str, value: Any) -> int | list[int]:
+def item_or_items(name: str, value: object) -> int | list[int]:
     """Read a target: the id of an item, or a list of several ids.
 
     A list of one is read as that one by `item_id`, as it is in a column that is an array.
@@ -148,7 +164,7 @@ def item_or_items(name: str, value: Any) -> int | list[int]:
     return found
 
 
-def raw_item_or_items(name: str, value: Any) -> Id | list[Id]:
+def raw_item_or_items(name: str, value: object) -> Id | list[Id]:
     """As `item_or_items`, but also texts; see `raw_item_id`."""
     found: Id | list[Id] = _target(name, value, True)
     return found
@@ -183,13 +199,13 @@ def _target(name: str, value: Any, raw_ids: bool) -> Any:
     return ids
 
 
-def is_missing_id(value: Any) -> bool:
+def is_missing_id(value: object) -> bool:
     """Whether a target or a list of ids is None, NaN or NA."""
     value = plain(value)
     return not isinstance(value, list) and is_missing(value)
 
 
-def read_targets(targets: Any, num_rows: int) -> np.ndarray | RaggedIds:
+def read_targets(targets: object, num_rows: int) -> np.ndarray | RaggedIds:
     """Read one id for each row, int64 [num_rows], or some lists of ids; see `item_or_items`."""
     if isinstance(targets, RaggedIds):
         return check_some_targets(targets, num_rows)
@@ -205,7 +221,7 @@ def read_targets(targets: Any, num_rows: int) -> np.ndarray | RaggedIds:
     return check_some_targets(ids, num_rows)
 
 
-def read_rows(name: str, rows: Any, num_rows: int) -> RaggedIds:
+def read_rows(name: str, rows: object, num_rows: int) -> RaggedIds:
     """Read a list of ids for each row, without padding (-1 or missing); see `item_ids`."""
     try:
         return as_ragged(name, rows, num_rows)  # fast
@@ -217,7 +233,7 @@ def read_rows(name: str, rows: Any, num_rows: int) -> RaggedIds:
     return as_ragged(name, ids, num_rows)
 
 
-def _item_id(value: Any) -> int | None:
+def _item_id(value: object) -> int | None:
     """Return the id, or None if it is not one."""
     if type(value) is int:
         return value

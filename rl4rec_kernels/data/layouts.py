@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.data.text_tables import Table
@@ -37,6 +37,12 @@ class Layout:
     options: Mapping[str, Any] = field(default_factory=dict)
     item_options: Mapping[str, Any] = field(default_factory=dict)
 
+
+FolderLayout = Literal["lc-rec", "minionerec", "openp5", "p5", "recbole"]
+LayoutName = Literal[
+    "amazon-2014", "amazon-2014-ratings", "amazon-2018", "amazon-2018-ratings", "amazon-2023",
+    "movielens", "movielens-100k", "movielens-1m", "steam", "yelp", FolderLayout,
+]  # fmt: skip
 
 LAYOUTS: dict[str, Layout] = {
     "amazon-2014": Layout("reviewerID", "asin", "unixReviewTime", "overall", "asin"),
@@ -71,7 +77,7 @@ LAYOUTS: dict[str, Layout] = {
     "recbole": Layout("user_id", "item_id", "timestamp", "rating", "item_id"),
 }  # fmt: skip
 
-FOLDERS = ("lc-rec", "minionerec", "openp5", "p5", "recbole")
+FOLDERS: tuple[FolderLayout, ...] = get_args(FolderLayout)
 """Layouts of whole folders, which `rl4rec_kernels.data.folders` reads."""
 
 # Other names of columns, in lower case, the first found is used.

@@ -129,7 +129,7 @@ class _Loader(DataLoader[Sample]):
             return super().__iter__()
 
 
-def create_dataloaders(args: Any) -> DataLoaders:
+def create_dataloaders(args: object) -> DataLoaders:
     """Create the DataLoaders of all three splits.
 
     Parameters

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from rl4rec_kernels.ids import RaggedIds, rows_of, to_offsets
 
 logger = logging.getLogger("rl4rec_kernels.data")
 
-DUPLICATES = ("keep", "first", "last")
+Duplicates = Literal["keep", "first", "last"]
+DUPLICATES: tuple[Duplicates, ...] = get_args(Duplicates)
 
 
 class Codes(dict[Any, int]):
@@ -46,7 +47,9 @@ class Codes(dict[Any, int]):
             self[value] = self[token]
         return self[value]
 
-    def encode(self, column: str, values: Sequence[Any], where: Callable[[int], str]) -> np.ndarray:
+    def encode(
+        self, column: str, values: Sequence[object], where: Callable[[int], str]
+    ) -> np.ndarray:
         """The numbers of values, int32; ValueError names the first that is not an id."""
         try:
             return np.fromiter(map(self.__getitem__, values), np.int32, len(values))
@@ -59,7 +62,7 @@ class Codes(dict[Any, int]):
             raise
 
 
-def read_id(value: Any) -> str:
+def read_id(value: object) -> str:
     """Return the token of a user or an item: a text, or a whole number in digits.
 
     Raises TypeError or ValueError, whose message follows the name of the column.
@@ -127,7 +130,7 @@ class Log:
         times = None if self.times is None else self.times[order]
         return replace(self, users=self.users[order], items=self.items[order], times=times)
 
-    def without_duplicates(self, duplicates: str) -> "Log":
+    def without_duplicates(self, duplicates: Duplicates) -> "Log":
         """Keep the first or last of equal items of a user; rows must be sorted."""
         if duplicates == "keep":
             return self
@@ -154,7 +157,7 @@ class Log:
         return self.keep(kept, f"{why} (k_core)")
 
     def to_interactions(
-        self, name: str, metadata: Mapping[str, Mapping[str, Any]] | None, all_items: bool
+        self, name: str, metadata: Mapping[str, Mapping[str, object]] | None, all_items: bool
     ) -> Interactions:
         """Make sequences of sorted rows, with ids as those of RecBole's files are made."""
         used = np.unique(self.items)
@@ -256,7 +259,7 @@ def log_of(interactions: Interactions) -> Log:
     )
 
 
-def _ratings(column: str, values: Sequence[Any], where: Callable[[int], str]) -> np.ndarray:
+def _ratings(column: str, values: Sequence[object], where: Callable[[int], str]) -> np.ndarray:
     try:
         ratings = np.array(values, dtype=np.float64)
     except (TypeError, ValueError):
@@ -277,7 +280,7 @@ def _rating(value: Any) -> float:
         return float("nan")
 
 
-def check_filters(duplicates: Any, k_core: Any, min_rating: Any) -> tuple[int, int]:
+def check_filters(duplicates: object, k_core: object, min_rating: object) -> tuple[int, int]:
     """Check the options of the filters; returns the least interactions per user and per item."""
     choice("duplicates", duplicates, DUPLICATES)
     if min_rating is not None:

@@ -1,13 +1,15 @@
 """Prompts: what the language model reads about a user's history."""
 
 import string
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from rl4rec_kernels._utils.checks import names, shown, text, whole_number
 from rl4rec_kernels._utils.values import as_list
-from rl4rec_kernels.data.item_fields import as_text
+from rl4rec_kernels.data.item_fields import ItemMetadata, as_text
 from rl4rec_kernels.data.labels import item_id
+
+MakesPrompts = Callable[[list[int]], str]  # from a history, such as a PromptGenerator
 
 DEFAULT_TEMPLATE = """\
 A user's latest interactions, the oldest first:
@@ -20,6 +22,19 @@ kind, its properties and its style. Write the description, and nothing else, ins
 DEFAULT_MAX_HISTORY = 20
 DEFAULT_FIELDS = ("title", "brand", "category", "release_year")
 _RECENT_TITLES = 5
+
+
+class ChatTokenizer(Protocol):
+    """What a `PromptGenerator` calls of a Hugging Face tokenizer."""
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, str]],
+        /,
+        *,
+        add_generation_prompt: bool,
+        tokenize: bool,
+    ) -> object: ...
 
 
 class PromptGenerator:
@@ -58,7 +73,7 @@ class PromptGenerator:
 
     def __init__(
         self,
-        item_metadata: Mapping[int, Mapping[str, Any]],
+        item_metadata: ItemMetadata,
         *,
         template: str = DEFAULT_TEMPLATE,
         item_template: str | None = None,
@@ -66,7 +81,7 @@ class PromptGenerator:
         max_history: int | None = DEFAULT_MAX_HISTORY,
         missing: str = "unknown",
         system_prompt: str | None = None,
-        tokenizer: Any = None,
+        tokenizer: ChatTokenizer | None = None,
     ) -> None:
         check_metadata(item_metadata)
         known = list(dict.fromkeys(name for item in item_metadata.values() for name in item))
@@ -169,13 +184,13 @@ class _Fields(dict[str, str]):
         return self._missing
 
 
-def recent_titles(item_metadata: Mapping[int, Mapping[str, Any]], history: Sequence[int]) -> str:
+def recent_titles(item_metadata: ItemMetadata, history: Sequence[int]) -> str:
     """A text to use instead of a language model's: the user's latest titles, the newest first."""
     latest = reversed(history[-_RECENT_TITLES:])
     return "; ".join(filter(None, (as_text(item_metadata[item].get("title")) for item in latest)))
 
 
-def check_metadata(item_metadata: Any) -> None:
+def check_metadata(item_metadata: object) -> None:
     """Raise TypeError or ValueError unless `item_metadata` maps ids from 1 to mappings."""
     if not isinstance(item_metadata, Mapping):
         raise TypeError(

@@ -27,41 +27,51 @@ from rl4rec_kernels.data.folders import (
 )
 from rl4rec_kernels.data.interactions import SEQUENCE_FILES, Interactions, read_prepared
 from rl4rec_kernels.data.item_fields import canonical_name
+from rl4rec_kernels.data.labels import Id
 from rl4rec_kernels.data.layouts import (
     FOLDERS,
     GENRES,
     ITEM_FIELDS,
     ITEM_NAMES,
     Layout,
+    LayoutName,
     choose_column,
     files_in,
     find_layout,
     layout_of,
 )
-from rl4rec_kernels.data.log import Log, check_filters, collect, keep_known, log_of, read_id
+from rl4rec_kernels.data.log import (
+    Duplicates,
+    Log,
+    check_filters,
+    collect,
+    keep_known,
+    log_of,
+    read_id,
+)
 from rl4rec_kernels.data.metadata import read_prepared_items
-from rl4rec_kernels.data.tables import open_table
+from rl4rec_kernels.data.tables import Source, open_table
 from rl4rec_kernels.data.text_tables import ObjectTable, Table
 
 logger = logging.getLogger("rl4rec_kernels.data")
 
 
 def read_interactions(
-    source: Any,
+    source: "Source",
     *,
-    layout: str | None = None,
+    layout: LayoutName | None = None,
     user: str | None = None,
     item: str | None = None,
     time: str | None = None,
     rating: str | None = None,
-    items: Any = None,
+    items: "Source | Mapping[Id, Mapping[str, object]] | None" = None,
     item_id: str | None = None,
     item_fields: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
     separator: str | None = None,
     time_format: str | None = None,
     min_rating: float | None = None,
-    duplicates: str = "keep",
+    duplicates: Duplicates = "keep",
     k_core: int | tuple[int, int] = 0,
     all_items: bool = False,
     name: str | None = None,
@@ -169,9 +179,8 @@ def read_interactions(
         raise ValueError(f"min_rating={min_rating}: the sequences of {source} have no ratings")
     if found is None:
         table, chosen = _open("source", source, chosen, columns, separator)
-        if name is None:
-            is_file = isinstance(source, str | os.PathLike)
-            name = Path(source).name.partition(".")[0] if is_file else "interactions"
+        if name is None and isinstance(source, str | os.PathLike):
+            name = Path(source).name.partition(".")[0]
         at_user = choose_column("user", user, table, chosen, required=True)
         at_item = choose_column("item", item, table, chosen, required=True)
         at_time = choose_column("time", time, table, chosen, required=False)
@@ -204,7 +213,7 @@ def read_interactions(
 
 
 def _read_folder(
-    directory: Path, name: str, layout: str | None
+    directory: Path, name: str, layout: LayoutName | None
 ) -> tuple[Log | Interactions | None, Items | None]:
     """Read a folder that has more than a table of interactions; None if it has only that."""
     kind = layout if layout in FOLDERS else folder_layout(directory) if layout is None else None

@@ -8,18 +8,19 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from rl4rec_kernels._utils.checks import choice, flag, number, shown
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.interactions import Interactions
-from rl4rec_kernels.data.splits import SPLITS, DatasetReport, split_index
+from rl4rec_kernels.data.splits import SPLITS, DatasetReport, SplitName, split_index
 from rl4rec_kernels.data.times import seconds_of
 from rl4rec_kernels.ids import RaggedIds, rows_of, select, to_offsets
 
-RULES = ("leave_one_out", "ratio", "time")
+SplitBy = Literal["leave_one_out", "ratio", "time"]
+RULES: tuple[SplitBy, ...] = get_args(SplitBy)
 
 _CHUNK = 1 << 24  # ids of seen items at once
 
@@ -28,13 +29,13 @@ _CHUNK = 1 << 24  # ids of seen items at once
 class SplitRule:
     """How sequences are cut; see `split_rule`."""
 
-    by: str = "leave_one_out"
+    by: SplitBy = "leave_one_out"
     ratios: tuple[float, ...] = (0.8, 0.1, 0.1)
     cuts: tuple[float, float] | None = None
     augment: bool = False
 
 
-def split_rule(by: Any, ratios: Any, cuts: Any, augment: Any) -> SplitRule:
+def split_rule(by: object, ratios: object, cuts: object, augment: object) -> SplitRule:
     """Check the options of `RecommendationDataset` that say how sequences are cut.
 
     Raises
@@ -42,7 +43,7 @@ def split_rule(by: Any, ratios: Any, cuts: Any, augment: Any) -> SplitRule:
     TypeError, ValueError
         If one is invalid; the message names it.
     """
-    choice("split_by", by, RULES)
+    rule = choice("split_by", by, RULES)
     parts = as_list(ratios)
     if parts is None or len(parts) != len(SPLITS):
         raise ValueError(
@@ -65,7 +66,9 @@ def split_rule(by: Any, ratios: Any, cuts: Any, augment: Any) -> SplitRule:
         times = seconds_of("cuts[0]", pair[0]), seconds_of("cuts[1]", pair[1])
         if times[0] > times[1]:
             raise ValueError(f"cuts must rise, got {shown(cuts)}")
-    return SplitRule(by, tuple(share / total for share in shares), times, flag("augment", augment))
+    return SplitRule(
+        rule, tuple(share / total for share in shares), times, flag("augment", augment)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +141,7 @@ class Split:
             ends = np.cumsum(self.seen_lengths[rows]) // _CHUNK
             yield from np.split(rows, np.flatnonzero(np.diff(ends)) + 1) if rows.size else ()
 
-    def seen_rows(self, rows: Any) -> RaggedIds:
+    def seen_rows(self, rows: np.ndarray | slice) -> RaggedIds:
         """`seen` of some samples."""
         return take_slices(self.seen_values, self.seen_starts[rows], self.seen_lengths[rows])
 
@@ -148,7 +151,7 @@ class Split:
 
 
 def split_sequences(
-    split: str, interactions: Interactions, known_items: Iterable[int], rule: SplitRule
+    split: SplitName, interactions: Interactions, known_items: Iterable[int], rule: SplitRule
 ) -> Split:
     """Split the sequences of all users into samples.
 
@@ -232,7 +235,7 @@ def split_sequences(
 
 
 def _given_samples(
-    split: str, interactions: Interactions, known_items: Iterable[int], rule: SplitRule
+    split: SplitName, interactions: Interactions, known_items: Iterable[int], rule: SplitRule
 ) -> Split:
     """The samples that the files have, without items that are not in `known_items`."""
     _refuse_rule(rule)
@@ -324,7 +327,7 @@ def _refuse_rule(rule: SplitRule) -> None:
 
 
 def _refuse_empty(
-    split: str, interactions: Interactions, rule: SplitRule, lengths: np.ndarray
+    split: SplitName, interactions: Interactions, rule: SplitRule, lengths: np.ndarray
 ) -> None:
     if interactions.target_positions is not None:
         raise ValueError(

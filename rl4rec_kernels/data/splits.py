@@ -1,12 +1,14 @@
 """The names and seeds of the splits, and the report of what was left out of one."""
 
 from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 import numpy as np
 
 from rl4rec_kernels._utils.checks import choice, whole_number
 
-SPLITS = ("train", "valid", "test")
+SplitName = Literal["train", "valid", "test"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 """By default the target is a user's last item but two (train), last but one (valid) or last."""
 
 
@@ -33,7 +35,7 @@ class DatasetReport:
         Samples whose target is also in the history; they are kept unchanged.
     """
 
-    split: str
+    split: SplitName
     users: int
     interactions: int
     samples: int
@@ -65,12 +67,12 @@ class DatasetReport:
         return "\n  - ".join(lines + [f"{count:,} {note}" for count, note in notes if count])
 
 
-def split_index(split: str) -> int:
+def split_index(split: SplitName) -> int:
     """Return the position of a split in `SPLITS`, or raise ValueError."""
     return SPLITS.index(choice("split", split, SPLITS))
 
 
-def split_seed(seed: int, split: str) -> int:
+def split_seed(seed: int, split: SplitName) -> int:
     """Return the seed of a split's negatives, a number below 2^63.
 
     Users have seen the same items in every split, so with a single seed a user would get the same

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.imports import require
@@ -12,6 +14,17 @@ from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.text_tables import ROWS, Piece, Table, open_text
 
 _PARQUET = (".parquet", ".pq")
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas
+    import pyarrow
+
+# What the rows of a table come from. The parts in quotes are types of optional packages.
+Source: TypeAlias = (
+    "str | os.PathLike[str] | pandas.DataFrame | datasets.Dataset | pyarrow.Table"
+    " | Mapping[str, Sequence[object] | np.ndarray] | Sequence[Mapping[str, object]]"
+)
 
 Slices = Callable[[Sequence[str]], Iterator[dict[str, Sequence[Any]]]]
 

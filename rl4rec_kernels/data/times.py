@@ -9,12 +9,14 @@ import numpy as np
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.values import is_missing, plain
 
+Time = float | str | datetime.date | np.datetime64  # a datetime is a date
+
 _SECONDS = 5e9  # in the year 2128
 _UNITS = ((_SECONDS, 1.0), (_SECONDS * 1e3, 1e-3), (_SECONDS * 1e6, 1e-6), (np.inf, 1e-9))
 _REMEDY = "write seconds, milliseconds, or dates such as 2018-07-07 22:09:11"
 
 
-def seconds_of(name: str, value: Any) -> float:
+def seconds_of(name: str, value: object) -> float:
     """Return one time as seconds since 1970, or raise TypeError or ValueError."""
     value = plain(value)
     if isinstance(value, bool) or is_missing(value):

@@ -1,17 +1,20 @@
 """Means of rank metrics over batches, in the protocol of torchmetrics."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.arrays import Array
 from rl4rec_kernels.evaluation.protocols import rank_sampled
-from rl4rec_kernels.ids import RaggedIds, as_ragged, check_some_targets
-from rl4rec_kernels.metrics import parse_metrics, parse_ties
+from rl4rec_kernels.ids import IdLists, RaggedIds, TargetIds, as_ragged, check_some_targets
+from rl4rec_kernels.metrics import TieRule, parse_metrics, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts, rank_catalog
 from rl4rec_kernels.ops._arguments import as_embeddings
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class Evaluator:
@@ -52,9 +55,9 @@ class Evaluator:
         table: Array,
         metrics: Sequence[str] = ("ndcg@10", "hit@10"),
         *,
-        ties: str = "expected",
+        ties: TieRule = "expected",
         valid: Tensor | None = None,
-        group: Any = None,
+        group: "ProcessGroup | None" = None,
     ) -> None:
         parse_metrics(metrics)
         parse_ties(ties)
@@ -67,7 +70,12 @@ class Evaluator:
         self._sums = torch.zeros(len(self.metrics) + 1, dtype=torch.float64, device="cpu")
 
     def update(
-        self, query: Array, targets: Any, *, negatives: Any = None, exclude: Any = None
+        self,
+        query: Array,
+        targets: TargetIds,
+        *,
+        negatives: IdLists | None = None,
+        exclude: IdLists | None = None,
     ) -> None:
         """Add users.
 

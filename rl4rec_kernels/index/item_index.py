@@ -13,9 +13,9 @@ from torch import Tensor
 from rl4rec_kernels._utils.arrays import as_array, as_tensor
 from rl4rec_kernels._utils.checks import amount, optional_flag, shown, whole_number
 from rl4rec_kernels._utils.mapped import check_finite, check_mapped, row_blocks
-from rl4rec_kernels.data.item_fields import as_text
+from rl4rec_kernels.data.item_fields import ItemMetadata, as_text
 from rl4rec_kernels.data.raw_ids import RawIds
-from rl4rec_kernels.ids import RaggedIds, check_valid_items, is_sparse
+from rl4rec_kernels.ids import IdList, RaggedIds, check_valid_items, is_sparse
 from rl4rec_kernels.index.encoder import Encoder, check_encoder
 from rl4rec_kernels.index.files import (
     TABLE_DTYPES,
@@ -77,7 +77,7 @@ class ItemIndex:
     @classmethod
     def build(
         cls,
-        item_metadata: Mapping[int, Mapping[str, Any]],
+        item_metadata: ItemMetadata,
         encoder: Encoder,
         *,
         fields: Sequence[str] = DEFAULT_FIELDS,
@@ -131,7 +131,7 @@ class ItemIndex:
     @classmethod
     @torch.inference_mode(False)  # see Encoder: tables may be differentiated
     def from_embeddings(
-        cls, embeddings: Tensor, *, ids: Any = None, valid: Any = None
+        cls, embeddings: Tensor, *, ids: IdList | None = None, valid: Tensor | None = None
     ) -> "ItemIndex":
         """Make an index of existing embeddings.
 
@@ -177,7 +177,9 @@ class ItemIndex:
 
     @classmethod
     @torch.inference_mode(False)
-    def import_file(cls, path: str | os.PathLike[str], **options: Any) -> "ItemIndex":
+    def import_file(
+        cls, path: str | os.PathLike[str], *, ids: IdList | None = None, valid: Tensor | None = None
+    ) -> "ItemIndex":
         """Read embeddings made elsewhere, from ``.npy``, ``.pt`` or ``.safetensors``.
 
         Parameters
@@ -186,8 +188,8 @@ class ItemIndex:
             A NumPy array or a torch tensor [M, D]; a ``.pt`` file may also be a dict with one
             two-dimensional tensor and, as ``ids``, the items of its rows, like a ``.safetensors``
             file. No pickled objects.
-        **options
-            Passed to `from_embeddings`.
+        ids, valid
+            As in `from_embeddings`. Default: the ids of the file, if it has some.
 
         Raises
         ------
@@ -195,11 +197,9 @@ class ItemIndex:
             If the file does not exist, has another format, or its contents are invalid.
         """
         path = existing_file(path)
-        embeddings, ids = read_embeddings(path)
-        if ids is not None:
-            options.setdefault("ids", ids)
+        embeddings, own_ids = read_embeddings(path)
         try:
-            return cls.from_embeddings(embeddings, **options)
+            return cls.from_embeddings(embeddings, ids=own_ids if ids is None else ids, valid=valid)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{path}: {error}") from error
 
@@ -226,7 +226,7 @@ class ItemIndex:
         path: str | os.PathLike[str],
         *,
         encoder: Encoder | None = None,
-        item_metadata: Mapping[int, Mapping[str, Any]] | None = None,
+        item_metadata: ItemMetadata | None = None,
     ) -> "ItemIndex":
         """Open a saved index; its table is mapped into memory, not read.
 

@@ -9,14 +9,14 @@ from typing import Any
 from rl4rec_kernels._utils.checks import names, shown
 from rl4rec_kernels._utils.values import as_list
 from rl4rec_kernels.data.files import is_whole_number
-from rl4rec_kernels.data.item_fields import as_text
+from rl4rec_kernels.data.item_fields import ItemMetadata, as_text
 from rl4rec_kernels.data.labels import item_id
 
 DEFAULT_FIELDS = ("title", "brand", "category")
 
 
 def item_texts(
-    item_metadata: Mapping[int, Mapping[str, Any]], fields: Sequence[str] = DEFAULT_FIELDS
+    item_metadata: ItemMetadata, fields: Sequence[str] = DEFAULT_FIELDS
 ) -> dict[int, str]:
     """Return the text of every item: its fields as `as_text` writes them, joined.
 
@@ -62,7 +62,7 @@ def texts_fingerprint(texts: Mapping[int, str]) -> str:
     return hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()
 
 
-def check_texts(texts: Any) -> list[str]:
+def check_texts(texts: object) -> list[str]:
     """Return the texts of a list, an array or a column of at least one valid string.
 
     Raises TypeError or ValueError if it is something else.

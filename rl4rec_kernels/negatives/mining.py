@@ -1,7 +1,5 @@
 """Hard negatives: the wrong items that score highest for a query."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -10,6 +8,8 @@ from rl4rec_kernels._utils.checks import amount, optional_flag
 from rl4rec_kernels._utils.mapped import check_finite
 from rl4rec_kernels._utils.progress import progress
 from rl4rec_kernels.ids import (
+    IdList,
+    IdLists,
     as_ragged,
     check_inside,
     check_targets,
@@ -21,6 +21,7 @@ from rl4rec_kernels.ids import (
 )
 from rl4rec_kernels.ops import topk_catalog
 from rl4rec_kernels.ops._arguments import as_embeddings, check_catalog
+from rl4rec_kernels.ops._backends import Backend
 from rl4rec_kernels.ops.quantize import QuantizedTable
 
 _BLOCK = 4096  # queries per call, to show progress and to let Ctrl-C through
@@ -29,8 +30,8 @@ _BLOCK = 4096  # queries per call, to show progress and to let Ctrl-C through
 def mine_hard_negatives(
     query: Array,
     table: Array | QuantizedTable,
-    targets: Any,
-    seen: Any,
+    targets: IdList,
+    seen: IdLists,
     num_negs: int,
     skip_top: int = 0,
     *,
@@ -38,7 +39,7 @@ def mine_hard_negatives(
     refine: bool = False,
     user_ids: npt.ArrayLike | None = None,
     show_progress: bool | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> npt.NDArray[np.int64]:
     """Find the items that score highest for each query, without its target and seen items.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from torch import Tensor
 from rl4rec_kernels._utils.checks import choice, shown
 from rl4rec_kernels._utils.imports import require
 
-BACKENDS = ("auto", "cpu", "cuda", "triton", "reference")
+Backend = Literal["auto", "cpu", "cuda", "triton", "reference"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 NAMESPACES = {"cpu": "rl4rec", "cuda": "rl4rec_cuda", "triton": "rl4rec_triton"}
 LEVEL_VARIABLE = "RL4REC_CPU_LEVEL"
 
@@ -93,7 +94,7 @@ def use_cpu_level(level: str) -> Iterator[None]:
         torch.ops.rl4rec.cpu_level(before)
 
 
-def resolve_backend(backend: str, query: Tensor, *, cuda: bool = True) -> str:
+def resolve_backend(backend: Backend, query: Tensor, *, cuda: bool = True) -> Backend:
     """Return the backend of a call: ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"reference"``.
 
     Parameters

@@ -6,6 +6,7 @@ from torch import Tensor
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _backends, reference
 from rl4rec_kernels.ops._arguments import NO_IDS, Catalog, Ids, Targets
+from rl4rec_kernels.ops._backends import Backend
 from rl4rec_kernels.ops._blocks import (
     check_ids,
     explain_ids,
@@ -17,7 +18,7 @@ from rl4rec_kernels.ops._blocks import (
 
 
 def rank_targets(
-    query: Tensor, catalog: Catalog, targets: Targets, exclude: Ids, backend: str
+    query: Tensor, catalog: Catalog, targets: Targets, exclude: Ids, backend: Backend
 ) -> RankCounts:
     """`rank_catalog` for several targets per query: counts of each, query after query."""
     if backend == "reference":

@@ -8,16 +8,17 @@ from torch import Tensor
 
 from rl4rec_kernels._utils.arrays import Array
 from rl4rec_kernels.ids import IdLists
-from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.metrics import RankCounts, TieRule
 from rl4rec_kernels.ops import _backends, _gradients, reference
 from rl4rec_kernels.ops._arguments import as_embeddings, check_embeddings, split_ids
+from rl4rec_kernels.ops._backends import Backend
 from rl4rec_kernels.ops._transforms import Score, is_transformed
 from rl4rec_kernels.ops.metrics import metric_arguments, metrics_from_counts
 from rl4rec_kernels.ops.quantize import QuantizedTable
 
 
 def score_candidates(
-    query: Array, table: Array, candidates: IdLists, *, backend: str = "auto"
+    query: Array, table: Array, candidates: IdLists, *, backend: Backend = "auto"
 ) -> Tensor:
     """Score each query's candidates by the dot product of their embeddings.
 
@@ -59,7 +60,7 @@ def score_candidates(
 
 
 def rank_candidates(
-    query: Array, table: Array, candidates: IdLists, *, backend: str = "auto"
+    query: Array, table: Array, candidates: IdLists, *, backend: Backend = "auto"
 ) -> RankCounts:
     """Count how each row's candidates score against its target.
 
@@ -133,9 +134,9 @@ def reward_candidates(
     table: Array,
     candidates: IdLists,
     metrics: Sequence[str] = ("ndcg@10",),
-    ties: str = "expected",
+    ties: TieRule = "expected",
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute rank metrics of each row's target in the kernel that ranks it.
 
@@ -169,8 +170,8 @@ def reward_candidates(
 
 
 def _check(
-    query: Any, table: Any, candidates: Any, backend: str
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor | None], str]:
+    query: Any, table: Any, candidates: Any, backend: Backend
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor | None], Backend]:
     query, table = as_embeddings(query, table)
     check_embeddings(query, table)
     ids = split_ids("candidates", candidates, query)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.arrays import Array
-from rl4rec_kernels.ids import IdLists
-from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.ids import IdLists, TargetIds
+from rl4rec_kernels.metrics import RankCounts, TieRule
 from rl4rec_kernels.ops import _backends, _hopper, reference
 from rl4rec_kernels.ops._arguments import (
     NO_IDS,
@@ -21,6 +21,7 @@ from rl4rec_kernels.ops._arguments import (
     split_excluded,
     split_targets,
 )
+from rl4rec_kernels.ops._backends import Backend
 from rl4rec_kernels.ops._blocks import (
     best_of_slices,
     check_ids,
@@ -38,12 +39,12 @@ from rl4rec_kernels.ops.quantize import QuantizedTable
 def rank_catalog(
     query: Array,
     table: Array | QuantizedTable,
-    targets: Tensor | IdLists,
+    targets: TargetIds,
     exclude: IdLists | None = None,
     *,
     valid: Array | None = None,
     refine: bool = False,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> RankCounts:
     """Count how all items score against each query's target, or against each of its targets.
 
@@ -129,14 +130,14 @@ def rank_catalog(
 def reward_catalog(
     query: Array,
     table: Array | QuantizedTable,
-    targets: Tensor | IdLists,
+    targets: TargetIds,
     exclude: IdLists | None = None,
     metrics: Sequence[str] = ("ndcg@10",),
-    ties: str = "expected",
+    ties: TieRule = "expected",
     *,
     valid: Array | None = None,
     refine: bool = False,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute rank metrics of each query's target, or targets, among all items.
 
@@ -191,7 +192,7 @@ def topk_catalog(
     *,
     valid: Array | None = None,
     refine: bool = False,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Find the k items that score highest for each query.
 
@@ -253,10 +254,10 @@ def _check(
     exclude: Any,
     valid: Any,
     refine: bool,
-    backend: str,
+    backend: Backend,
     *,
     cuda: bool = False,
-) -> tuple[Tensor, Catalog, Ids, str]:
+) -> tuple[Tensor, Catalog, Ids, Backend]:
     """Check arguments; `cuda` is whether there is a kernel in CUDA C++."""
     query, table = as_embeddings(query, table)
     catalog = check_catalog(query, table, valid, refine)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.arrays import Array
-from rl4rec_kernels.ids import IdLists
+from rl4rec_kernels.ids import IdList, IdLists
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import _backends, _gradients, reference
 from rl4rec_kernels.ops._arguments import (
@@ -22,6 +22,7 @@ from rl4rec_kernels.ops._arguments import (
     split_excluded,
     split_ids,
 )
+from rl4rec_kernels.ops._backends import Backend
 from rl4rec_kernels.ops._blocks import explain_ids, in_blocks, is_streamed
 from rl4rec_kernels.ops._transforms import refuse_derivatives
 from rl4rec_kernels.ops.catalog import rank_catalog
@@ -34,7 +35,7 @@ def log_prob_candidates(
     temperature: float = 1.0,
     log_q: Array | None = None,
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute the log-probability of each row's target among its candidates.
 
@@ -98,12 +99,12 @@ def log_prob_candidates(
 def log_prob_catalog(
     query: Array,
     table: Array,
-    targets: Tensor,
+    targets: IdList,
     exclude: IdLists | None = None,
     temperature: float = 1.0,
     valid: Array | None = None,
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute the log-probability of each query's target among all items.
 
@@ -163,12 +164,12 @@ def log_prob_catalog(
 def rank_with_log_prob(
     query: Array,
     table: Array,
-    targets: Tensor,
+    targets: IdList,
     exclude: IdLists | None = None,
     temperature: float = 1.0,
     valid: Array | None = None,
     *,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> tuple[RankCounts, Tensor]:
     """Compute the counts of `rank_catalog` and the log-probabilities of `log_prob_catalog`.
 

@@ -7,17 +7,18 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.checks import shown
-from rl4rec_kernels.metrics import RankCounts, check_counts, parse_metrics, parse_ties
+from rl4rec_kernels.metrics import RankCounts, TieRule, check_counts, parse_metrics, parse_ties
 from rl4rec_kernels.ops import _backends, reference
+from rl4rec_kernels.ops._backends import Backend
 
 
 def metrics_from_counts(
     counts: RankCounts,
     metrics: Sequence[str],
-    ties: str = "expected",
+    ties: TieRule = "expected",
     *,
     offsets: Tensor | None = None,
-    backend: str = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Compute rank metrics from counts.
 
@@ -119,7 +120,7 @@ def _check_offsets(offsets: Tensor, counts: RankCounts) -> None:
         )
 
 
-def metric_arguments(metrics: Sequence[str], ties: str) -> tuple[list[int], list[int], int]:
+def metric_arguments(metrics: Sequence[str], ties: TieRule) -> tuple[list[int], list[int], int]:
     """Return metrics and the tie rule as operators take them: kinds, cut-offs and the rule."""
     parsed = parse_metrics(metrics)
     return [int(m.kind) for m in parsed], [m.cutoff for m in parsed], int(parse_ties(ties))

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from rl4rec_kernels.ids import IdLists, RaggedIds
-from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.ids import RaggedIds, TargetIds
+from rl4rec_kernels.metrics import RankCounts, TieRule
 from rl4rec_kernels.ops import _backends
 from rl4rec_kernels.ops._arguments import (
     NO_IDS,
@@ -38,6 +38,9 @@ from rl4rec_kernels.ops.metrics import metric_arguments, metrics_from_counts
 from rl4rec_kernels.ops.quantize import QuantizedTable, quantize_table
 
 _SENT_BYTES = 64 << 20  # of the best items that a process receives at once
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 _SAME = (
     "the operator, with its k, metrics, ties and refine,",
@@ -85,7 +88,11 @@ class ShardedTable:
 
     @classmethod
     def from_slice(
-        cls, table: Tensor | QuantizedTable, valid: Tensor | None = None, *, group: Any = None
+        cls,
+        table: Tensor | QuantizedTable,
+        valid: Tensor | None = None,
+        *,
+        group: "ProcessGroup | None" = None,
     ) -> "ShardedTable":
         """Make a sharded table from the slice of each process; all processes must call it.
 
@@ -125,7 +132,7 @@ class ShardedTable:
         path: str | os.PathLike[str],
         *,
         quantize: torch.dtype | None = None,
-        group: Any = None,
+        group: "ProcessGroup | None" = None,
     ) -> "ShardedTable":
         """Open a saved `ItemIndex`; each process takes an equal part of its rows.
 
@@ -163,7 +170,7 @@ class ShardedTable:
     def rank_catalog(
         self,
         query: Tensor,
-        targets: Tensor | IdLists,
+        targets: TargetIds,
         exclude: Tensor | RaggedIds | None = None,
         *,
         refine: bool = False,
@@ -185,10 +192,10 @@ class ShardedTable:
     def reward_catalog(
         self,
         query: Tensor,
-        targets: Tensor | IdLists,
+        targets: TargetIds,
         exclude: Tensor | RaggedIds | None = None,
         metrics: Sequence[str] = ("ndcg@10",),
-        ties: str = "expected",
+        ties: TieRule = "expected",
         *,
         refine: bool = False,
     ) -> Tensor:

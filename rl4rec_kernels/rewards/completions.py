@@ -1,11 +1,16 @@
 """The text of a trainer's completion that is encoded."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rl4rec_kernels._utils.arrays import SupportsArray
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.values import as_list
+
+Completion = str | Sequence[Mapping[str, object]]
+"""A text, or chat messages."""
+Completions = Sequence[Completion] | SupportsArray
 
 _TEXT_PARTS = ("text", "output_text", "input_text")  # of chat messages and of OpenAI's responses
 
@@ -33,7 +38,7 @@ def extract_query(text: str) -> str:
     return text[openings[-1].end() if openings else 0 :].strip()
 
 
-def completion_text(completion: Any, row: int) -> str:
+def completion_text(completion: object, row: int) -> str:
     """Return a completion that is a string, or the text of its last message by the assistant.
 
     A message's content can be a string, None (a tool call), which is an empty text, or a list of

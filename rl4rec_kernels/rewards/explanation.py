@@ -1,16 +1,15 @@
 """Why a text got its reward, in words."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rl4rec_kernels.ids import RaggedIds
-from rl4rec_kernels.metrics import RankCounts, parse_metric
+from rl4rec_kernels.metrics import RankCounts, TieRule, parse_metric
 from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.rewards.formulas import SOFTMAX
 from rl4rec_kernels.rewards.negatives import NegativesReport
-from rl4rec_kernels.rewards.targets import best_target
+from rl4rec_kernels.rewards.targets import Request, best_target
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Explanation:
     tied: int
     total: int
     rank: float
-    ties: str
+    ties: TieRule
     sampled: bool
     removed: NegativesReport
     left_out: int
@@ -115,7 +114,11 @@ class Explanation:
 
 
 def explain_first(
-    request: Any, counts: RankCounts, values: np.ndarray, weights: dict[str, float], ties: str
+    request: Request,
+    counts: RankCounts,
+    values: np.ndarray,
+    weights: dict[str, float],
+    ties: TieRule,
 ) -> Explanation:
     """How the first text of a call gets its reward.
 

@@ -1,6 +1,6 @@
 """What a reward type is made of: metrics of the rank, the target's softmax, scaling."""
 
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
@@ -8,13 +8,19 @@ from rl4rec_kernels._utils.arrays import as_array
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels.metrics import parse_metric
 
+RewardName = Literal[
+    "ndcg", "hit", "mrr", "recall", "precision", "map", "mixed", "softmax", "ndcg_softmax"
+]
+RewardType = RewardName | str
+"""A name, or any metric of `metrics_from_counts`."""
+
 CUT_OFF_TYPES = ("ndcg", "hit", "mrr")
 _OF_SEVERAL = ("recall", "precision", "map")  # with one target they are hit, hit / k and mrr
 MIXED = {"ndcg": 0.7, "hit": 0.3}
 SOFTMAX = "softmax"
 
 
-def reward_parts(reward_type: str, k: int, softmax_weight: float) -> dict[str, float]:
+def reward_parts(reward_type: RewardType, k: int, softmax_weight: float) -> dict[str, float]:
     """Return the weights of a reward's parts by name: metrics, then ``"softmax"`` if it has one.
 
     Raises
@@ -40,7 +46,7 @@ def reward_parts(reward_type: str, k: int, softmax_weight: float) -> dict[str, f
     return parts
 
 
-def check_item_counts(item_counts: Any) -> np.ndarray:
+def check_item_counts(item_counts: object) -> np.ndarray:
     """Return the interactions per item as an array, or raise ValueError."""
     counts = as_array("item_counts", item_counts)
     if counts.ndim != 1 or counts.dtype.kind not in "iuf":

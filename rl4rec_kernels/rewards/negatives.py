@@ -1,7 +1,6 @@
 """The negatives of a call, without repeats and targets."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -33,7 +32,7 @@ NOTHING_REMOVED = NegativesReport()
 
 
 def clean_negatives(
-    neg_items: Any, targets: np.ndarray | RaggedIds, num_rows: int, required: bool | None
+    neg_items: object, targets: np.ndarray | RaggedIds, num_rows: int, required: bool | None
 ) -> tuple[RaggedIds | None, NegativesReport]:
     """The negatives to rank among, None for all items, and what was removed.
 

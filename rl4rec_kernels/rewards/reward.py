@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from rl4rec_kernels._utils.arrays import Numbers
 from rl4rec_kernels._utils.checks import (
     amount,
     flag,
@@ -17,17 +18,30 @@ from rl4rec_kernels._utils.checks import (
     whole_number,
 )
 from rl4rec_kernels._utils.values import as_list
-from rl4rec_kernels.data.labels import raw_item_ids, read_rows, read_targets
-from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.data.labels import (
+    Id,
+    RawRow,
+    RawRows,
+    RawTargets,
+    raw_item_ids,
+    read_rows,
+    read_targets,
+)
 from rl4rec_kernels.index.texts import check_texts
-from rl4rec_kernels.metrics import RankCounts, parse_metrics, parse_ties
+from rl4rec_kernels.metrics import RankCounts, TieRule, parse_metrics, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.ops._arguments import check_temperature
-from rl4rec_kernels.rewards.completions import completion_text, extract_query
+from rl4rec_kernels.rewards.completions import (
+    Completion,
+    Completions,
+    completion_text,
+    extract_query,
+)
 from rl4rec_kernels.rewards.explanation import Explanation, explain_first
 from rl4rec_kernels.rewards.formulas import (
     CUT_OFF_TYPES,
     SOFTMAX,
+    RewardType,
     check_item_counts,
     normalized,
     reward_parts,
@@ -35,8 +49,8 @@ from rl4rec_kernels.rewards.formulas import (
 from rl4rec_kernels.rewards.negatives import NegativesReport, clean_negatives
 from rl4rec_kernels.rewards.raw_ids import rows_of_raw_ids
 from rl4rec_kernels.rewards.targets import (
+    Request,
     Scored,
-    Targets,
     mean_of_text,
     novelty_weights,
     offsets_of,
@@ -52,17 +66,6 @@ from rl4rec_kernels.service.local import (
 )
 
 logger = logging.getLogger("rl4rec_kernels.rewards")
-
-
-class _Request(NamedTuple):
-    """The checked arguments of a call."""
-
-    queries: list[str]
-    targets: Targets
-    histories: RaggedIds | None
-    negatives: RaggedIds | None
-    removed: NegativesReport
-    weights: np.ndarray | None  # of the texts, if there is novelty
 
 
 class RecReward:
@@ -133,10 +136,10 @@ class RecReward:
         retrieval_service_name: str = DEFAULT_NAME,
         namespace: str = DEFAULT_NAMESPACE,
         dataset_name: str = "beauty",
-        reward_type: str = "ndcg",
+        reward_type: RewardType = "ndcg",
         k: int = 10,
         *,
-        ties: str = "expected",
+        ties: TieRule = "expected",
         use_negatives_only: bool | None = None,
         normalize: bool = False,
         service: RetrievalBackend | None = None,
@@ -144,7 +147,7 @@ class RecReward:
         temperature: float = 0.05,
         softmax_weight: float = 0.05,
         novelty: float = 0.0,
-        item_counts: Any = None,
+        item_counts: Numbers | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> None:
         k = whole_number("k", k, 1)
@@ -183,7 +186,11 @@ class RecReward:
         self.__name__ = f"rec_{reward_type}"  # trainers log a reward function by this name
 
     def __call__(
-        self, generated_texts: Sequence[Any], targets: Any, histories: Any, neg_items: Any = None
+        self,
+        generated_texts: Completions,
+        targets: RawTargets,
+        histories: RawRows | None,
+        neg_items: RawRows | None = None,
     ) -> list[float]:
         """Compute the reward of each text.
 
@@ -219,14 +226,22 @@ class RecReward:
         return self.score(generated_texts, targets, histories, neg_items).rewards
 
     def score(
-        self, generated_texts: Sequence[Any], targets: Any, histories: Any, neg_items: Any = None
+        self,
+        generated_texts: Completions,
+        targets: RawTargets,
+        histories: RawRows | None,
+        neg_items: RawRows | None = None,
     ) -> Scored:
         """Compute the rewards and the counts behind them; arguments as in a call."""
         request = self._check(generated_texts, targets, histories, neg_items, self.group_size)
         return self._rewards(request, self._ask(request, self._find()))
 
     async def score_async(
-        self, generated_texts: Sequence[Any], targets: Any, histories: Any, neg_items: Any = None
+        self,
+        generated_texts: Completions,
+        targets: RawTargets,
+        histories: RawRows | None,
+        neg_items: RawRows | None = None,
     ) -> Scored:
         """As `score`, but other coroutines run while the service works."""
         request = self._check(generated_texts, targets, histories, neg_items, self.group_size)
@@ -241,10 +256,10 @@ class RecReward:
 
     def explain(
         self,
-        text: Any,
-        target: int | Sequence[int],
-        history: Sequence[int] | None,
-        neg_items: Any = None,
+        text: Completion,
+        target: Id | Sequence[Id],
+        history: RawRow,
+        neg_items: RawRow = None,
     ) -> Explanation:
         """Say how one text gets its reward: print what this returns.
 
@@ -267,10 +282,10 @@ class RecReward:
 
     def compute_metrics(
         self,
-        generated_texts: Sequence[Any],
-        targets: Any,
-        histories: Any,
-        neg_items: Any = None,
+        generated_texts: Completions,
+        targets: RawTargets,
+        histories: RawRows | None,
+        neg_items: RawRows | None = None,
         metrics: Sequence[str] | None = None,
     ) -> dict[str, float]:
         """Mean of several metrics over the texts. Default: NDCG, Hit and MRR at `k`."""
@@ -283,13 +298,8 @@ class RecReward:
         return dict(zip(names, values.mean(0).tolist(), strict=True))
 
     def _check(
-        self,
-        texts: Any,
-        targets: Any,
-        histories: Any,
-        neg_items: Any,
-        group_size: int | None = None,
-    ) -> _Request:
+        self, texts: Any, targets: Any, histories: Any, neg_items: Any, group: int | None = None
+    ) -> Request:
         """Check the arguments of a call before anything is encoded."""
         rows = as_list(texts)
         if rows is None:
@@ -301,9 +311,9 @@ class RecReward:
         if not queries:
             raise ValueError("generated_texts is empty: pass at least one text")
         check_texts(queries)
-        if group_size is not None and len(queries) % group_size:
+        if group is not None and len(queries) % group:
             raise ValueError(
-                f"generated_texts must be groups of group_size={group_size} texts, got "
+                f"generated_texts must be groups of group_size={group} texts, got "
                 f"{len(queries)} texts"
             )
         call = {"targets": targets, "histories": histories, "neg_items": neg_items}
@@ -319,19 +329,19 @@ class RecReward:
         if removed != NegativesReport() and not self._warned:
             self._warned = True
             logger.warning("%s were removed from neg_items", removed)
-        return _Request(queries, items, seen, negatives, removed, weights)
+        return Request(queries, items, seen, negatives, removed, weights)
 
     def _find(self) -> RetrievalBackend:
         return self._service or find_service(
             self.retrieval_service_name, self.namespace, self.timeout_s
         )
 
-    def _call(self, request: _Request) -> Call:
+    def _call(self, request: Request) -> Call:
         queries, targets, histories, negatives, *_ = request
         temperature = self.temperature if SOFTMAX in self.weights else None
         return make_call(queries, self.dataset_name, targets, negatives, histories, temperature)
 
-    def _ask(self, request: _Request, service: Any) -> Any:
+    def _ask(self, request: Request, service: Any) -> Any:
         if isinstance(service, RetrievalBackend):
             return service.answer(self._call(request))  # its arguments have been checked
         queries, targets, histories, negatives, *_ = request
@@ -340,7 +350,7 @@ class RecReward:
             return service.rank_with_log_prob(*arguments, self.temperature)
         return service.rank(*arguments)
 
-    def _values(self, request: _Request, answer: Any) -> tuple[RankCounts, np.ndarray]:
+    def _values(self, request: Request, answer: Any) -> tuple[RankCounts, np.ndarray]:
         """Counts, and the values of the reward's parts, [B, parts], from an answer."""
         counts, log_probs = answer if SOFTMAX in self.weights else (answer, None)
         offsets = offsets_of(request.targets)
@@ -351,7 +361,7 @@ class RecReward:
             values = np.column_stack([values, chances])
         return counts, values
 
-    def _rewards(self, request: _Request, answer: Any) -> Scored:
+    def _rewards(self, request: Request, answer: Any) -> Scored:
         counts, values = self._values(request, answer)
         rewards = values @ self._weights
         if request.weights is not None:
@@ -367,9 +377,7 @@ class RecReward:
             )
         return Scored(rewards.tolist(), counts, offsets_of(request.targets))
 
-    def _explanation(
-        self, request: _Request, counts: RankCounts, values: np.ndarray
-    ) -> Explanation:
+    def _explanation(self, request: Request, counts: RankCounts, values: np.ndarray) -> Explanation:
         return explain_first(request, counts, values[0], self.weights, self.ties)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rl4rec_kernels.rewards.reward import RecReward
 
-def reward_rows(reward_fn: Any, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+
+def reward_rows(reward_fn: RecReward, rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """Return the rewards of rows, some of which may have negatives and others not.
 
     Parameters

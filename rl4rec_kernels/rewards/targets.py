@@ -1,4 +1,4 @@
-"""What a reward needs of targets, of which a text may have one or several."""
+"""A checked call of a reward, and its targets, of which a text may have one or several."""
 
 from typing import NamedTuple
 
@@ -8,9 +8,21 @@ from torch import Tensor
 
 from rl4rec_kernels.ids import RaggedIds, target_popularity
 from rl4rec_kernels.metrics import RankCounts
+from rl4rec_kernels.rewards.negatives import NegativesReport
 
 Targets = np.ndarray | RaggedIds
 """One target per text, int64 [B], or RaggedIds with B rows."""
+
+
+class Request(NamedTuple):
+    """The checked arguments of a call."""
+
+    queries: list[str]
+    targets: Targets
+    histories: RaggedIds | None
+    negatives: RaggedIds | None
+    removed: NegativesReport
+    weights: np.ndarray | None  # of the texts, if there is novelty
 
 
 class Scored(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl4rec_kernels._utils.checks import MAX_THREADS, amount, shown
+from rl4rec_kernels._utils.checks import MAX_THREADS, amount, named_options, shown
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels.data.loading import load_item_metadata
 from rl4rec_kernels.data.raw_ids import RawIds
@@ -21,7 +21,7 @@ from rl4rec_kernels.service.batching import BatchingService, Limits
 from rl4rec_kernels.service.calls import Call
 from rl4rec_kernels.service.items import Items, find_items
 from rl4rec_kernels.service.local import LocalRetrievalService, encode_finite
-from rl4rec_kernels.service.options import as_sources
+from rl4rec_kernels.service.options import Datasets, as_sources
 from rl4rec_kernels.service.parent import end_with_ray
 from rl4rec_kernels.service.prometheus import PrometheusMetrics
 from rl4rec_kernels.service.shards import ShardedItems
@@ -94,18 +94,18 @@ class RetrievalActor(BatchingService):
 
     def __init__(
         self,
-        datasets: Any = None,
-        encoder: str | Mapping[str, Any] | Encoder | None = None,
+        datasets: Datasets | None = None,
+        encoder: str | Mapping[str, object] | Encoder | None = None,
         *,
         data_dir: str | os.PathLike[str] | None = None,
-        limits: Mapping[str, Any] | None = None,
+        limits: Mapping[str, float] | None = None,
         num_threads: int | None = None,
         replicas: Sequence[str] = (),
         shards: Sequence[Any] = (),
-        args: Any = None,
+        args: object = None,
     ) -> None:
         end_with_ray()
-        settings = Limits(**(limits or {}))
+        settings = Limits(**named_options("limits", limits, Limits))
         torch.set_num_threads(_threads(num_threads))  # Ray sets one
         if datasets is None:
             datasets = getattr(args, "datasets", None)
@@ -163,7 +163,7 @@ class RetrievalActor(BatchingService):
 
 
 def load_datasets(
-    datasets: Any, encoder: Encoder, data_dir: str | os.PathLike[str] | None
+    datasets: object, encoder: Encoder, data_dir: str | os.PathLike[str] | None
 ) -> dict[str, ItemIndex]:
     """Open or encode the data sets of a service, see `RetrievalService`.
 

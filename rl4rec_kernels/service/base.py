@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from rl4rec_kernels.data.raw_ids import RawIds
+from rl4rec_kernels.ids import IdLists, TargetIds
 from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.service.calls import Call, Ranked, check_call
 
@@ -16,7 +17,11 @@ class AsyncRetrievalBackend(ABC):
     """The coroutines of `RetrievalBackend`; a subclass implements `answer_async`."""
 
     async def calculate_reward_async(
-        self, texts: Sequence[str], dataset_name: str, targets: Any = None, neg_items: Any = None
+        self,
+        texts: Sequence[str],
+        dataset_name: str,
+        targets: TargetIds | None = None,
+        neg_items: IdLists | None = None,
     ) -> Tensor:
         """Score texts as a coroutine; see `RetrievalBackend.calculate_reward`."""
         call = self._check(texts, dataset_name, targets, neg_items, None, True)
@@ -26,9 +31,9 @@ class AsyncRetrievalBackend(ABC):
         self,
         texts: Sequence[str],
         dataset_name: str,
-        targets: Any,
-        neg_items: Any = None,
-        histories: Any = None,
+        targets: TargetIds,
+        neg_items: IdLists | None = None,
+        histories: IdLists | None = None,
     ) -> RankCounts:
         """Rank targets as a coroutine; see `RetrievalBackend.rank`."""
         call = self._check(texts, dataset_name, targets, neg_items, histories, False)
@@ -38,9 +43,9 @@ class AsyncRetrievalBackend(ABC):
         self,
         texts: Sequence[str],
         dataset_name: str,
-        targets: Any,
-        neg_items: Any = None,
-        histories: Any = None,
+        targets: TargetIds,
+        neg_items: IdLists | None = None,
+        histories: IdLists | None = None,
         temperature: float = 1.0,
     ) -> Ranked:
         """Rank targets as a coroutine; see `RetrievalBackend.rank_with_log_prob`."""
@@ -64,7 +69,11 @@ class RetrievalBackend(AsyncRetrievalBackend):
     """
 
     def calculate_reward(
-        self, texts: Sequence[str], dataset_name: str, targets: Any = None, neg_items: Any = None
+        self,
+        texts: Sequence[str],
+        dataset_name: str,
+        targets: TargetIds | None = None,
+        neg_items: IdLists | None = None,
     ) -> Tensor:
         """Score texts against items.
 
@@ -103,9 +112,9 @@ class RetrievalBackend(AsyncRetrievalBackend):
         self,
         texts: Sequence[str],
         dataset_name: str,
-        targets: Any,
-        neg_items: Any = None,
-        histories: Any = None,
+        targets: TargetIds,
+        neg_items: IdLists | None = None,
+        histories: IdLists | None = None,
     ) -> RankCounts:
         """Count how the competitors of each target score, without a matrix of scores.
 
@@ -135,9 +144,9 @@ class RetrievalBackend(AsyncRetrievalBackend):
         self,
         texts: Sequence[str],
         dataset_name: str,
-        targets: Any,
-        neg_items: Any = None,
-        histories: Any = None,
+        targets: TargetIds,
+        neg_items: IdLists | None = None,
+        histories: IdLists | None = None,
         temperature: float = 1.0,
     ) -> Ranked:
         """Rank as `rank`, and compute each target's log-probability, from one encoding.

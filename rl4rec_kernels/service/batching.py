@@ -160,7 +160,7 @@ class BatchingService(AsyncRetrievalBackend):
         self._latencies.append(time.monotonic() - start)
         return answer
 
-    async def _answer_part(self, call: Call) -> Answer:
+    async def _answer_part(self, call: Call) -> Any:
         rows = len(call.texts)
         await self._admission.acquire(rows)
         try:

@@ -80,12 +80,12 @@ class Call(NamedTuple):
 def check_call(
     texts: Sequence[str],
     dataset_name: str,
-    targets: Any,
-    neg_items: Any,
-    histories: Any,
+    targets: object,
+    neg_items: object,
+    histories: object,
     wants_scores: bool,
     wants_log_probs: bool = False,
-    temperature: Any = None,
+    temperature: object = None,
 ) -> Call:
     """Check the arguments of a method as far as possible without the items.
 

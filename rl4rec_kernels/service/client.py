@@ -211,7 +211,7 @@ class _Attempts:
         return min(pause, self.left())
 
 
-def check_timeout(timeout_s: Any) -> float:
+def check_timeout(timeout_s: object) -> float:
     """Return the seconds that a call may take, or raise TypeError or ValueError."""
     return number("timeout_s", timeout_s, 0, MAX_SECONDS, strict=True)
 

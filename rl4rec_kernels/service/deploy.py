@@ -13,7 +13,7 @@ from rl4rec_kernels.service.actor import RetrievalService
 from rl4rec_kernels.service.client import RetrievalClient
 from rl4rec_kernels.service.connection import connected_ray
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
-from rl4rec_kernels.service.options import check_options, check_resource
+from rl4rec_kernels.service.options import Datasets, check_options, check_resource
 from rl4rec_kernels.service.shards import Shard
 
 # Why not Ray Serve, which would route by load: a call by its handle takes two to four times as long
@@ -21,18 +21,18 @@ from rl4rec_kernels.service.shards import Shard
 
 
 def start_service(
-    datasets: Any,
-    encoder: str | Mapping[str, Any] | Encoder = PACKAGED_MODEL,
+    datasets: Datasets,
+    encoder: str | Mapping[str, object] | Encoder = PACKAGED_MODEL,
     *,
     name: str = DEFAULT_NAME,
     namespace: str = DEFAULT_NAMESPACE,
-    data_dir: Any = None,
+    data_dir: str | os.PathLike[str] | None = None,
     replicas: int = 1,
     shards: int = 0,
     num_cpus: float = 0,
     num_gpus: float = 0,
     num_threads: int | None = None,
-    limits: Mapping[str, Any] | None = None,
+    limits: Mapping[str, float] | None = None,
     timeout_s: float = 600.0,
 ) -> RetrievalClient:
     """Start a detached service on the Ray cluster, or find it if it runs; wait until it is up.

@@ -14,27 +14,31 @@ from rl4rec_kernels._utils.checks import (
     number,
     shown,
 )
-from rl4rec_kernels.index.encoder import Encoder
+from rl4rec_kernels.data.item_fields import ItemMetadata
+from rl4rec_kernels.index.encoder import ENGINES, Encoder
 from rl4rec_kernels.index.item_index import ItemIndex
 from rl4rec_kernels.service.batching import Limits
 from rl4rec_kernels.service.client import check_timeout
 
-_BACKENDS = ("torch", "openvino")
+Datasets = (
+    str | Sequence[str] | Mapping[str, str | os.PathLike[str] | ItemIndex | ItemMetadata | None]
+)
+"""Names of data sets, or their index files, indexes or metadata by name."""
 
 
 def check_options(
-    datasets: Any,
-    encoder: Any,
+    datasets: object,
+    encoder: object,
     *,
     name: str,
     namespace: str,
-    data_dir: Any = None,
+    data_dir: object = None,
     replicas: int = 1,
     shards: int = 0,
     num_cpus: float = 0,
     num_gpus: float = 0,
     num_threads: int | None = None,
-    limits: Mapping[str, Any] | None = None,
+    limits: Mapping[str, float] | None = None,
     timeout_s: float = 1.0,
 ) -> None:
     """Check the arguments of `start_service` as far as this machine can.
@@ -73,7 +77,7 @@ def check_options(
             )
 
 
-def as_sources(datasets: Any) -> dict[Any, Any]:
+def as_sources(datasets: object) -> dict[str, Any]:
     """Return the source of each data set by name; None for a name alone."""
     if isinstance(datasets, str):
         datasets = [datasets]
@@ -88,7 +92,7 @@ def as_sources(datasets: Any) -> dict[Any, Any]:
     return dict(datasets) if isinstance(datasets, Mapping) else dict.fromkeys(datasets)
 
 
-def _check_encoder(encoder: Any) -> None:
+def _check_encoder(encoder: object) -> None:
     if isinstance(encoder, Encoder):
         return
     options = encoder if isinstance(encoder, Mapping) else {"model": encoder}
@@ -96,9 +100,9 @@ def _check_encoder(encoder: Any) -> None:
         given = inspect.signature(Encoder).bind(**options).arguments
     except TypeError as error:
         raise TypeError(f"encoder: {error}, in {shown(encoder)}") from None
-    if given.get("backend", "torch") not in _BACKENDS:
+    if given.get("backend", "torch") not in ENGINES:
         raise ValueError(
-            f"encoder: backend must be {' or '.join(_BACKENDS)}, got {shown(given['backend'])}"
+            f"encoder: backend must be {' or '.join(ENGINES)}, got {shown(given['backend'])}"
         )
     if not isinstance(given.get("model", ""), str) and not hasattr(given["model"], "encode"):
         raise TypeError(
