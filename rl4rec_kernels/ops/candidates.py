@@ -96,7 +96,7 @@ def rank_candidates(
 
 
 def rank_candidates_refined(
-    query: Array, table: QuantizedTable, candidates: IdLists, *, backend: str = "auto"
+    query: Array, table: QuantizedTable, candidates: IdLists, *, backend: Backend = "auto"
 ) -> RankCounts:
     """Count as `rank_candidates` does for the source of an int8 copy, in about half of the time.
 
