@@ -19,14 +19,17 @@ from rl4rec_kernels.rewards.completions import strip_special_tokens
 from rl4rec_kernels.rewards.reward import RecReward
 from rl4rec_kernels.rewards.rows import reward_rows
 from rl4rec_kernels.service.batcher import ServiceOverloadedError
-from rl4rec_kernels.service.client import ServiceUnavailableError
+from rl4rec_kernels.service.client import ServiceUnavailableError, connect
 from rl4rec_kernels.service.connection import connected_ray, original_error
 from rl4rec_kernels.service.local import DEFAULT_NAME, DEFAULT_NAMESPACE
 
 logger = logging.getLogger("rl4rec_kernels.adapters.http")
 
 ROUTE = "/reward"
+HEALTH = "/health"
 
+_APP = "rl4rec-"  # how the names of our applications begin
+_HEALTH_TIMEOUT_S = 5.0
 _THREADS = 64  # that wait for the service: the number of requests that are answered together
 _MAX_REQUESTS = 8192  # that are read or answered; more wait for these
 
@@ -38,6 +41,9 @@ class RewardEndpoint:
     slime's ``{"prompt", "response", "label"}`` is a number. Special tokens are removed in both. A
     label is what `export_dataset` writes, ``{"target": …, "history": […], "neg_items": […]}``, as
     JSON text or as an object, or the target's item id alone.
+
+    ``GET /health`` needs no token. The answer is ``{"datasets": […]}``, the names of the service's
+    data sets, or 503 with the reason if no replica answers within 5 seconds.
 
     Parameters
     ----------
@@ -60,6 +66,7 @@ class RewardEndpoint:
         limits: Mapping[str, float] | None = None,
     ) -> None:
         self._reward = RecReward(**reward)
+        self._checking: asyncio.Future[list[str]] | None = None
         self._token = None if token is None else token.encode()
         self._token_in_url = flag("token_in_url", token_in_url)
         self._bodies = Bodies(HttpLimits(**named_options("limits", limits, HttpLimits)))
@@ -73,6 +80,11 @@ class RewardEndpoint:
         return responses.JSONResponse(answer, status_code=status, headers=headers)
 
     async def _answer(self, request: Any) -> tuple[int, Any]:
+        path = request.url.path.rstrip("/")
+        if path.endswith(HEALTH):
+            return await self._health(request)
+        if path != ROUTE:
+            return 404, {"error": f"send requests to {ROUTE} or {HEALTH}"}
         if not self._may_pass(request):
             remedy = "send it as 'Authorization: Bearer TOKEN'"
             return 401, {"error": f"the token is missing or wrong; {remedy}"}
@@ -88,6 +100,24 @@ class RewardEndpoint:
             return _failure(503, error)
         except (LookupError, TypeError, ValueError) as error:
             return _failure(400, error)
+
+    async def _health(self, request: Any) -> tuple[int, Any]:
+        """Whether a replica of the service answers; requests at the same time share one call."""
+        if request.method not in ("GET", "HEAD"):
+            return 405, {"error": "send a GET request"}
+        if self._checking is None or self._checking.done():
+            # Not in the threads of rewards, which may all be waiting for the service.
+            self._checking = asyncio.ensure_future(asyncio.to_thread(self._datasets))
+        try:
+            return 200, {"datasets": await asyncio.shield(self._checking)}
+        except Exception as error:
+            return _failure(503, error)
+
+    def _datasets(self) -> list[str]:
+        reward = self._reward
+        return connect(
+            reward.retrieval_service_name, reward.namespace, _HEALTH_TIMEOUT_S
+        ).datasets()
 
     def _rewards(self, body: bytearray) -> Any:
         """The answer to a request, in the format of its trainer."""
@@ -159,7 +189,9 @@ def start_http(
     limits: Mapping[str, float] | None = None,
     **reward: Any,
 ) -> str:
-    """Start the endpoint of a service on Ray Serve.
+    """Start the endpoint of a service on Ray Serve, with ``/reward`` and ``/health``.
+
+    If another application of Ray Serve has ``/``, health is at ``/reward/health`` only.
 
     Parameters
     ----------
@@ -195,6 +227,7 @@ def start_http(
     flag("token_in_url", token_in_url)
     connected_ray()
     is_new = check_serve(host, port, name, namespace)
+    route = _route(_app(name, namespace))
     serve = require("ray.serve", "serve")
     deployment = serve.deployment(
         name="RewardEndpoint", max_ongoing_requests=_MAX_REQUESTS, ray_actor_options={"num_cpus": 0}
@@ -202,7 +235,7 @@ def start_http(
     try:
         serve.start(http_options={"host": host, "port": port})
         endpoint = deployment.bind(arguments, token, token_in_url, limits)
-        serve.run(endpoint, name=_app(name, namespace), route_prefix=ROUTE)
+        serve.run(endpoint, name=_app(name, namespace), route_prefix=route)
     except BaseException as error:
         if is_new:
             serve.shutdown()
@@ -250,7 +283,7 @@ def check_serve(host: str, port: int, name: str, namespace: str) -> bool:
     ValueError
         If it listens elsewhere, or another application has the route.
     """
-    client = require("ray.serve.context", "serve")._get_global_client(False)
+    client = _serve_client()
     if client is None:
         return True
     used = client.http_config  # it keeps its own options, and may be open to everybody
@@ -259,13 +292,32 @@ def check_serve(host: str, port: int, name: str, namespace: str) -> bool:
             f"host and port must be {used.host}:{used.port}, where Ray Serve already listens in "
             f"this cluster, got {host}:{port}; pass these, or stop it with `serve shutdown`"
         )
-    for app, details in client.get_serve_details()["applications"].items():
-        if details["route_prefix"] == ROUTE and app != _app(name, namespace):
+    for app, route in _routes(client).items():
+        is_ours = route == "/" and app.startswith(_APP)
+        if (route == ROUTE or is_ours) and app != _app(name, namespace):
             raise ValueError(
                 f"{ROUTE} at {host}:{port} already answers for {shown(app)}: stop that first, or "
                 "start this service without HTTP"
             )
     return False
+
+
+def _route(app: str) -> str:
+    """The route of an application: all that is free, for health, or that of rewards alone."""
+    client = _serve_client()
+    others = {} if client is None else _routes(client)
+    others.pop(app, None)
+    return ROUTE if "/" in others.values() else "/"
+
+
+def _serve_client() -> Any:
+    return require("ray.serve.context", "serve")._get_global_client(False)
+
+
+def _routes(client: Any) -> dict[str, str]:
+    """The route of each application of Ray Serve."""
+    applications = client.get_serve_details()["applications"]
+    return {app: details["route_prefix"] for app, details in applications.items()}
 
 
 def stop_http(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> None:
@@ -279,7 +331,7 @@ def stop_http(name: str = DEFAULT_NAME, namespace: str = DEFAULT_NAMESPACE) -> N
 
 
 def _app(name: str, namespace: str) -> str:
-    return f"rl4rec-{namespace}-{name}"
+    return f"{_APP}{namespace}-{name}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -115,6 +115,10 @@ class RetrievalClient(RetrievalBackend):
             self._raw_items[dataset_name] = self._get(attempts, "raw_items", dataset_name)
         return self._raw_items[dataset_name]
 
+    def datasets(self) -> list[str]:
+        """Return the names of the data sets, which any replica tells."""
+        return list(self._get(_Attempts(self, self._replicas()), "describe")["datasets"])
+
     def describe(self) -> list[dict[str, Any]]:
         """Describe each replica: its data sets, where it runs, and its load."""
         first = self._ask(self.name)

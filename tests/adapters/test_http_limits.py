@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from rl4rec_kernels.adapters._http_body import Bodies, HttpLimits, RefusedError
-from rl4rec_kernels.adapters.http import RewardEndpoint, start_http
+from rl4rec_kernels.adapters.http import ROUTE, RewardEndpoint, start_http
 from tests.errors import raises
 
 MIB = b"x" * (1 << 20)
@@ -19,7 +19,7 @@ class Request:
     method = "POST"
 
     def __init__(self, *parts: bytes | None, client: str = "a", url: str = "", **headers: str):
-        self.client = SimpleNamespace(host=client)
+        self.client, self.url = SimpleNamespace(host=client), SimpleNamespace(path=ROUTE)
         self.headers, self.query_params = headers, {"token": url}
         self._parts = parts
 

@@ -1,16 +1,18 @@
 """``rl4rec serve``, ``status`` and ``stop`` with shards, replicas and HTTP, as a user runs them."""
 
+import asyncio
 import json
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 
 from rl4rec_kernels import RecReward
-from rl4rec_kernels.adapters.http import start_http
+from rl4rec_kernels.adapters.http import RewardEndpoint, start_http
 from rl4rec_kernels.cli.serve import read_datasets, read_token
 from rl4rec_kernels.data.labels import write_label
 from rl4rec_kernels.service import RetrievalClient
@@ -65,7 +67,7 @@ def served(rl4rec, index_file, tmp_path_factory):
     return RetrievalClient("cli", "tests")
 
 
-def post(body: bytes, url: str = URL, token: str = "s3cret") -> tuple[int, object]:
+def post(body: bytes | None, url: str = URL, token: str = "s3cret") -> tuple[int, object]:
     request = urllib.request.Request(url, body, {"Authorization": f"Bearer {token}"})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -121,6 +123,25 @@ def test_http_requires_the_token(served):
     body = b'{"query": ["a"], "labels": [1]}'
     for token in ("", "s3cre", "wrong"):
         assert post(body, token=token)[0] == 401
+
+
+def get(path: str) -> tuple[int, object]:
+    return post(None, URL.replace("/reward", path), token="")
+
+
+def test_http_health_needs_no_token(served):
+    for path in ("/health", "/health/", "/reward/health"):
+        assert get(path) == (200, {"datasets": ["toys"]})
+    assert get("/healthy")[0] == 404
+    assert post(b"{}", URL.replace("/reward", "/health"))[0] == 405
+
+
+def test_http_health_says_why_the_service_does_not_answer(served):
+    endpoint = RewardEndpoint({"retrieval_service_name": "nobody", "namespace": "tests"}, "s3cret")
+    request = SimpleNamespace(method="GET", url=SimpleNamespace(path="/health"))
+    response = asyncio.run(endpoint(request))
+    assert response.status_code == 503
+    assert "'nobody'" in json.loads(response.body)["error"]
 
 
 def test_half_sent_requests_do_not_stop_others(served):
