@@ -71,4 +71,6 @@ def _has_text(value: Any) -> bool:
         return True
     if isinstance(value, int) or getattr(getattr(value, "dtype", None), "kind", "O") in "iufb":
         return False
-    return any(isinstance(item, str) for item in as_list(value) or ())
+    items = as_list(value) or ()
+    kinds = set(map(type, items))  # most lists hold int alone
+    return any(issubclass(kind, str) for kind in kinds)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels._utils.checks import shown
+from rl4rec_kernels._utils.mapped import check_mapped
 from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.ids import RaggedIds, check_inside, merge
 from rl4rec_kernels.index.item_index import ItemIndex
@@ -22,7 +23,6 @@ from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import (
     log_prob_candidates,
     rank_candidates,
-    rank_candidates_refined,
     rank_catalog,
     rank_with_log_prob,
     score_candidates,
@@ -32,6 +32,9 @@ from rl4rec_kernels.service.calls import Answer, Call, Ranked
 
 _MIN_COPIED, _MAX_COPIED = 4 << 20, 1 << 30  # bytes of a table
 _MIN_PAIRS = 1 << 11  # for fewer, rounding the queries takes longer than is saved
+
+_rank = torch.ops.rl4rec.rank_candidates.default
+_rank_refined = torch.ops.rl4rec.rank_candidates_refined.default
 
 
 class Items(ABC):
@@ -71,12 +74,20 @@ class Items(ABC):
         IndexError
             If one is not; the message names the argument.
         """
-        if call.targets is not None:
-            self._index.check_items("targets", call.targets)
-        if call.candidates is not None:  # with the targets, which have just been checked
-            self._index.check_items("neg_items", call.candidates)
+        try:
+            if call.candidates is not None:  # each row begins with its target
+                self._index.check_items("neg_items", call.candidates)
+        except IndexError:
+            self._check_targets(call)
+            raise
+        if call.candidates is None:
+            self._check_targets(call)
         if call.histories is not None:
             check_inside("histories", call.histories, self.num_rows)
+
+    def _check_targets(self, call: Call) -> None:
+        if call.targets is not None:
+            self._index.check_items("targets", call.targets)
 
     def answer(self, calls: Sequence[Call], query: Tensor) -> list[Answer]:
         """Answer calls of one kind; `query` holds the encodings of all their texts in order."""
@@ -143,10 +154,16 @@ class LocalItems(Items):
     def _rank_candidates(
         self, query: Tensor, candidates: RaggedIds, temperature: float | None
     ) -> tuple[RankCounts, Tensor | None]:
-        ids = self._to_device(candidates)
-        if self._copy is None or temperature is not None or len(candidates.values) < _MIN_PAIRS:
-            return rank_rows(query, self._table, ids, temperature)
-        return rank_candidates_refined(query, self._copy, ids), None
+        if temperature is not None or self._table.device.type != "cpu":
+            return rank_rows(query, self._table, self._to_device(candidates), temperature)
+        # Without the checks of rank_candidates, which take as long as ranking a sample: the
+        # operators check dimensions and ids.
+        check_mapped(self._table)
+        arguments = query, self._table, *map(torch.from_numpy, candidates)
+        if self._copy is None or len(candidates.values) < _MIN_PAIRS:
+            return RankCounts(*_rank(*arguments)), None
+        copy = self._copy.values, self._copy.row_stats
+        return RankCounts(*_rank_refined(*arguments, *copy)), None
 
     def _score_all(self, query: Tensor) -> Tensor:
         return score_rows(query, self._table, self._valid).cpu()

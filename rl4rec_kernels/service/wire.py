@@ -73,9 +73,10 @@ def unpack_answer(packed: bytes | np.ndarray, has_log_probs: bool = False) -> An
 def _write(ids: np.ndarray) -> tuple[str, bytes]:
     """Return an int64 array as bytes of the smallest type that holds its values, with that type."""
     if ids.size > _SMALL:
+        largest = ids.view(np.uint64).max()  # negative ids are larger than all others
         for smaller in (np.uint16, np.uint32):
-            narrow = ids.astype(smaller)
-            if np.array_equal(narrow, ids):
+            if largest <= np.iinfo(smaller).max:
+                narrow = ids.astype(smaller)
                 return narrow.dtype.char, narrow.tobytes()
     return ids.dtype.char, ids.tobytes()
 
