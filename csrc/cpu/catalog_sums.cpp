@@ -63,7 +63,7 @@ class Pass {
   const std::vector<std::vector<Pair>>& heavy() const { return heavy_; }
   bool has_counted() const { return counts_ && !gave_up_; }
 
-  static constexpr int32_t kMaxHeavy = static_cast<int32_t>(1 / kHeavy);
+  static constexpr int32_t kMaxHeavy = static_cast<int32_t>(1 / kMinHeavyShare);
 
  private:
   class Range;
@@ -264,15 +264,18 @@ void Pass::run() {
 
 // Replaces the split scores of heavy pairs in the sums by exact ones. Returns false if this leaves
 // a query whose sum may be inexact.
-bool add_exactly(const SoftmaxCall& call, const Thresholds& thresholds, const Pass& pass,
-                 std::vector<LogSum>& sums, std::vector<char>& is_exact) {
-  const double log_heavy = std::log(kHeavy);
+bool add_exactly(const SoftmaxCall& call, const SplitScores& splits, const Thresholds& thresholds,
+                 const Pass& pass, std::vector<LogSum>& sums, std::vector<char>& is_exact) {
+  // The score of an item whose probability is that from which on scores are exact.
+  const auto heavy_score = [&](int64_t q) {
+    return sums[q].log() + call.temperature * std::log(splits.heavy(q));
+  };
   std::vector<int64_t> ends(call.queries.rows + 1);
   for (const auto& pairs : pass.heavy())
     for (const Pair& pair : pairs) ++ends[pair.query + 1];
   bool complete = true;
   for (int64_t q = 0; q < call.queries.rows; ++q) {
-    const double highest = sums[q].log() + call.temperature * (log_heavy + 1e-3);
+    const double highest = heavy_score(q) + call.temperature * 1e-3;
     is_exact[q] = is_exact[q] && ends[q + 1] <= Pass::kMaxHeavy && thresholds.heavy[q] <= highest;
     complete = complete && is_exact[q];
     ends[q + 1] += ends[q];
@@ -287,7 +290,8 @@ bool add_exactly(const SoftmaxCall& call, const Thresholds& thresholds, const Pa
                        sums[query].replace(approximate, score);
                      });
     for (int64_t q = begin; q < end; ++q) {
-      const double lowest = sums[q].log() + call.temperature * log_heavy;
+      if (ends[q] == ends[q + 1]) continue;
+      const double lowest = heavy_score(q);
       for (int64_t i = ends[q]; i < ends[q + 1] && is_exact[q]; ++i)
         if (sorted[i].score >= lowest) exact.add(q, sorted[i].item, sorted[i].score);
       exact.flush();
@@ -314,7 +318,7 @@ bool sum_exponentials(const SoftmaxCall& call, std::vector<LogSum>& sums, Counts
     counts = nullptr;
     for (int64_t q = 0; q < num_queries; ++q) is_done[q] = splits.is_split(q);
     pass.add_up(sums, is_done, true);
-    complete = add_exactly(call, thresholds, pass, sums, is_done);
+    complete = add_exactly(call, splits, thresholds, pass, sums, is_done);
   }
   if (!complete) {
     for (int64_t q = 0; q < num_queries; ++q)

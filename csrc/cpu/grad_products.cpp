@@ -26,6 +26,13 @@ uint16_t* halves(const AlignedWords& words) { return reinterpret_cast<uint16_t*>
 // Words of a panel's vector of queries, for a block of queries or items.
 constexpr int64_t vector_words(int64_t block) { return block / 2 * kProductVector; }
 
+// Where a split panel of w has the weight of an item and a query of the block.
+constexpr int64_t panel_half(int64_t item, int64_t query) {
+  return 2 * (query / kProductVector * vector_words(GradProducts::kItems) +
+              item / 2 * kProductVector + query % kProductVector) +
+         item % 2;
+}
+
 }  // namespace
 
 ProductShape::ProductShape(const Embeddings& queries, bool needs_table)
@@ -86,73 +93,135 @@ GradProducts::GradProducts(const ProductShape& shape, const Catalog& catalog, bo
       catalog_(catalog),
       needs_query_(needs_query),
       needs_table_(needs_table),
-      rounds_weights_(shape.queries.storage == kBFloat16 && catalog.items.storage == kBFloat16),
-      weights_(make_words((kItems + shape.rows) * kStride)) {
+      num_parts_(shape.queries.storage == kBFloat16 && catalog.items.storage == kBFloat16 ? 1 : 2) {
   if (needs_table) item_sums_ = make_words((kItems + shape.rows) * shape.sums_stride());
   if (!shape.is_split) {
+    weights_ = make_words((kItems + shape.rows) * kStride);
     if (needs_query) columns_ = make_words(shape.dim_rows * kColumnStride);
     if (needs_query) weight_panels_[0] = make_words(kItems * kQueries);
     return;
   }
-  for (int part = 0; part < 2; ++part) {
-    weight_rows_[part] = make_words(kItems * kStride / 2);
+  for (int part = 0; part < num_parts_; ++part) {
+    if (needs_table) weight_rows_[part] = make_words(kItems * kStride / 2);
+    if (!needs_query) continue;
     weight_panels_[part] = make_words(kQueries / kProductVector * vector_words(kItems));
-    if (needs_query) column_parts_[part] = make_words(shape.dim_rows * kColumnStride / 2);
   }
+  const int num_column_parts = catalog.items.storage == kBFloat16 ? 1 : 2;
+  for (int part = 0; needs_query && part < num_column_parts; ++part)
+    column_parts_[part] = make_words(shape.dim_rows * kColumnStride / 2);
 }
 
 void GradProducts::load_items(int64_t begin, int64_t end) {
-  begin_ = begin;
-  end_ = end;
-  if (needs_table_)
-    std::memset(item_sums_.get(), 0, 4 * (num_items() + shape_.rows) * shape_.sums_stride());
+  ids_.clear();
+  for (int64_t id = begin; id < end; ++id)
+    if (catalog_.is_valid(id)) ids_.push_back(id);
   if (needs_query_) load_columns();
 }
 
 void GradProducts::load_columns() {
-  constexpr int64_t kAtOnce = 16;
+  constexpr int64_t kAtOnce = kProductVector;
   const Embeddings& items = catalog_.items;
-  const int64_t dim = items.dim, padded = items.padded_dim();
+  const int64_t padded = items.padded_dim();
   special_.clear();
   std::vector<float> rows(kAtOnce * padded);
   for (int64_t i = 0; i < round_up(num_items(), kProductStep); i += kAtOnce) {
     for (int64_t j = 0; j < kAtOnce; ++j) {
       float* row = &rows[j * padded];
       if (i + j < num_items()) {
-        items.copy_row(begin_ + i + j, row);
-        if (is_finite_row(row, dim)) continue;
-        if (catalog_.is_valid(begin_ + i + j)) special_.push_back(begin_ + i + j);
+        items.copy_row(ids_[i + j], row);
+        if (is_finite_row(row, items.dim)) continue;
+        special_.push_back(i + j);
       }
-      std::fill_n(row, dim, 0.0f);
+      std::fill_n(row, padded, 0.0f);
     }
-    for (int64_t d = 0; d < dim; ++d) {
-      float values[kAtOnce];
-      for (int64_t j = 0; j < kAtOnce; ++j) values[j] = rows[j * padded + d];
-      const int64_t to = d * kColumnStride + i;
-      if (shape_.is_split)
-        level().splits.split(values, kAtOnce, halves(column_parts_[0]) + to,
-                             halves(column_parts_[1]) + to);
-      else
-        std::copy_n(values, kAtOnce, floats(columns_) + to);
+    if (shape_.is_split) {
+      uint16_t* second = column_parts_[1] ? halves(column_parts_[1]) + i : nullptr;
+      level().splits.split_columns(rows.data(), padded, padded, halves(column_parts_[0]) + i,
+                                   second, kColumnStride);
+      continue;
     }
+    for (int64_t d = 0; d < items.dim; ++d)
+      for (int64_t j = 0; j < kAtOnce; ++j)
+        floats(columns_)[d * kColumnStride + i + j] = rows[j * padded + d];
   }
 }
 
-void GradProducts::add(int64_t first, int64_t last, float* query_sums) {
-  const int64_t num_queries = last - first;
+void GradProducts::load_queries(int64_t first, int64_t last) {
+  first_ = first;
+  last_ = last;
+}
+
+void GradProducts::set_tile(int64_t item, int64_t num_rows, int64_t query, int64_t lanes,
+                            float* tile) {
+  const int64_t n = std::min(lanes, last_ - query), to = query - first_;
+  if (!shape_.is_split) {
+    for (int64_t r = 0; r < num_rows; ++r)
+      std::memcpy(floats(weights_) + (item + r) * kStride + to, tile + r * lanes, 4 * n);
+    return;
+  }
+  for (int64_t r = 0; n < lanes && r < num_rows; ++r)
+    std::fill(tile + r * lanes + n, tile + (r + 1) * lanes, 0.0f);
+  if (num_rows % 2 != 0) std::fill_n(tile + num_rows * lanes, lanes, 0.0f);
+  alignas(64) float wide[kMaxTileRows * kProductVector];
+  if (lanes < kProductVector) {  // of a level with short vectors, for few queries
+    std::fill_n(wide, round_up(num_rows, 2) * kProductVector, 0.0f);
+    for (int64_t r = 0; r < num_rows; ++r)
+      std::copy_n(tile + r * lanes, lanes, wide + r * kProductVector);
+    tile = wide;
+    lanes = kProductVector;
+  }
+  SplitTile parts{{}, {}, kStride, vector_words(kItems)};
+  for (int part = 0; part < num_parts_; ++part) {
+    if (needs_table_) parts.rows[part] = halves(weight_rows_[part]) + item * kStride + to;
+    if (needs_query_)
+      parts.panel[part] = weight_panels_[part].get() +
+                          to / kProductVector * vector_words(kItems) + item / 2 * kProductVector;
+  }
+  level().splits.split_tile(tile, round_up(num_rows, 2), lanes, parts);
+}
+
+void GradProducts::set(int64_t item, int64_t query, float weight) {
+  const int64_t to = query - first_;
+  if (!shape_.is_split) {
+    floats(weights_)[item * kStride + to] = weight;
+    return;
+  }
+  const float values[kProductVector] = {weight};
+  uint16_t parts[2][kProductVector];
+  level().splits.split(values, kProductVector, parts[0], parts[1]);
+  for (int part = 0; part < num_parts_; ++part) {
+    if (needs_table_) halves(weight_rows_[part])[item * kStride + to] = parts[part][0];
+    if (needs_query_) halves(weight_panels_[part])[panel_half(item, to)] = parts[part][0];
+  }
+}
+
+float GradProducts::weight(int64_t item, int64_t query) const {
+  const int64_t from = query - first_;
+  if (!shape_.is_split) return floats(weights_)[item * kStride + from];
+  float sum = 0.0f;
+  for (int part = 0; part < num_parts_; ++part) {
+    const uint32_t bits = uint32_t{halves(weight_panels_[part])[panel_half(item, from)]} << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof(value));
+    sum += value;
+  }
+  return sum;
+}
+
+void GradProducts::add(float* query_sums, bool query_begins, bool item_begins) {
   if (shape_.is_split)
-    split_weights(num_queries);
+    clear_padding();
   else if (query_sums)
-    pack_weights(num_queries);
-  for (int64_t panel = 0; query_sums && panel * shape_.lanes < num_queries; ++panel)
-    add_items(panel, query_sums + (first + panel * shape_.lanes) * shape_.dim_rows);
-  if (query_sums) add_special(first, last, query_sums);
-  if (needs_table_) add_queries(first, num_queries);
+    pack_weights();
+  for (int64_t panel = 0; query_sums && panel * shape_.lanes < num_queries(); ++panel)
+    add_items(panel, query_sums + (first_ + panel * shape_.lanes) * shape_.dim_rows, query_begins);
+  if (query_sums) add_special(query_sums);
+  if (needs_table_) add_queries(item_begins);
 }
 
 void GradProducts::add_pair(int64_t item, int64_t query, float weight, float* query_sums) {
   const Embeddings &items = catalog_.items, &queries = shape_.queries;
-  const void *item_row = items.row(item), *query_row = queries.row(query);
+  const void *item_row = items.row(ids_[item]), *query_row = queries.row(query);
   const auto& add_rows = level().rows.add_rows;
   if (query_sums) {
     std::vector<float> product(items.padded_dim());
@@ -162,51 +231,47 @@ void GradProducts::add_pair(int64_t item, int64_t query, float weight, float* qu
       sums[d * shape_.lanes + query % shape_.lanes] += product[d];
   }
   if (needs_table_)
-    add_rows[queries.storage](floats(item_sums_) + (item - begin_) * shape_.sums_stride(), &weight,
-                              &query_row, 1, queries.dim);
+    add_rows[queries.storage](floats(item_sums_) + item * shape_.sums_stride(), &weight, &query_row,
+                              1, queries.dim);
 }
 
 // Makes the vectors of w's panels.
-void GradProducts::pack_weights(int64_t num_queries) {
+void GradProducts::pack_weights() {
   const int64_t width = shape_.vector_lanes;
-  for (int64_t v = 0; v * width < num_queries; ++v)
+  for (int64_t v = 0; v * width < num_queries(); ++v)
     for (int64_t i = 0; i < num_items(); ++i)
-      std::memcpy(floats(weight_panels_[0]) + (v * num_items() + i) * width, weights(i) + v * width,
-                  4 * width);
+      std::memcpy(floats(weight_panels_[0]) + (v * num_items() + i) * width,
+                  floats(weights_) + i * kStride + v * width, 4 * width);
 }
 
-// Makes the parts of w, by item and in panels, with zeros up to whole steps.
-void GradProducts::split_weights(int64_t num_queries) {
-  const int64_t n = round_up(num_queries, kProductStep);
-  for (int64_t i = 0; i < round_up(num_items(), kProductStep); i += 2) {
-    for (int64_t j = i; j < i + 2; ++j) {
-      const int64_t used = j < num_items() ? num_queries : 0;
-      std::fill_n(weights(j) + used, n - used, 0.0f);
-      if (needs_table_)
-        level().splits.split(weights(j), n, halves(weight_rows_[0]) + j * kStride,
-                             halves(weight_rows_[1]) + j * kStride);
-    }
-    const int64_t to = i / 2 * kProductVector;
-    if (needs_query_)
-      level().splits.split_pairs(weights(i), weights(i + 1), n, weight_panels_[0].get() + to,
-                                 weight_panels_[1].get() + to, vector_words(kItems));
+// Zeros up to whole steps of the sums over queries and over items.
+void GradProducts::clear_padding() {
+  const int64_t queries = round_up(num_queries(), kProductStep) - num_queries();
+  const int64_t pairs = divide_up(num_items(), 2);
+  const int64_t more_pairs = round_up(num_items(), kProductStep) / 2 - pairs;
+  for (int part = 0; part < num_parts_; ++part) {
+    for (int64_t i = 0; needs_table_ && queries > 0 && i < num_items(); ++i)
+      std::memset(halves(weight_rows_[part]) + i * kStride + num_queries(), 0, 2 * queries);
+    for (int64_t v = 0; needs_query_ && v * kProductVector < num_queries(); ++v)
+      std::memset(weight_panels_[part].get() + v * vector_words(kItems) + pairs * kProductVector, 0,
+                  4 * more_pairs * kProductVector);
   }
 }
 
 // Adds w times the items to the sums of a panel's queries.
-void GradProducts::add_items(int64_t panel, float* sums) {
+void GradProducts::add_items(int64_t panel, float* sums, bool begins) {
   const int64_t lanes = shape_.lanes, rows = shape_.rows;
   if (shape_.is_split) {
     const int64_t from = panel * lanes / kProductVector * vector_words(kItems);
-    const uint32_t* parts[2] = {weight_panels_[0].get() + from, weight_panels_[1].get() + from};
-    const bool is_exact = catalog_.items.storage == kBFloat16;
+    const uint32_t* parts[2] = {};
+    for (int part = 0; part < num_parts_; ++part) parts[part] = weight_panels_[part].get() + from;
     for (int64_t d = 0; d < shape_.dim_rows; d += rows) {
-      const uint16_t* columns[2] = {halves(column_parts_[0]) + d * kColumnStride,
-                                    halves(column_parts_[1]) + d * kColumnStride};
-      if (is_exact) columns[1] = nullptr;
-      if (rounds_weights_) parts[1] = nullptr;
+      const uint16_t* columns[2] = {};
+      for (int part = 0; part < 2 && column_parts_[part]; ++part)
+        columns[part] = halves(column_parts_[part]) + d * kColumnStride;
       level().products.add_products(columns, kColumnStride, parts, vector_words(kItems),
-                                    round_up(num_items(), kProductStep), sums + d * lanes, lanes);
+                                    round_up(num_items(), kProductStep), begins, sums + d * lanes,
+                                    lanes);
     }
     return;
   }
@@ -215,41 +280,42 @@ void GradProducts::add_items(int64_t panel, float* sums) {
   for (int64_t d = 0; d < shape_.dim_rows; d += rows) {
     level().wide[kFloat].score(weights, columns_.get() + d * kColumnStride, 4 * kColumnStride,
                                num_items(), {}, products);
-    for (int64_t i = 0; i < rows * lanes; ++i) sums[d * lanes + i] += products[i];
+    for (int64_t i = 0; i < rows * lanes; ++i)
+      sums[d * lanes + i] = products[i] + (begins ? 0.0f : sums[d * lanes + i]);
   }
 }
 
-void GradProducts::add_special(int64_t first, int64_t last, float* query_sums) {
+void GradProducts::add_special(float* query_sums) {
   const Embeddings& items = catalog_.items;
   const int64_t lanes = shape_.lanes;
   std::vector<float> row(items.padded_dim());
   for (const int64_t item : special_) {
-    items.copy_row(item, row.data());
-    for (int64_t q = first; q < last; ++q) {
-      const float weight = weights(item - begin_)[q - first];
+    items.copy_row(ids_[item], row.data());
+    for (int64_t q = first_; q < last_; ++q) {
+      const float scale = weight(item, q);
       float* sums = query_sums + q / lanes * lanes * shape_.dim_rows + q % lanes;
-      for (int64_t d = 0; weight != 0.0f && d < items.dim; ++d) sums[d * lanes] += weight * row[d];
+      for (int64_t d = 0; scale != 0.0f && d < items.dim; ++d) sums[d * lanes] += scale * row[d];
     }
   }
 }
 
 // Adds w's transpose times the queries to the sums of the items.
-void GradProducts::add_queries(int64_t first, int64_t num_queries) {
+void GradProducts::add_queries(bool begins) {
   const int64_t lanes = shape_.lanes, rows = shape_.rows, stride = shape_.sums_stride();
   if (shape_.is_split) {
     constexpr int64_t kVector = vector_words(kQueries);
-    const int64_t from = first / kQueries * stride / kProductVector * kVector;
+    const int64_t from = first_ / kQueries * stride / kProductVector * kVector;
     for (int64_t i = 0; i < num_items(); i += rows)
       for (int64_t panel = 0; panel < shape_.dim_panels; ++panel) {
-        const uint16_t* parts[2] = {halves(weight_rows_[0]) + i * kStride,
-                                    halves(weight_rows_[1]) + i * kStride};
+        const uint16_t* parts[2] = {};
+        for (int part = 0; part < num_parts_; ++part)
+          parts[part] = halves(weight_rows_[part]) + i * kStride;
         const int64_t at = from + panel * lanes / kProductVector * kVector;
-        if (rounds_weights_) parts[1] = nullptr;
         const uint32_t* second = shape_.query_panels[1].get();
         const uint32_t* queries[2] = {shape_.query_panels[0].get() + at,
                                       second ? second + at : nullptr};
         level().products.add_products(parts, kStride, queries, kVector,
-                                      round_up(num_queries, kProductStep),
+                                      round_up(num_queries(), kProductStep), begins,
                                       floats(item_sums_) + i * stride + panel * lanes, stride);
       }
     return;
@@ -257,13 +323,14 @@ void GradProducts::add_queries(int64_t first, int64_t num_queries) {
   float products[kMaxTileScores];
   for (int64_t panel = 0; panel < shape_.dim_panels; ++panel) {
     const auto* values =
-        shape_.query_panels[0].get() + first * stride + panel * num_queries * lanes;
+        shape_.query_panels[0].get() + first_ * stride + panel * num_queries() * lanes;
     for (int64_t i = 0; i < num_items(); i += rows) {
-      level().wide[kFloat].score(values, weights_.get() + i * kStride, 4 * kStride, num_queries, {},
-                                 products);
+      level().wide[kFloat].score(values, weights_.get() + i * kStride, 4 * kStride, num_queries(),
+                                 {}, products);
       for (int64_t r = 0; r < rows; ++r) {
         float* sums = floats(item_sums_) + (i + r) * stride + panel * lanes;
-        for (int64_t l = 0; l < lanes; ++l) sums[l] += products[r * lanes + l];
+        for (int64_t l = 0; l < lanes; ++l)
+          sums[l] = products[r * lanes + l] + (begins ? 0.0f : sums[l]);
       }
     }
   }

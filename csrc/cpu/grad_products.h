@@ -2,6 +2,8 @@
 // times the items, and its transpose times the queries.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/catalog.h"
 
 namespace rl4rec {
@@ -33,8 +35,8 @@ class ProductShape {
   void pack_split();
 };
 
-// What one thread needs. A block has up to kItems items and kQueries queries, which every tile
-// divides.
+// What one thread needs. A block has up to kItems rows of the table and kQueries queries, which every
+// tile divides. Its items are the valid rows, by their place among them.
 class GradProducts {
  public:
   static constexpr int64_t kItems = 384, kQueries = 256;
@@ -42,42 +44,55 @@ class GradProducts {
   GradProducts(const ProductShape& shape, const Catalog& catalog, bool needs_query,
                bool needs_table);
 
-  // The block's w, by item.
-  float* weights(int64_t item) { return floats(weights_) + item * kStride; }
-  // The sums of its items.
+  // Begins with the valid rows of [begin, end). Items that are not finite, which may be excluded
+  // for some queries, are left to `special`.
+  void load_items(int64_t begin, int64_t end);
+  int64_t num_items() const { return static_cast<int64_t>(ids_.size()); }
+  int64_t id(int64_t item) const { return ids_[item]; }
+  // The place of a valid row.
+  int64_t find(int64_t id) const {
+    return std::lower_bound(ids_.begin(), ids_.end(), id) - ids_.begin();
+  }
+  // The sums of an item.
   const float* item_sums(int64_t item) const {
     return floats(item_sums_) + item * shape_.sums_stride();
   }
-  // Begins with the items [begin, end), whose sums are 0. Those that are not finite, which may be
-  // excluded for some queries, are left to `special`.
-  void load_items(int64_t begin, int64_t end);
+
+  // Begins with the queries [first, last), whose w is set by tile: [num_rows, lanes] of the items
+  // from `item` and the queries from `query` on. Lanes without a query are overwritten.
+  void load_queries(int64_t first, int64_t last);
+  void set_tile(int64_t item, int64_t num_rows, int64_t query, int64_t lanes, float* tile);
+  // Replaces one weight.
+  void set(int64_t item, int64_t query, float weight);
+
+  // Adds the products with w to the sums of queries, unless that is null, and to those of items.
+  // Sums that begin here need no values before.
+  void add(float* query_sums, bool query_begins, bool item_begins);
   // Adds the products of one weight, exactly.
   void add_pair(int64_t item, int64_t query, float weight, float* query_sums);
-  // Adds the products with w for the queries [first, last) to the sums of queries, unless that is
-  // null, and to those of items.
-  void add(int64_t first, int64_t last, float* query_sums);
 
  private:
   static constexpr int64_t kPadding = 32;  // rows a power of two apart would share cache sets
   static constexpr int64_t kStride = kQueries + kPadding, kColumnStride = kItems + kPadding;
 
-  int64_t num_items() const { return end_ - begin_; }
+  int64_t num_queries() const { return last_ - first_; }
   void load_columns();
-  void split_weights(int64_t num_queries);
-  void pack_weights(int64_t num_queries);
-  void add_items(int64_t panel, float* sums);
-  void add_queries(int64_t first, int64_t num_queries);
-  void add_special(int64_t first, int64_t last, float* query_sums);
+  void pack_weights();
+  void clear_padding();
+  float weight(int64_t item, int64_t query) const;
+  void add_items(int64_t panel, float* sums, bool begins);
+  void add_queries(bool begins);
+  void add_special(float* query_sums);
 
   const ProductShape& shape_;
   const Catalog& catalog_;
   const bool needs_query_, needs_table_;
-  // To one part: gradients are rounded to bfloat16 themselves, and large weights are not in w.
-  const bool rounds_weights_;
-  int64_t begin_ = 0, end_ = 0;
-  AlignedWords weights_, item_sums_;
-  AlignedWords weight_rows_[2];    // the parts of w, by item
-  AlignedWords weight_panels_[2];  // w by vector of queries; its parts in words of two items
+  const int num_parts_;  // of w: one, if gradients are rounded to bfloat16 and large w are not in it
+  int64_t first_ = 0, last_ = 0;  // queries of the block
+  std::vector<int64_t> ids_;      // of its items
+  AlignedWords weights_, item_sums_;  // w by item, if it is not split
+  AlignedWords weight_rows_[2];       // the parts of w, by item
+  AlignedWords weight_panels_[2];     // w by vector of queries; its parts in words of two items
   AlignedWords columns_, column_parts_[2];  // items, with the values of one dimension side by side
   std::vector<int64_t> special_;
 };

@@ -20,7 +20,7 @@ namespace rl4rec {
   namespace level {                                                                    \
   void set_row_kernels(Level&), set_tile_kernels(Level&), set_softmax_kernels(Level&), \
       set_dot_kernels(Level&), set_amx_kernels(Level&), set_product_kernels(Level&),   \
-      set_int8_kernels(Level&);                                                        \
+      set_int8_kernels(Level&), set_split_kernels(Level&);                             \
   }
 RL4REC_DECLARE_LEVEL(portable)
 RL4REC_DECLARE_LEVEL(avx2)
@@ -70,7 +70,8 @@ const LevelRow kTable[] = {
      "avx2",
      [] { return true; },
      {avx2::set_row_kernels, avx2::set_tile_kernels, avx2::set_softmax_kernels,
-      avx2::set_int8_kernels, amx_emulated::set_amx_kernels, amx_emulated::set_product_kernels}},
+      avx2::set_int8_kernels, amx_emulated::set_amx_kernels, amx_emulated::set_product_kernels,
+      amx_emulated::set_split_kernels}},
     {"avx2",
      "portable",
      [] { return HAS("avx2") && HAS("fma") && HAS("f16c"); },
@@ -89,7 +90,7 @@ const LevelRow kTable[] = {
      "avx512_vnni",
      [] { return HAS("avx512bf16"); },
      {avx512_bf16::set_dot_kernels}},
-    {"amx", "avx512_bf16", has_amx, {amx::set_amx_kernels, amx::set_product_kernels}},
+    {"amx", "avx512_bf16", has_amx, {amx::set_amx_kernels, amx::set_product_kernels, amx::set_split_kernels}},
 #endif
 };
 

@@ -18,7 +18,7 @@ struct Level {
   TileKernels wide[kNumArithmetics], narrow[kNumArithmetics];
   LaneKernels lanes;
   SoftmaxKernels softmax;
-  SplitKernels splits;
+  SplitKernels splits;      // null without AMX
   ProductKernels products;  // null without AMX
   AllFinite all_finite;
   // The scores of one query and n items, with the bits that kFloat gives.

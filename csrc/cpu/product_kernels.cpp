@@ -26,12 +26,20 @@ namespace {
   }
 
 void add_products(const uint16_t* const rows[2], int64_t row_stride, const uint32_t* const panel[2],
-                  int64_t vector_stride, int64_t length, float* sums, int64_t sums_stride) {
+                  int64_t vector_stride, int64_t length, bool begins, float* sums,
+                  int64_t sums_stride) {
   const int64_t stride = 4 * sums_stride;
-  TILE_LOAD(0, sums, stride);
-  TILE_LOAD(1, sums + 16, stride);
-  TILE_LOAD(2, sums + 16 * sums_stride, stride);
-  TILE_LOAD(3, sums + 16 * sums_stride + 16, stride);
+  if (begins) {
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+  } else {
+    TILE_LOAD(0, sums, stride);
+    TILE_LOAD(1, sums + 16, stride);
+    TILE_LOAD(2, sums + 16 * sums_stride, stride);
+    TILE_LOAD(3, sums + 16 * sums_stride + 16, stride);
+  }
   for (int64_t k = 0; k < length; k += kProductStep) {
     RL4REC_LOAD_ROWS(0);
     if (panel[1]) {

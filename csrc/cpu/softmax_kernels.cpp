@@ -125,71 +125,41 @@ void add_exponentials(float* scores, int64_t num_rows, int64_t group, float scal
   }
 }
 
+// The lanes in which a value is larger, as bits.
+[[gnu::always_inline]] inline uint32_t lanes_above(Floats values, Floats others) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)values, (__m512)others, _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)(values > others)));
+#else
+  uint32_t lanes = 0;
+  for (int l = 0; l < kWidth; ++l) lanes |= uint32_t{values[l] > others[l]} << l;
+  return lanes;
+#endif
+}
+
 template <int kLanes>
-void weigh(float* scores, int64_t num_rows, float scale, const float* reference,
-           const float* factor) {
-  constexpr int V = kLanes / kWidth;
-  for (int v = 0; v < V; ++v) {
-    const Floats from = load(reference + v * kWidth), times = load(factor + v * kWidth);
+int64_t weigh(float* scores, int64_t num_rows, float scale, const float* reference,
+              const float* factor, const float* limit, uint32_t* positions) {
+  uint32_t* next = positions;
+  for (int v = 0; v < kLanes; v += kWidth) {
+    const Floats from = load(reference + v), times = load(factor + v), most = load(limit + v);
     for (int64_t r = 0; r < num_rows; ++r) {
-      float* at = scores + r * kLanes + v * kWidth;
+      float* at = scores + r * kLanes + v;
       const Floats score = load(at);
       const Floats difference = score == from ? Floats{} : score - from;
-      store(at, times * exp2_of(difference * scale));
+      const Floats weight = times * exp2_of(difference * scale);
+      store(at, weight);
+      const Floats magnitude = (Floats)((Words)weight & 0x7fffffff);
+      for (uint32_t large = lanes_above(magnitude, most); large != 0; large &= large - 1)
+        *next++ = static_cast<uint32_t>(r * kLanes + v + __builtin_ctz(large));
     }
   }
+  return next - positions;
 }
 
 void exp2(float* values, int64_t n) {
   for (int64_t i = 0; i < n; i += kWidth) store(values + i, exp2_of(load(values + i)));
-}
-
-// The nearest bfloat16, ties to even, in the upper halves of words.
-[[gnu::always_inline]] inline Words nearest_bfloat16(Floats value) {
-  const Words bits = (Words)value;
-  const Words near = bits + 0x7fff + ((bits >> 16) & 1);
-  return (value == value ? near : bits | 0x400000) & (int32_t)0xffff0000;  // NaN stays
-}
-
-struct Parts {
-  Words first, second;
-};
-[[gnu::always_inline]] inline Parts split(const float* from) {
-  const Floats value = load(from);
-  const Words first = nearest_bfloat16(value);
-  const Floats rest = value - (Floats)first;
-  return {first, nearest_bfloat16(rest - rest == 0.0f ? rest : Floats{})};
-}
-
-[[gnu::always_inline]] inline void store_halves(uint16_t* to, Words upper) {
-#if defined(__AVX512F__)
-  _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16((__m512i)(upper >> 16)));
-#else
-  using Halves [[gnu::vector_size(kVectorBytes / 2)]] = int16_t;
-  const Halves halves = __builtin_convertvector(upper >> 16, Halves);
-  __builtin_memcpy(to, &halves, sizeof(halves));
-#endif
-}
-
-void split_values(const float* values, int64_t n, uint16_t* first, uint16_t* second) {
-  for (int64_t i = 0; i < n; i += kWidth) {
-    const Parts parts = split(values + i);
-    store_halves(first + i, parts.first);
-    store_halves(second + i, parts.second);
-  }
-}
-
-void split_pairs(const float* even, const float* odd, int64_t n, uint32_t* first, uint32_t* second,
-                 int64_t vector_stride) {
-  const auto join = [](Words low, Words high) { return ((low >> 16) & 0xffff) | high; };
-  for (int64_t i = 0; i < n; i += kProductVector)
-    for (int64_t l = 0; l < kProductVector; l += kWidth) {
-      const Parts low = split(even + i + l), high = split(odd + i + l);
-      const int64_t to = i / kProductVector * vector_stride + l;
-      const Words words[2] = {join(low.first, high.first), join(low.second, high.second)};
-      __builtin_memcpy(first + to, &words[0], sizeof(Words));
-      __builtin_memcpy(second + to, &words[1], sizeof(Words));
-    }
 }
 
 template <int kLanes>
@@ -207,7 +177,6 @@ void set_softmax_kernels(Level& level) {
   set_lanes<16>(level.softmax.lanes[4]);
   set_lanes<32>(level.softmax.lanes[5]);
   level.softmax.exp2 = exp2;
-  level.splits = {split_values, split_pairs};
 }
 
 }  // namespace RL4REC_LEVEL

@@ -16,9 +16,10 @@ struct SoftmaxLaneKernels {
   void (*add_exponentials)(float* scores, int64_t num_rows, int64_t group, float scale,
                            float* reference, double* sum);
   // Replaces every score by factor[l] * 2^((score - reference[l]) * scale); a score that is equal
-  // to its reference by the factor, also if both are infinite.
-  void (*weigh)(float* scores, int64_t num_rows, float scale, const float* reference,
-                const float* factor);
+  // to its reference by the factor, also if both are infinite. Writes the positions r * lanes + l
+  // of those beyond limit[l] in magnitude, of each lane by row, and returns how many there are.
+  int64_t (*weigh)(float* scores, int64_t num_rows, float scale, const float* reference,
+                   const float* factor, const float* limit, uint32_t* positions);
 };
 
 struct SoftmaxKernels {

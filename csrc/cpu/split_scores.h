@@ -10,7 +10,8 @@
 //
 // - Queries whose e / T is more than kMaxError are scored exactly, for all items. So are tables of
 //   few items, of which many have large probabilities, and tables with few different items.
-// - Items with a probability of at least P = kHeavy are scored exactly: at most 1 / P per query.
+// - Items with a probability of at least P are scored exactly: at most 1 / P per query. P is chosen
+//   for each query, within limits, so that sqrt(P) e / T is 2^-20.
 //
 // That leaves errors below 1e-6. Which pairs are exact depends on the pair, the table and the
 // temperature only.
@@ -20,7 +21,8 @@
 
 namespace rl4rec {
 
-constexpr double kHeavy = 1.0 / 1024;
+// The limits of P.
+constexpr double kMinHeavyShare = 1.0 / 1024, kMaxHeavyShare = 1.0 / 64;
 
 // Some tiles of items.
 class TileStrip {
@@ -58,6 +60,11 @@ class SplitScores {
   SplitScores(const Catalog& exact, const Embeddings& queries, double temperature);
 
   bool is_split(int64_t q) const { return double{norm_} * slopes_[q] <= kMaxError; }
+  // The probability from which on items are scored exactly.
+  double heavy(int64_t q) const {
+    const double root = 0x1p-20 / (double{norm_} * slopes_[q]);
+    return std::min(std::max(root * root, kMinHeavyShare), kMaxHeavyShare);
+  }
   // Over all queries.
   bool any_split() const { return any_split_; }
   bool all_split() const { return all_split_; }
@@ -74,7 +81,7 @@ class SplitScores {
   static constexpr int64_t kMinItems = 4096, kSample = 128;
 
  private:
-  static constexpr double kMaxError = 16 * 0x1p-19;
+  static constexpr double kMaxError = 16 * 0x1p-19;  // with kMinHeavyShare, sqrt(P) e / T is 2^-20
 
   std::vector<int64_t> sample_;
   float norm_ = 0.0f;           // above those of the sample, and of nearly all items
