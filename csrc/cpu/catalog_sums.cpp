@@ -93,7 +93,6 @@ class Pass::Range {
         references_(num_lanes_),
         sums_(num_lanes_),
         targets_(num_lanes_, kInfinity),
-        infinities_(kMaxLanes, kInfinity),
         above_(num_lanes_),
         tied_(num_lanes_),
         num_heavy_(num_lanes_) {
@@ -132,37 +131,81 @@ class Pass::Range {
  private:
   // Returns false if the items do not allow scores of this kind.
   bool add_block(const Catalog& catalog, int64_t begin, int64_t end) {
-    const int64_t lanes = catalog.tile.lanes, num_panels = (range_.num_queries + lanes - 1) / lanes;
-    const auto add = level().softmax.lanes[__builtin_ctzll(lanes)].add_exponentials;
-    const int64_t group = level().wide[catalog.arithmetic].rows;  // the same for few queries
     std::fill(references_.begin(), references_.end(), -FLT_MAX);
     std::fill(sums_.begin(), sums_.end(), 0.0);
+    return catalog.rounds ? add_split(catalog, begin, end) : add_exact(begin, end);
+  }
+
+  bool add_exact(int64_t begin, int64_t end) {
+    const Catalog& catalog = call_.catalog;
+    const int64_t lanes = catalog.tile.lanes, num_panels = exact_panels_->size();
     auto entries = call_.exclusions.seek(range_.first_query, lanes, num_panels, begin);
-    TileStrip strip(catalog, catalog.rounds ? SplitPanels::kTiles : 1);
-    alignas(64) float scores[SplitPanels::kTiles * kMaxTileScores];
-    while ((begin = strip.load(begin, end)), strip.size() > 0) {
-      if (catalog.rounds && !pass_.splits_.allows(strip)) return false;
+    ItemTile tile(catalog);
+    alignas(64) float scores[kMaxTileScores];
+    while ((begin = tile.load(begin, end)), tile.size() > 0) {
       for (int64_t p = 0; p < num_panels; ++p) {
-        const bool counts = pass_.has_counted();
-        if (catalog.rounds) {
-          split_panels_->score(strip, p, scores);
-        } else {
-          strip[0].score(*exact_panels_, p, scores);
-          prefetch_part(catalog, begin, p, num_panels);
-        }
-        for (int64_t t = 0; t < strip.size(); ++t) {
-          const ItemTile& items = strip[t];
-          float* own = scores + t * kMaxTileScores;
-          if (counts && !catalog.rounds) count(items, p, entries[p], own);
-          call_.exclusions.apply(entries[p], range_.first_query + p * lanes, lanes, items,
-                                 -kInfinity, own);
-          if (catalog.rounds) collect_heavy(catalog.tile, items, p, own);
-          if (counts && catalog.rounds) collect_close(catalog.tile, items, p, own);
-          add(own, items.size(), group, call_.scale(), &references_[p * lanes], &sums_[p * lanes]);
-        }
+        tile.score(*exact_panels_, p, scores);
+        prefetch_part(catalog, begin, p, num_panels);
+        if (pass_.has_counted()) count(tile, p, entries[p], scores);
+        call_.exclusions.apply(entries[p], range_.first_query + p * lanes, lanes, tile, -kInfinity,
+                               scores);
+        add(catalog, p, tile.size(), scores, nullptr);
       }
     }
     return true;
+  }
+
+  // Adds the scores of one panel while those of the next one are computed.
+  bool add_split(const Catalog& catalog, int64_t begin, int64_t end) {
+    constexpr int64_t kTiles = SplitPanels::kTiles;
+    const int64_t lanes = catalog.tile.lanes, num_panels = split_panels_->size();
+    const int64_t rows = sum_rows(catalog), steps = catalog.tile.rows / rows;
+    auto entries = call_.exclusions.seek(range_.first_query, lanes, num_panels, begin);
+    TileStrip strip(catalog, kTiles);
+    alignas(64) float scores[2][kTiles * kMaxTileScores];
+    const auto add_step = [&](int64_t p, int64_t step) {
+      const ItemTile& tile = strip[step / steps];
+      const int64_t first = step % steps * rows, n = std::min(rows, tile.size() - first);
+      if (n <= 0) return;
+      float* own = scores[p % 2] + step / steps * kMaxTileScores + first * lanes;
+      const int64_t found =
+          add(catalog, p, n, own, &pass_.thresholds_->heavy[range_.first_query + p * lanes]);
+      collect_heavy(tile.ids() + first, p, lanes, found, own);
+    };
+    while ((begin = strip.load(begin, end)), strip.size() > 0) {
+      if (!pass_.splits_.allows(strip)) return false;
+      const int64_t num_steps = strip.size() * steps;
+      for (int64_t p = 0; p < num_panels; ++p) {
+        float* all = scores[p % 2];
+        split_panels_->score(strip, p, all, [&](int64_t i, int64_t n) {
+          if (p == 0) return;
+          for (int64_t step = i * num_steps / n; step < (i + 1) * num_steps / n; ++step)
+            add_step(p - 1, step);
+        });
+        for (int64_t t = 0; t < strip.size(); ++t) {
+          float* own = all + t * kMaxTileScores;
+          call_.exclusions.apply(entries[p], range_.first_query + p * lanes, lanes, strip[t],
+                                 -kInfinity, own);
+          if (pass_.has_counted()) collect_close(catalog.tile, strip[t], p, own);
+        }
+      }
+      for (int64_t step = 0; step < num_steps; ++step) add_step(num_panels - 1, step);
+    }
+    return true;
+  }
+
+  // Rows whose exponentials are summed in float32: the same for few queries.
+  static int64_t sum_rows(const Catalog& catalog) {
+    return level().wide[catalog.arithmetic].rows / (catalog.rounds ? 2 : 1);
+  }
+
+  // Adds the exponentials of rows of scores. With `limit`, finds the positions of those from it on.
+  int64_t add(const Catalog& catalog, int64_t p, int64_t num_rows, float* scores,
+              const float* limit) {
+    const int64_t lanes = catalog.tile.lanes;
+    const auto& kernels = level().softmax.lanes[__builtin_ctzll(lanes)];
+    return kernels.add_exponentials(scores, num_rows, sum_rows(catalog), call_.scale(),
+                                    &references_[p * lanes], &sums_[p * lanes], limit, positions_);
   }
 
   // Counts exact scores.
@@ -186,19 +229,12 @@ class Pass::Range {
                               });
   }
 
-  void collect_heavy(const TileKernels& tile, const ItemTile& items, int64_t p,
-                     const float* scores) {
-    int32_t ignored[kMaxLanes] = {};
-    const int64_t first = p * tile.lanes;
-    const float* from = &pass_.thresholds_->heavy[range_.first_query + first];
-    const int64_t n = tile.count_and_collect(scores, items.size(), from, infinities_.data(),
-                                             /*only_finite=*/false, ignored, positions_);
+  void collect_heavy(const int64_t* ids, int64_t p, int64_t lanes, int64_t n, const float* scores) {
     for (int64_t i = 0; i < n; ++i) {
-      const int64_t lane = positions_[i] % tile.lanes;
-      if (num_heavy_[first + lane]++ <= kMaxHeavy)
-        heavy_.push_back({static_cast<int32_t>(range_.first_query + first + lane),
-                          static_cast<int32_t>(items.ids()[positions_[i] / tile.lanes]),
-                          scores[positions_[i]]});
+      const int64_t query = p * lanes + positions_[i] % lanes;
+      if (num_heavy_[query]++ <= kMaxHeavy)
+        heavy_.push_back({static_cast<int32_t>(range_.first_query + query),
+                          static_cast<int32_t>(ids[positions_[i] / lanes]), scores[positions_[i]]});
     }
   }
 
@@ -241,7 +277,7 @@ class Pass::Range {
   const int64_t num_lanes_;
   std::vector<float> references_;
   std::vector<double> sums_;
-  std::vector<float> targets_, infinities_;
+  std::vector<float> targets_;
   std::vector<int32_t> above_, tied_, num_heavy_;
   std::vector<Pair> close_;
   int64_t num_pairs_ = 0, num_close_ = 0;

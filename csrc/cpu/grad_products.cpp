@@ -174,8 +174,8 @@ void GradProducts::set_tile(int64_t item, int64_t num_rows, int64_t query, int64
   for (int part = 0; part < num_parts_; ++part) {
     if (needs_table_) parts.rows[part] = halves(weight_rows_[part]) + item * kStride + to;
     if (needs_query_)
-      parts.panel[part] = weight_panels_[part].get() +
-                          to / kProductVector * vector_words(kItems) + item / 2 * kProductVector;
+      parts.panel[part] = weight_panels_[part].get() + to / kProductVector * vector_words(kItems) +
+                          item / 2 * kProductVector;
   }
   level().splits.split_tile(tile, round_up(num_rows, 2), lanes, parts);
 }

@@ -35,8 +35,8 @@ class ProductShape {
   void pack_split();
 };
 
-// What one thread needs. A block has up to kItems rows of the table and kQueries queries, which every
-// tile divides. Its items are the valid rows, by their place among them.
+// What one thread needs. A block has up to kItems rows of the table and kQueries queries, which
+// every tile divides. Its items are the valid rows, by their place among them.
 class GradProducts {
  public:
   static constexpr int64_t kItems = 384, kQueries = 256;
@@ -87,9 +87,10 @@ class GradProducts {
   const ProductShape& shape_;
   const Catalog& catalog_;
   const bool needs_query_, needs_table_;
-  const int num_parts_;  // of w: one, if gradients are rounded to bfloat16 and large w are not in it
-  int64_t first_ = 0, last_ = 0;  // queries of the block
-  std::vector<int64_t> ids_;      // of its items
+  const int
+      num_parts_;  // of w: one, if gradients are rounded to bfloat16 and large w are not in it
+  int64_t first_ = 0, last_ = 0;      // queries of the block
+  std::vector<int64_t> ids_;          // of its items
   AlignedWords weights_, item_sums_;  // w by item, if it is not split
   AlignedWords weight_rows_[2];       // the parts of w, by item
   AlignedWords weight_panels_[2];     // w by vector of queries; its parts in words of two items

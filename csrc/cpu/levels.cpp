@@ -90,7 +90,10 @@ const LevelRow kTable[] = {
      "avx512_vnni",
      [] { return HAS("avx512bf16"); },
      {avx512_bf16::set_dot_kernels}},
-    {"amx", "avx512_bf16", has_amx, {amx::set_amx_kernels, amx::set_product_kernels, amx::set_split_kernels}},
+    {"amx",
+     "avx512_bf16",
+     has_amx,
+     {amx::set_amx_kernels, amx::set_product_kernels, amx::set_split_kernels}},
 #endif
 };
 

@@ -194,7 +194,7 @@ class Gradients {
   const Problem& problem_;
   const Tensor* const grad_table_;
   GradProducts products_;
-  std::vector<Pair> pairs_;  // of the block, which are not in w
+  std::vector<Pair> pairs_;                             // of the block, which are not in w
   int64_t begin_ = 0, end_ = 0, first_ = 0, last_ = 0;  // the items and queries of the block
 };
 

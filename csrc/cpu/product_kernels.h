@@ -35,8 +35,8 @@ struct ProductKernels {
 
 // Where the parts of a tile go. A null pointer is for what is not needed.
 struct SplitTile {
-  uint16_t* rows[2];    // bfloat16, a row of the tile every `row_stride` values
-  uint32_t* panel[2];   // words of two rows, every vector of lanes `vector_stride` words apart
+  uint16_t* rows[2];   // bfloat16, a row of the tile every `row_stride` values
+  uint32_t* panel[2];  // words of two rows, every vector of lanes `vector_stride` words apart
   int64_t row_stride, vector_stride;
 };
 

@@ -52,6 +52,26 @@ constexpr float kSlack = 8.0f;
 #endif
 }
 
+// A comparison of vectors, by lane, as bits.
+[[gnu::always_inline]] inline uint32_t bits_of(Words lanes) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask((__m512i)lanes);
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)lanes));
+#else
+  uint32_t bits = 0;
+  for (int l = 0; l < kWidth; ++l) bits |= static_cast<uint32_t>(lanes[l] != 0) << l;
+  return bits;
+#endif
+}
+
+// Writes the positions of the lanes that are set, from the first lane's on.
+[[gnu::always_inline]] inline uint32_t* write_positions(uint32_t bits, int64_t first,
+                                                        uint32_t* next) {
+  for (; bits != 0; bits &= bits - 1) *next++ = static_cast<uint32_t>(first + __builtin_ctz(bits));
+  return next;
+}
+
 [[gnu::always_inline]] inline Floats load(const float* from) {
   Floats values;
   __builtin_memcpy(&values, from, sizeof(values));
@@ -83,12 +103,13 @@ template <int kLanes>
   }
 }
 
-template <int kLanes>
-void add_exponentials(float* scores, int64_t num_rows, int64_t group, float scale, float* reference,
-                      double* sum) {
+template <int kLanes, bool kCollects>
+int64_t add_groups(float* scores, int64_t num_rows, int64_t group, float scale, float* reference,
+                   double* sum, const float* limit, uint32_t* positions) {
   constexpr int V = kLanes / kWidth;
-  for (; num_rows > 0; num_rows -= group, scores += group * kLanes) {
-    const int64_t rows = num_rows < group ? num_rows : group;
+  uint32_t* next = positions;
+  for (int64_t first = 0; first < num_rows; first += group, scores += group * kLanes) {
+    const int64_t rows = num_rows - first < group ? num_rows - first : group;
     Floats largest[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) largest[v] = broadcast(kLowest);
@@ -97,6 +118,9 @@ void add_exponentials(float* scores, int64_t num_rows, int64_t group, float scal
       for (int v = 0; v < V; ++v) {
         const Floats score = load(scores + r * kLanes + v * kWidth);
         largest[v] = score > largest[v] ? score : largest[v];
+        if constexpr (kCollects)
+          next = write_positions(bits_of(score >= load(limit + v * kWidth)),
+                                 (first + r) * kLanes + v * kWidth, next);
       }
     Words is_low = {};
 #pragma GCC unroll 4
@@ -123,19 +147,14 @@ void add_exponentials(float* scores, int64_t num_rows, int64_t group, float scal
     for (int v = 0; v < V; ++v) store(lanes + v * kWidth, more[v]);
     for (int l = 0; l < kLanes; ++l) sum[l] += lanes[l];
   }
+  return next - positions;
 }
 
-// The lanes in which a value is larger, as bits.
-[[gnu::always_inline]] inline uint32_t lanes_above(Floats values, Floats others) {
-#if defined(__AVX512F__)
-  return _mm512_cmp_ps_mask((__m512)values, (__m512)others, _CMP_GT_OQ);
-#elif defined(__AVX2__)
-  return static_cast<uint32_t>(_mm256_movemask_ps((__m256)(values > others)));
-#else
-  uint32_t lanes = 0;
-  for (int l = 0; l < kWidth; ++l) lanes |= uint32_t{values[l] > others[l]} << l;
-  return lanes;
-#endif
+template <int kLanes>
+int64_t add_exponentials(float* scores, int64_t num_rows, int64_t group, float scale,
+                         float* reference, double* sum, const float* limit, uint32_t* positions) {
+  const auto add = limit ? add_groups<kLanes, true> : add_groups<kLanes, false>;
+  return add(scores, num_rows, group, scale, reference, sum, limit, positions);
 }
 
 template <int kLanes>
@@ -151,8 +170,7 @@ int64_t weigh(float* scores, int64_t num_rows, float scale, const float* referen
       const Floats weight = times * exp2_of(difference * scale);
       store(at, weight);
       const Floats magnitude = (Floats)((Words)weight & 0x7fffffff);
-      for (uint32_t large = lanes_above(magnitude, most); large != 0; large &= large - 1)
-        *next++ = static_cast<uint32_t>(r * kLanes + v + __builtin_ctz(large));
+      next = write_positions(bits_of(magnitude > most), r * kLanes + v, next);
     }
   }
   return next - positions;

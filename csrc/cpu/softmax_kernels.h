@@ -12,9 +12,11 @@ struct SoftmaxLaneKernels {
   // lane's first reference is -FLT_MAX, its first sum 0. The reference is replaced by the largest
   // score of a group, and the sum scaled, whenever that is so much larger that exponentials could
   // overflow. If a score is infinite, so is the reference, and the sum counts such scores: those
-  // are overwritten by -inf. -inf adds 0. NaN makes the sum NaN.
-  void (*add_exponentials)(float* scores, int64_t num_rows, int64_t group, float scale,
-                           float* reference, double* sum);
+  // are overwritten by -inf. -inf adds 0. NaN makes the sum NaN. With `limit` it writes the
+  // positions r * lanes + l of the scores from limit[l] on, and returns how many there are.
+  int64_t (*add_exponentials)(float* scores, int64_t num_rows, int64_t group, float scale,
+                              float* reference, double* sum, const float* limit,
+                              uint32_t* positions);
   // Replaces every score by factor[l] * 2^((score - reference[l]) * scale); a score that is equal
   // to its reference by the factor, also if both are infinite. Writes the positions r * lanes + l
   // of those beyond limit[l] in magnitude, of each lane by row, and returns how many there are.

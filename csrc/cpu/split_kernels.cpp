@@ -4,6 +4,9 @@
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms in GCC 12's AVX-512 headers
+#endif
 #endif
 
 namespace rl4rec {

@@ -98,16 +98,26 @@ class SplitPanels {
 
   void pack(int64_t begin, int64_t end);
   int64_t size() const { return panels_.size(); }
-  // scores[tile, row, lane] of a strip: a part of the panel at a time, which stays in the L1 cache.
+  // scores[tile, row, lane] of a strip: a part of the panel at a time, which stays in the cache.
   void score(const TileStrip& strip, int64_t p, float* scores) const {
+    score(strip, p, scores, [](int64_t, int64_t) {});
+  }
+  // The same, with calls of between(i, n) at n times: vectors are idle while tiles are multiplied,
+  // so that a few hundred instructions on them take little time then.
+  template <typename Fn>
+  void score(const TileStrip& strip, int64_t p, float* scores, const Fn& between) const {
     const auto& kernels = level().products;
     const auto score = split_.tile.lanes == 16 ? kernels.score_narrow : kernels.score_wide;
     const int64_t half = split_.words / 2;
     const uint32_t* third = thirds_.get() + p * half * split_.tile.lanes;
+    const int64_t num_parts = (half + kPartWords - 1) / kPartWords * strip.size();
+    int64_t part = 0;
     for (int64_t w = 0; w < half; w += kPartWords)
-      for (int64_t t = 0; t < strip.size(); ++t)
+      for (int64_t t = 0; t < strip.size(); ++t) {
         score(panels_.panel(p), third, strip[t].data(), strip[t].stride(), split_.words, w,
               std::min(w + kPartWords, half), scores + t * kMaxTileScores);
+        between(part++, num_parts);
+      }
   }
 
   static constexpr int64_t kTiles = 4;  // that are scored together

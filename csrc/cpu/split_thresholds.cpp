@@ -51,9 +51,9 @@ std::vector<float> heavy_scores(const SoftmaxCall& call, const Catalog& split,
         float sum = -2.0f;
         for (int64_t i = 0; i < kSample; ++i) sum += scores[i * lanes + q - first];
         const double all = sum * static_cast<double>(call.num_valid) / (2 * kSample);
-        const double heavy = largest[2][q - first] + call.temperature * std::log(splits.heavy(q) * all);
-        const double target =
-            call.target_scores[q] + call.temperature * std::log(splits.heavy(q));
+        const double heavy =
+            largest[2][q - first] + call.temperature * std::log(splits.heavy(q) * all);
+        const double target = call.target_scores[q] + call.temperature * std::log(splits.heavy(q));
         result[q] = static_cast<float>(target > heavy ? target : heavy);
       }
     }
