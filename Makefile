@@ -106,7 +106,8 @@ format: $(VENV)/installed
 # Builds a copy of the package and the tests under $(CACHE) and runs it under the sanitizers. Python has
 # to load the sanitizer first, with libstdc++, so that the sanitizer sees exceptions.
 CHECKED     := negatives/test_sampling.py $(addprefix ops/,test_arguments.py test_blocks.py test_candidates.py \
-                 test_catalog.py test_levels.py test_metrics.py test_quantize.py)
+                 test_catalog.py test_levels.py test_log_prob.py test_metrics.py test_quantize.py \
+                 test_targets.py)
 # Tests that measure memory, need much of it, or run a compiler.
 NOT_CHECKED := two_to_the_31 or never_copied or compilers
 library      = $(shell $(CXX) -print-file-name=$(1))

@@ -36,6 +36,7 @@ def operators(level: str) -> None:
         rk.log_prob_candidates(*leaves, candidates).sum().backward()
         for exclude in (None, candidates, rk.RaggedIds.from_lists(lists)):
             rk.log_prob_catalog(*leaves, targets, exclude).sum().backward()
+        both = torch.stack([targets, (targets + 1) % 3001], 1).tolist()
         for items, refine in ((table, False), (table.bfloat16(), False), (copy, True)):
             for exclude in (None, candidates, rk.RaggedIds.from_lists(lists)):
                 got = rk.rank_catalog(query, items, targets, exclude, refine=refine)
@@ -44,6 +45,10 @@ def operators(level: str) -> None:
                 want = rk.rank_catalog(query, table, targets, exclude, backend="reference")
                 assert all(map(torch.equal, got, want))
                 rk.reward_catalog(query, items, targets, exclude, METRICS, refine=refine)
+                got = rk.rank_catalog(query, items, both, exclude, refine=refine)
+                want = rk.rank_catalog(query, table, both, exclude, backend="reference")
+                assert all(map(torch.equal, got, want))
+                rk.reward_catalog(query, items, both, exclude, METRICS, refine=refine)
                 for k in (3, 1000):
                     scores, _ = rk.topk_catalog(query, items, k, exclude, refine=refine)
                     assert (scores[:, :-1] >= scores[:, 1:]).all()

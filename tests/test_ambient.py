@@ -31,6 +31,7 @@ from tests.ops.cases import BF16, F16, make_case
 from tests.ops.catalog_cases import make_catalog_case
 
 METRICS = ("ndcg@10", "mrr", "auc", "logrank", "rank")
+OF_SEVERAL = ("recall@10", "precision@10", "map@10", "ndcg@10", "hit@10", "mrr")
 Results = dict[str, Any]
 CANDIDATES = [make_case((2, 40, 30, 32), exact=False, ragged=ragged) for ragged in (False, True)]
 NARROW = make_case((3, 9, 30, 32), (BF16, BF16), exact=False)
@@ -61,6 +62,10 @@ def of_operators(backend: str) -> Results:
         name, valid = f"{case.table.shape[0]} items: ", {"valid": case.valid}
         found[name + "ranks"] = rk.rank_catalog(*case.arguments, **valid, **options)
         found[name + "rewards"] = rk.reward_catalog(*case.arguments, METRICS, **valid, **options)
+        both = [[first, (first + 7) % case.table.shape[0]] for first in case.targets.tolist()]
+        several = (case.query, case.table, both, case.exclusions)
+        found[name + "ranks of several"] = rk.rank_catalog(*several, **options)
+        found[name + "rewards of several"] = rk.reward_catalog(*several, OF_SEVERAL, **options)
         log_probs = rk.log_prob_catalog(*case.arguments, 0.5, **valid, **options)
         found[name + "log-probabilities"] = log_probs
         best = rk.topk_catalog(case.query, case.table, 7, case.exclusions, **valid, **options)
@@ -105,6 +110,9 @@ def of_evaluation() -> Results:
     options = {"negatives": negatives, "exclude": SEEN, "valid": PLAIN_VALID, "ks": (1, 10)}
     groups = {"length": np.array([1.0, 2.0, 5.0])}
     result = rk.evaluate(query, table, targets, **options, groups=groups, num_bootstrap=40)
+    both = [[target, row[0]] for target, row in zip(targets.tolist(), SEEN, strict=True)]
+    options = {"ks": (1, 10), "num_bootstrap": 40, "beyond_accuracy": True}
+    several = rk.evaluate(query, table, both, **options)
     mined = {
         str(refine): rk.mine_hard_negatives(
             query, copy, targets, SEEN, 5, 1, valid=CATALOG.valid, refine=refine
@@ -117,6 +125,7 @@ def of_evaluation() -> Results:
         "counts": counts,
         "metrics": rk.metrics_from_counts(counts, METRICS),
         "evaluation": (result.to_dict(), result.per_user, result.counts),
+        "evaluation of several": (several.to_dict(), several.per_user, several.counts),
         "mined": mined,
         "distribution": distribution,
         "estimator": rk.bias_variance_estimator(METRICS, 20, 140),

@@ -33,6 +33,7 @@ _STYLES = {
     CORRECTED["unbiased"]: {"color": "C1", "marker": "^"},
     SAMPLED: {"color": "C3", "marker": "x"},
 }
+_LABEL_WIDTH = 16  # of groups whose labels are longer, in 80 columns
 _FAMILIES = {"ndcg": "NDCG@k", "hit": "Hit@k"}
 
 
@@ -176,25 +177,36 @@ class Evaluation:
         else:
             known = ", ".join(map(repr, self.groups)) or "none"
             raise ValueError(f"there is no grouping {shown(group_by)}; known are: {known}")
-        half = f"± half the {self._interval()}"
-        caption = f"{self._users_and_items()}; {half}"
-        if any(name in self.overall.protocols for name in CORRECTED.values()):
+        caption = f"{self._users_and_items()}; ± half the {self._interval()}"
+        estimates = [name for name in CORRECTED.values() if name in self.overall.protocols]
+        truth_is_known = CATALOG in self.overall.protocols
+        if estimates and truth_is_known:
+            caption += "\nbias: the estimate from negatives minus the whole catalog"
+        elif estimates:
             caption += "\nestimates from negatives are biased, most at small k"
         if self.settings.about:
             caption += f"\n{self._about()}"
         table = Table(title=title or None, caption=caption)
         if group_by is not None:
-            table.add_column(group_by, overflow="fold")
+            words = [word for label in (group_by, *groups) for word in label.split()]
+            width = min(_LABEL_WIDTH, max(map(len, words)))
+            table.add_column(group_by, overflow="fold", min_width=width)
             table.add_column("users", justify="right")
         table.add_column("metric")
         for protocol in self.overall.protocols:
-            header = (
-                _header(protocol).replace(" (", "\n(").replace("-", "-\n")
-            )  # fits into 80 columns
-            table.add_column(header, justify="right")
+            header = _header(protocol).replace(" ", "\n").replace("-", "-\n")  # for 80 columns
+            if protocol in estimates and truth_is_known:
+                header += "\nand bias"
+            # A number and its interval may be in two lines, but no word is broken.
+            width = max(map(len, header.split()))
+            table.add_column(header, justify="right", min_width=width)
         for label, results in groups.items():
             for i, (metric, following) in enumerate(zip(columns, [*columns[1:], ""], strict=True)):
-                cells = [_cell(metric, found[metric]) for found in results.protocols.values()]
+                truth = results.protocols[CATALOG][metric].mean if truth_is_known else None
+                cells = [
+                    _cell(metric, found[metric], truth if name in estimates else None)
+                    for name, found in results.protocols.items()
+                ]
                 if group_by is None:
                     family, at, _ = metric.partition("@")
                     end = bool(at) and family != following.partition("@")[0]
@@ -297,8 +309,11 @@ def _plain(results: Results) -> dict[str, Any]:
     return {"users": results.users, "protocols": protocols}
 
 
-def _cell(metric: str, estimate: Estimate) -> str:
+def _cell(metric: str, estimate: Estimate, truth: float | None) -> str:
+    """A mean and half its interval, or, if the truth is known, its bias."""
     digits = 1 if metric == "rank" else 4
+    if truth is not None:
+        return f"{estimate.mean:,.{digits}f} {estimate.mean - truth:+,.{digits}f}"
     half = (estimate.high - estimate.low) / 2
     return f"{estimate.mean:,.{digits}f} ±{half:,.{digits}f}"
 

@@ -14,8 +14,13 @@ def test_table_json_and_figure(tmp_path):
     from rich.console import Console
 
     query, table, targets, options = make_case()
-    groups = {"length": history_lengths(options["exclude"])}
-    result = rk.evaluate(query, table, targets, groups=groups, num_bootstrap=20, **options)
+    groups = {
+        "length": history_lengths(options["exclude"]),
+        "target popularity": [10_000 * (i % 5) for i in range(40)],
+    }
+    result = rk.evaluate(
+        query, table, targets, groups=groups, num_bins=3, num_bootstrap=20, **options
+    )
     console = Console(width=150, record=True, file=(tmp_path / "log").open("w"))
     console.print(result.table(title="a title"))
     console.print(result.table("length", metrics=("mrr",)))
@@ -31,6 +36,16 @@ def test_table_json_and_figure(tmp_path):
         "mrr",
     ):
         assert words in text
+    narrow = Console(width=80, record=True, file=(tmp_path / "narrow").open("w"))
+    narrow.print(result.table("target popularity"))
+    narrow.print(result.table(metrics=("hit@5",)))
+    text = narrow.export_text()
+    labels = result.groups["target popularity"]
+    for word in ("popularity", *labels, "catalog", "(unbiased)", "variance)", "users"):
+        assert word in text
+    means = {name: e["hit@5"].mean for name, e in result.overall.protocols.items()}
+    mean, truth = means["corrected (unbiased)"], means["whole catalog"]
+    assert f"{mean:.4f} {mean - truth:+.4f}" in text
     result.save(tmp_path / "new" / "result.json")
     saved = json.loads((tmp_path / "new" / "result.json").read_text())
     assert saved == json.loads(json.dumps(result.to_dict()))
