@@ -193,7 +193,7 @@ bench-compare: bench-run
 	$(RUN) $(BIN)/python -m benchmarks.compare benchmarks/results/$(PAGE).json $(FILES)
 
 bench-service: $(VENV)/installed
-	$(RUN) $(BIN)/python benchmarks/bench_service.py
+	$(RUN) $(BIN)/python benchmarks/bench_service.py benchmarks/results/service.md
 
 # Every GPU kernel as compiled PTX, on the CPU: all cases, for both generations of tensor cores, and
 # then with faults planted, which must be found. Takes about half an hour.

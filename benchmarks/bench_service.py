@@ -2,16 +2,21 @@
 
 Unlike the other files here, this one does not use pytest-benchmark, because it measures tails, the
 rates of many callers, and ratios of measurements that must alternate on one machine. Run it as a
-script, with $RL4REC_DATA; it prints a section of Markdown. Each ratio is the median of several
-rounds in which the contestants take turns, with the range over the rounds.
+script, with $RL4REC_DATA; it prints a page of Markdown and writes it to the file that is its
+argument. Each ratio is the median of several rounds in which the contestants take turns, with the
+range over the rounds.
 """
 
 import asyncio
+import datetime
 import os
+import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +33,30 @@ ROUNDS = 3
 CALLERS = 64
 THREADS = len(os.sched_getaffinity(0))
 
+INTRODUCTION = """# Service benchmarks
+
+{date}, {cpu}, {threads} cores, level `{level}`, Python {python}, torch {torch}, Ray {ray}; the
+load was {load:.1f} before the run. Ratios are medians of three rounds in which the contestants took
+turns, with their range in parentheses, then the medians of both. `make bench-service` runs it
+again (4 minutes)."""
+
+OVERHEAD = """All encodings are cached. The bare echo is an actor that receives the same bytes as
+the service, as the client packs them from the same Python lists, and returns as many bytes as the
+service's answer, which are unpacked in the same way. "Then ranking" ranks in the caller's process
+after each echo. "Plain lists" is the echo with lists as arguments, which Ray pickles and nobody
+checks."""
+
+_page: list[str] = []
+# What is aimed at: the ratio to the echo, or microseconds.
+_goals = {
+    "1 sample, 99 negatives, p50: time of a call / echo": 1.2,
+    "256 samples, 99 negatives, p50: time of a call / echo": 1.6,
+    "256 samples, 99 negatives, p99: time of a call / echo": 2.5,
+}
+_IN_PROCESS = "`RecReward` in process, 1 sample, 99 negatives, µs"
+_IN_PROCESS_GOAL = 100.0
+_found: dict[str, float] = {}
+
 
 class BareEcho:
     """What Ray alone costs: takes a call, returns as many bytes as the answer has."""
@@ -40,7 +69,7 @@ Echo = ray.remote(num_cpus=0)(BareEcho)
 
 
 def main() -> None:
-    """Measure everything and print it."""
+    """Measure everything, print it, and write it to a file."""
     torch.set_num_threads(THREADS)
     metadata = rk.load_item_metadata("beauty")
     prompts = rk.PromptGenerator(metadata)
@@ -54,18 +83,87 @@ def main() -> None:
     path = str(cache_dir() / "index" / "beauty.safetensors")
     local = rk.LocalRetrievalService({"beauty": index}, encoder)
 
-    print("### Encoding\n")
+    write(introduction())
+    write("\n## Encoding\n")
     compare_backends(encoder, index, texts[:512])
+    write("\n## In process\n")
+    break_down(local, test, texts[0])
     ray.init(address="local", num_cpus=THREADS, include_dashboard=False, log_to_driver=False)
     start = partial(rk.start_service, {"beauty": path})
-    print("\n### Many callers of one sample\n")
+    write("\n## Many callers of one sample\n")
     compare_callers(local, start, test, texts[512 : 512 + 3 * CALLERS])
     client = start()
-    print("\n### Overhead besides encoding\n")
+    write(f"\n## Overhead besides encoding\n\n{OVERHEAD}\n")
     compare_calls(client, local, test, texts)
-    print("\n### Replicas\n")
+    write("\n## Replicas\n")
     compare_handles()
     ray.shutdown()
+    write(goals())
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text("\n".join(_page) + "\n")
+
+
+def write(text: str) -> None:
+    """Print a part of the page, and keep it."""
+    print(text, flush=True)
+    _page.append(text)
+
+
+def introduction() -> str:
+    """What was measured where."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(": ")[2] for line in lines if "model name" in line), "unknown CPU")
+    return INTRODUCTION.format(
+        date=datetime.date.today(),
+        cpu=cpu,
+        threads=THREADS,
+        level=rk.ops.cpu_level(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        ray=ray.__version__,
+        load=os.getloadavg()[0],
+    )
+
+
+def goals() -> str:
+    """A table of what is aimed at and what was found."""
+    rows = ["\n## Goals\n", "| | goal | found |", "|---|--:|--:|"]
+    for name, goal in {**_goals, _IN_PROCESS: _IN_PROCESS_GOAL}.items():
+        found = f"{_found[name]:.3g}"
+        rows.append(f"| {name} | {goal:g} | {found if _found[name] <= goal else f'**{found}**'} |")
+    return "\n".join(rows)
+
+
+def break_down(local: rk.LocalRetrievalService, test: Any, text: str) -> None:
+    """Measure a reward of one text, whose encoding is remembered, and the parts of that call."""
+    sample = test[0]
+    reward = rk.RecReward(service=local, dataset_name="beauty")
+    arguments = [text], [sample["target"]], [sample["history"]], [sample["neg_items"]]
+    reward(*arguments)
+    request = reward._check(*arguments)
+    call = reward._call(request)
+    items = local.items["beauty"]
+    query, answer = local._encode([text]), local.answer(call)
+    parts = {
+        _IN_PROCESS: lambda: reward(*arguments),
+        "check the arguments": lambda: reward._check(*arguments),
+        "put the ids of the call together": lambda: reward._call(request),
+        "check the ids": lambda: items.check_ids(call),
+        "recall the encoding": lambda: local._encode([text]),
+        "rank": lambda: items.answer([call], query),
+        "metrics and reward": lambda: reward._rewards(request, answer),
+    }
+    found: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(2000):
+        for name, part in parts.items():
+            start = time.perf_counter()
+            part()
+            found[name].append(1e6 * (time.perf_counter() - start))
+    rows = ["| part | median, µs | least, µs |", "|---|--:|--:|"]
+    for name, times_of in found.items():
+        rows.append(f"| {name} | {np.median(times_of):.1f} | {min(times_of):.1f} |")
+    write("\n".join(rows))
+    _found[_IN_PROCESS] = float(np.median(found[_IN_PROCESS]))
 
 
 def compare_backends(encoder: rk.Encoder, index: rk.ItemIndex, texts: Sequence[str]) -> None:
@@ -74,7 +172,7 @@ def compare_backends(encoder: rk.Encoder, index: rk.ItemIndex, texts: Sequence[s
     query, other = encoder.encode_queries(texts), fast.encode_queries(texts)
     best, same = (rk.topk_catalog(q, index.table, 10, valid=index.valid)[1] for q in (query, other))
     cosine = torch.nn.functional.cosine_similarity(query, other).min()
-    print(
+    write(
         f"- smallest cosine {cosine:.7f}; the best 10 items of Beauty are equal for "
         f"{(best == same).all(1).float().mean():.1%} of {len(texts)} texts"
     )
@@ -254,12 +352,12 @@ def alternate(contestants: Sequence[Callable[[], Any]]) -> list[list[Any]]:
 
 
 def report(title: str, ours: Sequence[float], others: Sequence[float], unit: str) -> None:
-    """Print a ratio with its range over the rounds."""
+    """Write a ratio with its range over the rounds."""
     ratios = sorted(a / b for a, b in zip(ours, others, strict=True))
-    print(
-        f"- {title}: **{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f}); "
-        f"{statistics.median(ours):.2f} and {statistics.median(others):.2f} {unit}",
-        flush=True,
+    _found[title] = statistics.median(ratios)
+    write(
+        f"- {title}: **{_found[title]:.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f}); "
+        f"{statistics.median(ours):.2f} and {statistics.median(others):.2f} {unit}"
     )
 
 

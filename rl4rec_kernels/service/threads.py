@@ -32,6 +32,10 @@ def free_processors() -> int:
     """
     with suppress(OSError, ValueError, IndexError, AttributeError):  # Linux only
         # "0.20 0.18 0.12 1/80 11206": 1 of 80 threads runs, the caller
-        running = int(_LOAD.read_text().split()[3].partition("/")[0])
+        file = os.open(_LOAD, os.O_RDONLY)  # Path.read_text() takes three times as long
+        try:
+            running = int(os.read(file, 100).split()[3].partition(b"/")[0])
+        finally:
+            os.close(file)
         return max(1, len(os.sched_getaffinity(0)) - running + 1)
     return 1
