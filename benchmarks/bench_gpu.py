@@ -56,6 +56,7 @@ START = time.monotonic()
 RECORDS: list[dict[str, Any]] = []
 BLOCK_BYTES = 4 << 30  # of a block of scores of the peers
 CUDA = _backends.has_cuda_library()
+HOPPER = CUDA and torch.cuda.get_device_capability() == (9, 0)
 
 
 class Limits(NamedTuple):
@@ -209,7 +210,7 @@ def catalog(limits: Limits) -> Iterator[list[str]]:
                 score, lambda scores, rows, targets=targets: count_items(scores, targets[rows])
             ),
         }
-        if CUDA and dtype == torch.bfloat16 and torch.cuda.get_device_capability() == (9, 0):
+        if HOPPER and dtype == torch.bfloat16:
             contestants["rl4rec, CUDA"] = partial(contestants["rl4rec, Triton"], backend="cuda")
         yield table(f"rank_catalog, {where}", limit, contestants)
         for k in KS:
@@ -220,6 +221,8 @@ def catalog(limits: Limits) -> Iterator[list[str]]:
                 "matmul + torch.topk": partial(score, lambda scores, rows, k=k: scores.topk(k)),
                 "FAISS": faiss_search(query, items, k),
             }
+            if HOPPER and dtype == torch.bfloat16:
+                contestants["rl4rec, CUDA"] = partial(contestants["rl4rec, Triton"], backend="cuda")
             yield table(f"topk_catalog, k={k:,}, {where}", limit, contestants)
 
 

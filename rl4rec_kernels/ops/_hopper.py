@@ -1,4 +1,4 @@
-"""`rank_catalog` by the CUDA C++ kernels for GPUs of compute capability 9.0 (csrc/cuda/sm90).
+"""Catalogs by the CUDA C++ kernels for GPUs of compute capability 9.0 (csrc/cuda/sm90).
 
 The kernels score and count; what is of the size of the queries or of their exclusions is done here,
 by torch. Nothing waits for the device.
@@ -29,7 +29,7 @@ def check_dtypes(query: Tensor, catalog: Catalog) -> None:
         return
     quantized = " quantized" if row_stats is not None else ""
     raise ValueError(
-        "backend='cuda' ranks a catalog if query and table are both bfloat16 or both float16, got "
+        "backend='cuda' scores a catalog if query and table are both bfloat16 or both float16, got "
         f"{query.dtype} and{quantized} {values.dtype}; pass backend='triton' or 'auto'"
     )
 
@@ -47,7 +47,7 @@ def check_device(query: Tensor) -> None:
     capability = torch.cuda.get_device_capability(query.device)
     if capability != (9, 0):
         raise ValueError(
-            "backend='cuda' ranks a catalog on GPUs of compute capability 9.0 only, got "
+            "backend='cuda' scores a catalog on GPUs of compute capability 9.0 only, got "
             f"{'.'.join(map(str, capability))}; pass backend='triton' or 'auto'"
         )
     if not hasattr(_backends.kernels("cuda"), "count_catalog"):
@@ -110,3 +110,11 @@ def rank_catalog(
     total = total + (~known).long()  # which counts wherever it is
     above = torch.where(is_nan, total - 1, above)  # a NaN target ranks last
     return above, tied, torch.where(wrong, -1, total)
+
+
+def topk_catalog(raw: Any, *args: Any) -> tuple[Tensor, Tensor]:
+    """As `ops.reference.topk_catalog`; only the pass over all items is by `collect_catalog`.
+
+    Triton samples the items before it, and searches again where there was too little room.
+    """
+    return _backends.kernels("triton").topk_catalog(*args, collect=raw.collect_catalog)

@@ -112,9 +112,7 @@ def rank_catalog(
     A constant covers underflow. So an item whose ŝ differs from the target's s by more than the
     bound is certainly above or below it; the others are scored by the arithmetic of s.
     """
-    query, catalog, excluded, backend = _check(
-        query, table, exclude, valid, refine, backend, cuda=True
-    )
+    query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
     wanted = split_targets(targets, query)
     if isinstance(wanted, Targets):
         _refuse_several(backend)
@@ -162,9 +160,7 @@ def reward_catalog(
         If an id is not in the table; the message names it.
     """
     numbers = metric_arguments(metrics, ties)
-    query, catalog, excluded, backend = _check(
-        query, table, exclude, valid, refine, backend, cuda=True
-    )
+    query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
     wanted = split_targets(targets, query)
     if isinstance(wanted, Targets):
         _refuse_several(backend)
@@ -255,14 +251,11 @@ def _check(
     valid: Any,
     refine: bool,
     backend: Backend,
-    *,
-    cuda: bool = False,
 ) -> tuple[Tensor, Catalog, Ids, Backend]:
-    """Check arguments; `cuda` is whether there is a kernel in CUDA C++."""
     query, table = as_embeddings(query, table)
     catalog = check_catalog(query, table, valid, refine)
     excluded = split_excluded(exclude, query)
-    if cuda and backend == "cuda":
+    if backend == "cuda":
         _hopper.check_dtypes(query, catalog)
         backend = _backends.resolve_backend(backend, query)
         _hopper.check_device(query)
@@ -283,6 +276,13 @@ def _rank(kernels: Any, *args: Any) -> Any:
     if kernels is _backends.kernels("cuda"):
         return _hopper.rank_catalog(kernels, *args)
     return kernels.rank_catalog(*args)
+
+
+def _topk(kernels: Any, *args: Any) -> Any:
+    """`topk_catalog` of a GPU backend."""
+    if kernels is _backends.kernels("cuda"):
+        return _hopper.topk_catalog(kernels, *args)
+    return kernels.topk_catalog(*args)
 
 
 def _exact(catalog: Catalog) -> Tensor:
@@ -325,7 +325,7 @@ _backends.register(
     kernel=_rank,
 )
 _backends.register("reward_catalog", _backends.empty_metrics, cuda=False, explain=_explain)
-_backends.register("topk_catalog", _empty_best, cuda=False, explain=_explain)
+_backends.register("topk_catalog", _empty_best, prefers_cuda=False, explain=_explain, kernel=_topk)
 _backends.register(
     "score_catalog_targets",
     lambda query, *rest: query.new_empty(query.shape[0], dtype=torch.float32),

@@ -14,7 +14,13 @@ from tests.errors import raises
 from tests.gpu.cases import EVERY, some
 from tests.gpu.emulator import Mode
 from tests.ops.cases import BF16, F16, F32
-from tests.ops.catalog_cases import CatalogCase, assert_counts, make_catalog_case
+from tests.ops.catalog_cases import (
+    CatalogCase,
+    assert_counts,
+    assert_same,
+    make_catalog_case,
+    reference_best,
+)
 
 HAS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 # (B, N, D): ones, no dimensions, around a tile's 256 items, a block's 128 queries and a slice's 64
@@ -48,7 +54,10 @@ def raw(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     operators = request.getfixturevalue("emulated_hopper").raw
     monkeypatch.setattr(_backends, "runs_on_cpu", lambda backend: backend == "cuda")
     monkeypatch.setattr(_backends, "has_cuda_library", lambda: True)
-    monkeypatch.setattr(_backends, "kernels", lambda backend: operators)
+    kernels = _backends.kernels
+    monkeypatch.setattr(
+        _backends, "kernels", lambda backend: operators if backend == "cuda" else kernels(backend)
+    )
     return operators
 
 
@@ -84,7 +93,7 @@ def test_whole_numbers_give_exactly_the_reference(raw, shape, dtype, exclusions)
     assert_counts(counted(raw, case), reference.rank_catalog(*case))
 
 
-@pytest.mark.parametrize("dim", some([72, 13, 400], 1))
+@pytest.mark.parametrize("dim", some([72, 13, 400], 3))
 def test_copies_and_products_may_be_early(raw, emulated_hopper, dim):
     case = make_catalog_case((3, 300, dim), (BF16, BF16), exclusions=True)
     with emulated_hopper.mode(Mode(False, False, False)):
@@ -105,6 +114,64 @@ def test_pairs_have_the_scores_of_tiles_to_the_bit(raw, dim):
     assert above.tolist() == (scores > scores[:, None]).sum(1).tolist()
     assert tied.tolist() == (scores == scores[:, None]).sum(1).tolist()
     assert tied.min() >= 2
+
+
+@pytest.mark.skipif(not HAS_HOPPER, reason="needs a Hopper GPU")
+@pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
+@pytest.mark.parametrize("dim", [13, 72, 384, 1024])
+def test_pairs_have_the_scores_of_triton_to_the_bit(dim, dtype):
+    """`topk_catalog` samples with Triton's tiles, and collects with those of CUDA C++."""
+    torch.ops.load_library(str(built_library()))
+    query, table = (torch.randn(500, dim, device="cuda").to(dtype) for _ in range(2))
+    targets = torch.randint(500, (500,), device="cuda")
+    found = torch.ops.rl4rec_cuda_raw.score_pairs(query, table, None, targets)
+    ops = _backends.operators("triton")
+    assert torch.equal(found, ops.score_catalog_targets(query, table, targets, None))
+
+
+LAST = 0x7FFFFFFF  # see ops/triton/topk_catalog.py
+
+
+def keys_of(scores: Tensor) -> Tensor:
+    """Keys of the scores of all items, int64 [B, N]."""
+    bits = (scores + 0.0).view(torch.int32)
+    ordered = torch.where(bits < 0, bits ^ LAST, bits).long()
+    return (ordered << 32) | (LAST - torch.arange(scores.shape[1]))
+
+
+@pytest.mark.parametrize("dim", some([72, 13, 400], 3))
+def test_items_that_reach_a_bound_are_collected(raw, dim):
+    case = make_catalog_case((3, 300, dim), (BF16, BF16), exclusions=True)
+    table = case.table.index_fill(0, torch.tensor([5]), math.nan)
+    scores = reference.score_catalog(case.query, table)[0].float()
+    every = torch.where(case.valid & ~scores.isnan(), keys_of(scores), torch.iinfo(torch.int64).min)
+    bounds = every.sort(1, descending=True).values[:, 20].clone()  # among equal scores
+    keys, found = torch.full((3, 15), 7), torch.zeros(3, dtype=torch.int32)
+    if isinstance(raw, OnGpu):
+        pytest.skip("the public call is tested there")
+    raw.collect_catalog(case.query, table, bounds, case.valid, keys, found)
+    assert found.tolist() == [21] * 3  # more than there is room for
+    for own, wanted in zip(keys, every, strict=True):
+        assert len(set(own.tolist())) == 15
+        assert set(own.tolist()) <= set(wanted.sort(descending=True).values[:21].tolist())
+    bounds, found = torch.full((3,), torch.iinfo(torch.int64).min + 1), torch.zeros_like(found)
+    keys = torch.full((3, 300), torch.iinfo(torch.int64).min)
+    raw.collect_catalog(case.query, table, bounds.clamp(min=-0x7F800000 << 32), None, keys, found)
+    every = torch.where(scores.isnan(), torch.iinfo(torch.int64).min, keys_of(scores))
+    assert torch.equal(keys.sort(1).values, every.sort(1).values)
+
+
+def test_the_best_of_the_catalog(raw, monkeypatch):
+    module = __import__("rl4rec_kernels.ops.triton.topk_catalog", fromlist=["_ROOM"])
+    monkeypatch.setattr(module, "_SPARE", 200)
+    device = "cuda" if isinstance(raw, OnGpu) else "cpu"
+    case = make_catalog_case((2, 700, 72), (BF16, BF16), exclusions=True)
+    moved = CatalogCase(*(part.to(device) for part in case))
+    exclude, offsets = torch.tensor([1, 2, 2, -1, 699]), torch.tensor([0, 4, 5])
+    seen = rk.RaggedIds(exclude.to(device), offsets.to(device))
+    got = rk.topk_catalog(moved.query, moved.table, 5, seen, valid=moved.valid, backend="cuda")
+    want = reference_best(case._replace(exclude=exclude, offsets=offsets), 5)
+    assert_same(tuple(part.cpu() for part in got), want)
 
 
 def test_scores_that_are_not_finite(raw):

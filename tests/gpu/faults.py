@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from rl4rec_kernels.ops import reference
-from tests.cuda.emulated import CAPABILITY, ROOT, Emulated, flags_of, nvcc, run, write_all
+from tests.cuda.emulated import ROOT, Emulated, architecture_of, flags_of, nvcc, run, write_all
 from tests.gpu import compiled
 from tests.ops import cases
 from tests.ops.catalog_cases import make_catalog_case
@@ -79,6 +79,17 @@ def catalog(capability: int) -> None:
     assert torch.equal(torch.stack(tuple(counts)), torch.stack(tuple(want)))
 
 
+def hopper(raw: Emulated) -> None:
+    """Catalogs of several units a block, by boxes and value by value, resident and in slices."""
+    for shape in ((130, 700, 72), (3, 300, 13), (3, 600, 400)):
+        case = make_catalog_case(shape, (cases.BF16, cases.BF16))
+        scores = raw.raw.score_pairs(case.query, case.table, None, case.targets)
+        above, tied = raw.raw.count_catalog(case.query, case.table, scores, None)
+        want = reference.rank_catalog(*case)
+        assert torch.equal(above, want.above)
+        assert torch.equal(tied, want.tied + 1)
+
+
 CUDA: dict[str, tuple[Source, Callable[[Emulated], None]]] = {
     "a lost barrier": (
         Source("counts.cuh", "if (slot == 0) target_score = score;\n  __syncthreads();",
@@ -106,6 +117,24 @@ CUDA: dict[str, tuple[Source, Callable[[Emulated], None]]] = {
                "kPack + i] = sums[i];"), candidates),
 }  # fmt: skip
 
+TILES = "sm90/tiles.cuh"
+HOPPER: dict[str, Source] = {
+    "a place that is freed too early": Source(TILES, "          wait_for_products<1>();\n", ""),
+    "items that are not waited for": Source(
+        TILES, "        Barrier{full.address + 8 * stage}.wait(phase);\n", ""),
+    "a place that is not waited for": Source(TILES, "        left.wait(phase ^ 1);\n", ""),
+    "queries that are replaced too early": Source(
+        TILES, "      left.wait(unit_phase ^ 1);\n", ""),
+    "fewer bytes than are copied": Source(
+        TILES, "arrive_and_expect(w.slices * kQueryBytes)", "arrive_and_expect(kQueryBytes)"),
+    "a missing fence of stored items": Source(
+        TILES, "          fence_shared();\n          arrived", "          arrived"),
+    "a wrong swizzle of stored items": Source(
+        "sm90/instructions.cuh", "((chunk ^ row % 8) << 4)", "(chunk << 4)"),
+    "an unmasked last tile": Source(
+        TILES, "if (left >= kTileItems) return true;", "if (left > 0) return true;"),
+}  # fmt: skip
+
 TRITON: dict[str, Ptx] = {
     "a wrong swizzle": Ptx(
         "_count_catalog", 90, r"\b46116862\d+", str(2 << 62 | 64 << 32 | 1 << 16)),
@@ -119,7 +148,7 @@ TRITON: dict[str, Ptx] = {
 }  # fmt: skip
 
 
-def with_source(fault: Source) -> str:
+def with_source(fault: Source, part: str = "cuda") -> str:
     """The PTX of the changed source, with the names that the host code knows."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "csrc"
@@ -129,9 +158,9 @@ def with_source(fault: Source) -> str:
         assert text.count(fault.old) == 1, f"{fault.file} has changed: {fault.old}"
         path.write_text(text.replace(fault.old, fault.new))
         out = Path(folder) / "all.ptx"
-        architecture = f"-arch=compute_{CAPABILITY}"
+        architecture = f"-arch=compute_{architecture_of(part)}"
         run(nvcc(), *flags_of(source), "--ptx", architecture, "-o", str(out),
-            str(write_all(Path(folder), source)))  # fmt: skip
+            str(write_all(Path(folder), source, part)))  # fmt: skip
         return out.read_text()
 
 
@@ -174,6 +203,12 @@ def main() -> int:
     for name, (source, check) in CUDA.items():
         emulated.use(named_as(with_source(source), original))
         report(f"CUDA: {name}", partial(check, emulated))
+    on_hopper = Emulated(part="cuda/sm90")
+    hopper(on_hopper)
+    original = on_hopper.text
+    for name, source in HOPPER.items():
+        on_hopper.use(named_as(with_source(source, "cuda/sm90"), original))
+        report(f"CUDA on Hopper: {name}", partial(hopper, on_hopper))
     print(f"{number - missed} of {number} faults found")
     return missed
 

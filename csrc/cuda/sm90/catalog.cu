@@ -1,6 +1,7 @@
-// The catalog on Hopper: scores of pairs, and counts over all items. Compiled for sm_90a only.
-// rl4rec_kernels/ops/_hopper.py makes rank_catalog of them.
+// The catalog on Hopper: scores of pairs, and counts and the best over all items. Compiled for
+// sm_90a only. rl4rec_kernels/ops/_hopper.py makes rank_catalog of them.
 #include "cuda/arguments.cuh"
+#include "cuda/sm90/collect.cuh"
 #include "cuda/sm90/count.cuh"
 #include "cuda/sm90/pairs.cuh"
 #include "cuda/sm90/tensor_map.cuh"
@@ -116,18 +117,14 @@ struct Boxes {
   }
 };
 
-// Counts of items that score above a query's target, and of those that score the same, int64
-// [2, B]; the target is among the latter. Rows that are not `valid` are not counted.
-Tensor count_catalog(const Tensor& query, const Tensor& table, const Tensor& target_scores,
-                     const OptionalTensor& valid) {
-  const Sides sides(query, table);
+// Scores all items and hands the scores to the epilogue.
+template <typename Epilogue>
+void score_tiles(const Sides& sides, const OptionalTensor& valid, const Epilogue& epilogue) {
+  const Tensor& query = sides.query.owner;
   const int64_t num_queries = sides.query.rows, num_items = sides.table.rows;
-  check(is_vector(target_scores, query, ScalarType::Float, num_queries),
-        "target_scores must be contiguous float32 [", num_queries, "] on ", kDeviceName);
   check(!valid || is_vector(*valid, query, ScalarType::Bool, num_items),
         "valid must be contiguous bool [", num_items, "] on ", kDeviceName);
-  const Tensor counts = torch::stable::new_zeros(query, {2, num_queries}, ScalarType::Long);
-  if (num_queries == 0 || num_items == 0) return counts;
+  if (num_queries == 0 || num_items == 0) return;
   const int64_t tiles = (num_items + kTileItems - 1) / kTileItems;
   OptionalTensor words, padded;
   if (valid) {
@@ -159,20 +156,55 @@ Tensor count_catalog(const Tensor& query, const Tensor& table, const Tensor& tar
     const int64_t blocks = share_tiles(w, sides.device.processors());
     const CUtensorMap queries = Boxes::of(read, kBlockQueries);
     const CUtensorMap items = w.by_boxes ? Boxes::of(w.table, kTileItems) : CUtensorMap{};
-    const Count count{target_scores.const_data_ptr<float>(),
-                      static_cast<unsigned long long*>(counts.mutable_data_ptr()),
-                      static_cast<int>(num_queries)};
-    sides.device.allow_shared(tile_kernel<T, Count>, w.shared_bytes());
-    sides.device.launch(tile_kernel<T, Count>, blocks, kTileThreads, w.shared_bytes(), queries,
-                        items, w, count);
+    sides.device.allow_shared(tile_kernel<T, Epilogue>, w.shared_bytes());
+    sides.device.launch(tile_kernel<T, Epilogue>, blocks, kTileThreads, w.shared_bytes(), queries,
+                        items, w, epilogue);
   });
+}
+
+// Counts of items that score above a query's target, and of those that score the same, int64
+// [2, B]; the target is among the latter. Rows that are not `valid` are not counted.
+Tensor count_catalog(const Tensor& query, const Tensor& table, const Tensor& target_scores,
+                     const OptionalTensor& valid) {
+  const Sides sides(query, table);
+  const int64_t num_queries = sides.query.rows;
+  check(is_vector(target_scores, query, ScalarType::Float, num_queries),
+        "target_scores must be contiguous float32 [", num_queries, "] on ", kDeviceName);
+  const Tensor counts = torch::stable::new_zeros(query, {2, num_queries}, ScalarType::Long);
+  score_tiles(sides, valid,
+              Count{target_scores.const_data_ptr<float>(),
+                    static_cast<unsigned long long*>(counts.mutable_data_ptr()),
+                    static_cast<int>(num_queries)});
   return counts;
+}
+
+// Stores the keys of the items that reach their query's bound to `keys`, int64 [B, capacity], in
+// any order and while there is room, and adds their number to `found`, int32 [B]. Rows that are not
+// `valid` are left out, and so is what scores NaN.
+void collect_catalog(const Tensor& query, const Tensor& table, const Tensor& bounds,
+                     const OptionalTensor& valid, Tensor keys, Tensor found) {
+  const Sides sides(query, table);
+  const int64_t num_queries = sides.query.rows;
+  check(is_vector(bounds, query, ScalarType::Long, num_queries) &&
+            is_vector(found, query, ScalarType::Int, num_queries),
+        "bounds must be contiguous int64 [", num_queries, "] and found int32 on ", kDeviceName);
+  check(on_device(keys, query.get_device_index()) && keys.scalar_type() == ScalarType::Long &&
+            keys.dim() == 2 && keys.size(0) == num_queries && keys.is_contiguous() &&
+            keys.size(1) <= std::numeric_limits<int32_t>::max(),
+        "keys must be contiguous int64 [", num_queries, ", capacity] on ", kDeviceName);
+  score_tiles(sides, valid,
+              Collect{bounds.const_data_ptr<int64_t>(), keys.mutable_data_ptr<int64_t>(),
+                      static_cast<int*>(found.mutable_data_ptr()), static_cast<int>(num_queries),
+                      static_cast<int>(keys.size(1))});
 }
 
 RL4REC_CUDA_OPERATOR(score_pairs,
                      "(Tensor query, Tensor table, Tensor? rows, Tensor items) -> Tensor")
 RL4REC_CUDA_OPERATOR(count_catalog,
                      "(Tensor query, Tensor table, Tensor target_scores, Tensor? valid) -> Tensor")
+RL4REC_CUDA_OPERATOR(collect_catalog,
+                     "(Tensor query, Tensor table, Tensor bounds, Tensor? valid, Tensor(a!) keys, "
+                     "Tensor(b!) found) -> ()")
 
 }  // namespace
 }  // namespace rl4rec

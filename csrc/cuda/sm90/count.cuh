@@ -25,7 +25,7 @@ struct Count {
 
   // Counted in float32, which is exact, and of which a multiprocessor adds twice as many at a time;
   // in two sums each, which do not wait for each other.
-  __device__ __forceinline__ void tile(State& s, const float (&d)[kScores], int) const {
+  __device__ __forceinline__ void tile(State& s, const float (&d)[kScores], int, int) const {
     float above[2][2] = {}, tied[2][2] = {};
 #pragma unroll
     for (int i = 0; i < kScores; ++i) {

@@ -11,7 +11,7 @@
 //   kMasked               the score of what is not an item
 //   State                 what a thread keeps
 //   begin(state, row)     a block of queries; the thread has rows `row` and `row + 8`
-//   tile(state, d, first) scores of a tile; the first column of the thread is item `first`
+//   tile(state, d, row, first)   scores of a tile; the first column of the thread is `first`
 //   end(state, row)
 #pragma once
 
@@ -127,7 +127,7 @@ __device__ __forceinline__ void finish_tile(float (&d)[kScores], const Work<T>& 
         if (!(bits >> i % 2 & 1)) d[4 * j + i] = Epilogue::masked();
     }
   }
-  epilogue.tile(state, d, first);
+  epilogue.tile(state, d, row, first);
 }
 
 // The warpgroup that brings queries and items.
