@@ -67,7 +67,9 @@ class Copies:
 
     @property
     def unfinished(self) -> bool:
-        return bool(self._open or any(self._groups) or self.bulk)
+        """Copies in flight, or bytes that were announced but not copied, or the other way round."""
+        announced = any(found["bytes"] for found in self.barriers.values())
+        return bool(self._open or any(self._groups) or self.bulk or announced)
 
 
 def copy(registers: Registers, one: Instruction) -> Step:
