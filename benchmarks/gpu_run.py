@@ -163,7 +163,7 @@ def main() -> int:
             if not run.do(Step({"build": build}, 240), {**environment, "RL4REC_CUDA": "1"}):
                 return 1
     if arguments.profile:
-        names = "regex:_count_catalog|_collect|rank_kernel|segment_sum"
+        names = "regex:_count_catalog|_collect|tile_kernel|rank_kernel|segment_sum"
         profile = ["ncu", "--set", "basic", "--kernel-name", names, "--launch-count", "8"]
         profile += [PYTHON, "-m", "benchmarks.bench_gpu", "--seconds", "100"]
         return 0 if run.do(Step({"profile": profile}, 180), environment) else 1

@@ -15,6 +15,7 @@ from tests.ops.cases import DTYPES, make_case
 from tests.ops.catalog_cases import make_catalog_case
 
 SHAPES = [(3, 17, 11, 31), (5, 300, 40, 64), (2, 5, 4, 12_304)]
+IS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 METRICS = [list(range(6)), [10] * 6, 3]  # every kind at 10, expectation over ties
 
 
@@ -43,7 +44,7 @@ def main() -> None:
                 if ragged:
                     raw.score_candidates(query, table, ids, offsets + 1, bad)
                     assert bad.item() == 3
-    if torch.cuda.get_device_capability() == (9, 0):
+    if IS_HOPPER:
         run_hopper()
     if sys.argv[1:] != ["cuda"]:
         run_triton()
@@ -80,9 +81,11 @@ def run_triton() -> None:
             counts = rk.rank_catalog(query, table, targets, seen, valid=valid)
             assert torch.equal(counts.above.cpu(), reference.rank_catalog(*catalog).above)
             rk.reward_catalog(query, table, targets, seen, valid=valid)
-            _, ids = rk.topk_catalog(query, table, 10, seen, valid=valid)
             want = reference.topk_catalog(*catalog[:2], 10, *catalog[3:])[1]
-            assert torch.equal(ids.cpu(), want)
+            takes_cuda = IS_HOPPER and query.dtype == table.dtype != torch.float32
+            for backend in ("triton", "cuda")[: 1 + takes_cuda]:
+                found = rk.topk_catalog(query, table, 10, seen, valid=valid, backend=backend)
+                assert torch.equal(found[1].cpu(), want), backend
 
 
 if __name__ == "__main__":
