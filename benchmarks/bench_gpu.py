@@ -43,6 +43,8 @@ import triton  # noqa: E402
 import rl4rec_kernels as rk  # noqa: E402
 from benchmarks.baselines import count_items, einsum  # noqa: E402
 from rl4rec_kernels.ops import _backends  # noqa: E402
+from rl4rec_kernels.ops.triton.rank_catalog import _count_all as count_catalog  # noqa: E402
+from rl4rec_kernels.ops.triton.tile import operands  # noqa: E402
 
 DEVICE = "cuda" if ON_GPU else "cpu"
 SIZES = {"B": 4096, "N": (1_000_000, 10_000_000), "C": (100, 1000), "D": (384, 1024, 4096)}
@@ -121,7 +123,7 @@ def table(title: str, limit: float, contestants: dict[str, Callable[[], Any] | N
     for name, call in contestants.items():
         try:
             rows[name] = None if call is None else (median_seconds(call), peak_mib(call))
-        except torch.cuda.OutOfMemoryError:
+        except (torch.cuda.OutOfMemoryError, triton.runtime.errors.OutOfResources):
             rows[name] = None
         seconds, peak = rows[name] or (None, None)
         RECORDS.append(
@@ -243,20 +245,73 @@ def crossover(limits: Limits) -> Iterator[list[str]]:
         yield table(f"rank_candidates, B={batch:,}, C={columns:,}", limit, contestants)
 
 
-def end_to_end(limits: Limits) -> Iterator[list[str]]:
-    """From encoded texts on the device to counts and the best items on the host."""
-    yield ["## A call of a service, without the encoder", ""]
+def variants(limits: Limits) -> Iterator[list[str]]:
+    """The kernel that counts, with other numbers of stages, warps, columns and registers."""
+    yield ["## Variants of a tile", ""]
     num_items, dim = SIZES["N"][0], SIZES["D"][0]
+    changes: dict[str, dict[str, Any]] = {
+        "2 stages": {"num_stages": 2},
+        "4 stages": {"num_stages": 4},
+        "4 warps": {"num_warps": 4},
+        "half the columns": {"block_dim": 0.5},
+        "twice the columns": {"block_dim": 2},
+        "as many registers as it likes": {"maxnreg": None},
+    }
+    if not ON_GPU:
+        changes = {"2 stages": changes["2 stages"]}
+    for dtype in DTYPES:
+        query, items = (torch.randn(n, dim, device=DEVICE).to(dtype) for n in (B, num_items))
+        both = operands(query, items, None)
+        scores = torch.zeros(B, dtype=torch.float32, device=DEVICE)
+        counts = torch.zeros(3, B, dtype=torch.int64, device=DEVICE)
+        contestants = {"rl4rec, as it is": partial(count_catalog, both, counts, scores, None)}
+        for name, change in changes.items():
+            columns = int(both.tile.block_dim * change.get("block_dim", 1))
+            other = both._replace(
+                tile=both.tile._replace(block_dim=columns),
+                options={**both.options, **{k: v for k, v in change.items() if k != "block_dim"}},
+            )
+            contestants[name] = partial(count_catalog, other, counts, scores, None)
+        limit = limits.seconds(items.numel() * items.element_size(), 2 * B * items.numel(), dtype)
+        yield table(f"B={B:,}, N={num_items:,}, D={dim}, {dtype}", limit, contestants)
+
+
+def encoder_of(dim: int) -> Callable[[Tensor], Tensor]:
+    """An encoder of the size of MiniLM, with random weights: token ids [B, L] to [B, dim]."""
+    layer = torch.nn.TransformerEncoderLayer(
+        dim, 12, 4 * dim, batch_first=True, device=DEVICE, dtype=torch.bfloat16
+    )
+    model = torch.nn.TransformerEncoder(layer, 6, enable_nested_tensor=False).eval()
+    words = torch.randn(30_522, dim, device=DEVICE).bfloat16()
+    return lambda tokens: torch.nn.functional.normalize(model(words[tokens]).mean(1), dim=1)
+
+
+def end_to_end(limits: Limits) -> Iterator[list[str]]:
+    """A call of a service: tokens to the device, encode, rank, one copy of the counts back."""
+    yield ["## A call of a service", ""]
+    num_items, dim, length = SIZES["N"][0], SIZES["D"][0], 64 if ON_GPU else 4
     items = torch.randn(num_items, dim, device=DEVICE).bfloat16()
+    encode = encoder_of(dim)
     for batch in BATCHES:
+        tokens = torch.randint(30_522, (batch, length))
         query = torch.randn(batch, dim, device=DEVICE).bfloat16()
         targets = torch.randint(num_items, (batch,), device=DEVICE)
 
-        def call(query: Tensor = query, targets: Tensor = targets) -> Tensor:
+        def rank(query: Tensor = query, targets: Tensor = targets) -> Tensor:
             return torch.stack(tuple(rk.rank_catalog(query, items, targets))).cpu()
 
+        def call(tokens: Tensor = tokens, rank: Callable[[Tensor], Tensor] = rank) -> Tensor:
+            with torch.inference_mode():
+                return rank(encode(tokens.to(DEVICE, non_blocking=True)))
+
+        contestants = {
+            "rl4rec: encode, rank, copy": call,
+            "encode alone": lambda tokens=tokens: encode(tokens.to(DEVICE)).sum().item(),
+            "rank and copy": rank,
+        }
         limit = limits.seconds(num_items * dim * 2, 2 * batch * num_items * dim)
-        yield table(f"counts on the host, B={batch:,}, N={num_items:,}", limit, {"rl4rec": call})
+        title = f"counts on the host, B={batch:,}, {length} tokens each, N={num_items:,}"
+        yield table(title, limit, contestants)
 
 
 def main() -> None:
@@ -280,7 +335,7 @@ def main() -> None:
     ]
     name = device.replace("NVIDIA", "").strip().lower().replace(" ", "-")
     out = arguments.out or RESULTS / f"{name}.md"
-    for section in (catalog, candidates, crossover, end_to_end):
+    for section in (catalog, candidates, crossover, end_to_end, variants):
         for lines in section(limits):
             page += lines
             out.write_text("\n".join(page))

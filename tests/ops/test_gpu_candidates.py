@@ -9,6 +9,7 @@ import rl4rec_kernels as rk
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
 from rl4rec_kernels.ops import _backends, reference
 from tests.errors import raises
+from tests.gpu.cases import some
 from tests.ops.cases import ALL, DTYPES, METRICS, TIES, huge_table, label, make_case, strided
 from tests.ops.catalog_cases import assert_counts
 from tests.ops.gpu import DEVICE, Backend, moved
@@ -26,9 +27,9 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return Backend(request.param)
 
 
-@pytest.mark.parametrize("spec", ALL, ids=label)
+@pytest.mark.parametrize("spec", some(ALL, 3), ids=label)
 def test_whole_numbers_give_exactly_the_reference(backend, spec):
-    if backend.name == "cuda" and ALL.index(spec) % 7:
+    if backend.name == "cuda" and ALL.index(spec) % 9:
         pytest.skip("tests/cuda has all cases of these kernels")
     case = make_case(**spec)
     args = case.query, case.table, case.candidates

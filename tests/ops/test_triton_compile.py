@@ -38,8 +38,8 @@ SHARED = {80: 163 << 10, 90: 227 << 10}  # bytes that a block may have
 # Bytes, of a case or a kernel: where excluded pairs are looked up, where few dimensions are
 # multiplied without tensor cores, and on the older card.
 MAY_SPILL = {
-    80: {"ones": 32, "float32": 128, "quantized int8": 288, "_sum_exponentials": 64},
-    90: {"ones": 32, "_sum_exponentials": 24},
+    80: {"float32": 128, "quantized int8": 288, "_sum_exponentials": 64},
+    90: {"ones": 8, "_sum_exponentials": 24},
 }
 
 

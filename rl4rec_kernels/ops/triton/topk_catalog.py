@@ -69,19 +69,24 @@ def _sample_groups(
     strips = tl.arange(0, STRIPS)[None, :]
     best = tl.full([BLOCK, STRIPS], float("-inf"), tl.float32)
     best_slots = tl.zeros([BLOCK, STRIPS], tl.int32)
+    last = (num_items - 1) // item_step * item_step
     for sample in range(group, num_sampled, num_groups):
         first = sample * BLOCK
         items = (first + tl.arange(0, BLOCK)) * item_step
-        query_rows, table_rows = tl.minimum(rows, num_queries - 1), tl.minimum(items, num_items - 1)
+        # Slots after the last item of the sample have its score: they do not come first.
+        query_rows, table_rows = tl.minimum(rows, num_queries - 1), tl.minimum(items, last)
         scores = tile_scores(sides, query_rows, table_rows, tile, False)
-        is_item = is_row_of_item(items, num_items, valid)
         # A sample may leave out what is not finite yet; NaN would win a maximum.
-        exists = (is_open(scores) == 0) & is_item[None, :]
+        exists = is_open(scores) == 0
+        if valid is not None:
+            exists = exists & is_row_of_item(items, num_items, valid)[None, :]
         scores = tl.where(exists, scores, float("-inf"))
         strip_best, slot = tl.max(
             tl.reshape(scores, [BLOCK, STRIPS, STRIP]), axis=2, return_indices=True
         )
-        better = strip_best > best  # of equal scores the first one stays
+        # Of equal scores the first one stays. Only here are slots compared with the end: before,
+        # that would take registers that float32 does not have.
+        better = (strip_best > best) & (first + strips * STRIP + slot <= last // item_step)
         best = tl.where(better, strip_best, best)
         best_slots = tl.where(better, first + strips * STRIP + slot, best_slots)
     exists = (rows[:, None] < num_queries) & (strips >= 0)
