@@ -26,10 +26,12 @@ from rl4rec_kernels.service import local, prometheus
 from rl4rec_kernels.service.batching import Limits
 from tests.data import layout_files
 from tests.errors import raises
+from tests.tiny_model import tiny_chat_model
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "README.ko.md", ROOT / "CONTRIBUTING.md"]
 PAGES = [*READMES, *sorted((ROOT / "docs").glob("*.md"))]
+HUB_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"  # tests have a tiny one instead
 NEEDS = {"gpu", "cluster", "hub", "torchrun", "trainer"}
 
 pytestmark = pytest.mark.skipif(not (ROOT / "README.md").is_file(), reason="needs the source tree")
@@ -100,6 +102,9 @@ def test_examples_run(page, data_dir, tmp_path, monkeypatch):
     if page.name == "data.md":
         for layout in layout_files.LAYOUTS:
             layout_files.write_layout(tmp_path, layout)
+    if page.name == "first-steps.md":
+        for part in tiny_chat_model():
+            part.save_pretrained(tmp_path / HUB_MODEL)
     monkeypatch.setenv("RL4REC_DATA", str(data_dir))
     monkeypatch.setenv("RL4REC_CACHE", str(data_dir / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -224,6 +229,13 @@ def broken_links(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if page.is_file()], ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
     assert broken_links(page) == []
+
+
+def test_each_first_step_has_at_most_ten_lines():
+    steps = [block for block in PYTHON if block.page.name == "first-steps.md"]
+    assert len(steps) == 4
+    for block in steps:
+        assert len([line for line in block.text.splitlines() if line]) <= 10, block.place
 
 
 def test_the_reference_has_all_public_names():
