@@ -3,7 +3,8 @@
     python -m benchmarks.first_steps                    # all, with the data of $RL4REC_DATA
     python -m benchmarks.first_steps --only Train --model path/to/model
 
-For each, the commands of the page are run in a copy of the checkout, and then its program.
+For each, the commands of the page are run in a copy of the checkout, with the torch of
+constraints.txt, and then its program.
 `--model` is a local model under the name of the page's; else it is downloaded. Prints seconds, and
 those of the processors, which depend less on what else the machine does.
 """
@@ -44,6 +45,7 @@ def shell(commands: str, folder: Path) -> tuple[float, float]:
     hidden = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
     variables = {name: value for name, value in os.environ.items() if name not in hidden}
     variables["RL4REC_CACHE"] = str(folder / "cache")
+    variables["PIP_CONSTRAINT"] = str(folder / "constraints.txt")
     start, used = time.monotonic(), processor_seconds()
     done = subprocess.run(
         ["bash", "-ec", commands],
