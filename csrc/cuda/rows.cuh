@@ -8,7 +8,9 @@
 // compute, add up or wait for their ids. More rows per warp would take registers from other warps.
 // A warp executes about 110 instructions per 2 KB, a fifth of what the multiprocessor can issue
 // meanwhile. The query is in shared memory as float32, in an order in which its lanes read from all
-// banks: kRows rows share each read of it.
+// banks: kRows rows share each read of it. Of rows that are not aligned, a lane loads two words of
+// 128 bits, of which the cache has the second one, and shifts them. That takes registers: two rows
+// at a time, 32 KB in flight.
 #pragma once
 
 #include <torch/headeronly/util/Half.h>
@@ -48,6 +50,14 @@ struct Rows {
   static constexpr int kPack = 16 / sizeof(Bits);  // values in 128 bits
 
   __device__ __forceinline__ const Bits* row(int64_t i) const { return data + i * stride; }
+  // Whether all aligned words of 128 bits in which a row has values are within the table. Of a
+  // table that is not aligned, this is not so for some of the first and last rows.
+  __device__ __forceinline__ bool has_words_of(const Bits* row) const {
+    const auto begin = reinterpret_cast<uintptr_t>(row), all = reinterpret_cast<uintptr_t>(data);
+    const auto end = reinterpret_cast<uintptr_t>(this->row(count - 1) + dim);
+    return (begin & ~uintptr_t{15}) >= all &&
+           (reinterpret_cast<uintptr_t>(row + dim) + 15 & ~uintptr_t{15}) <= end;
+  }
 
   const Bits* data;
   int64_t count, dim, stride;
@@ -91,33 +101,113 @@ __device__ __forceinline__ Pack<T> load_pack(const typename T::Bits* row, int64_
   return pack;
 }
 
+// How a row is read: as aligned words of 128 bits, as two of them that are shifted, or by value.
+enum class Access { kAligned, kShifted, kByValue };
+
+// Not inlined, because it is rarely called and would take registers.
+template <typename T>
+__device__ __noinline__ Pack<T> load_by_value(const typename T::Bits* row, int64_t at,
+                                              int64_t dim) {
+  return load_pack<T, false>(row, at, dim);
+}
+
+// What is loaded of a row from column `at` on. Loads are apart from what is done with them, so that
+// those of several rows are in flight together.
+template <typename T, Access kAccess>
+struct Loaded {
+  // Nothing where `row` is null.
+  __device__ __forceinline__ void load(const typename T::Bits* row, int64_t at, int64_t dim) {
+    if constexpr (kAccess == Access::kAligned) {
+      if (row) a = __ldg(reinterpret_cast<const uint4*>(row + at));
+    } else if constexpr (kAccess == Access::kShifted) {
+      // The second word is in the cache: it is the first one of the next lane.
+      const unsigned over = over_of(row);
+      const auto words =
+          reinterpret_cast<const uint4*>(reinterpret_cast<uintptr_t>(row + at) - over);
+      if (row) a = __ldg(words);
+      if (row && over + left_of(at, dim) * sizeof(typename T::Bits) > 16) b = __ldg(words + 1);
+    } else {
+      if (row) value = load_by_value<T>(row, at, dim);
+    }
+  }
+
+  // The values, and zeros after the last one: the same bits for every access.
+  __device__ __forceinline__ Pack<T> pack(const typename T::Bits* row, int64_t at,
+                                          int64_t dim) const {
+    if constexpr (kAccess == Access::kAligned) {
+      return {{a.x, a.y, a.z, a.w}};
+    } else if constexpr (kAccess == Access::kShifted) {
+      constexpr int kPerWord = 4 / sizeof(typename T::Bits);
+      const unsigned over = over_of(row);
+      const int left = left_of(at, dim);
+      uint32_t w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+      for (int i = 0; i < 6; ++i) w[i] = over & 8 ? w[i + 2] : w[i];
+#pragma unroll
+      for (int i = 0; i < 5; ++i) w[i] = over & 4 ? w[i + 1] : w[i];
+      Pack<T> result;
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        result.words[i] = kPerWord == 1 ? w[i] : __funnelshift_r(w[i], w[i + 1], (over & 2) * 8);
+      if (left < Pack<T>::kSize) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int here = left - i * kPerWord;  // values of this word
+          result.words[i] &= here >= kPerWord ? 0xffffffffu : here == 1 ? 0x0000ffffu : 0u;
+        }
+      }
+      return result;
+    } else {
+      return value;
+    }
+  }
+
+  // How far a row, and so each pack of it, is from an aligned word.
+  static __device__ __forceinline__ unsigned over_of(const typename T::Bits* row) {
+    return reinterpret_cast<uintptr_t>(row) % 16;
+  }
+  static __device__ __forceinline__ int left_of(int64_t at, int64_t dim) {
+    return static_cast<int>(min(dim - at, int64_t{Pack<T>::kSize}));
+  }
+
+  uint4 a = {}, b = {};
+  Pack<T> value;
+};
+
 // Adds the lane's share of the dot products of kRows rows with the query. A lane takes kPack
 // columns of each 32 * kPack, in order, whatever the alignment: a score has one order of additions.
 // Zeros after the last column change nothing, because a sum that starts at +0 is never -0.
-template <typename T, bool kAligned, typename Query>
+template <typename T, Access kAccess, typename Query>
 __device__ __forceinline__ void add_dot_products(const Rows<T>& table, const Query& query,
                                                  const int64_t (&ids)[kRows],
                                                  float (&sums)[kRows]) {
   constexpr int kPack = Rows<T>::kPack;
+  // Rows of which words are in flight together: as many as there are registers for.
+  constexpr int kTogether = kAccess == Access::kAligned ? kRows : 2;
   const typename T::Bits* rows[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) rows[r] = ids[r] < 0 ? nullptr : table.row(ids[r]);
   const int dim = static_cast<int>(table.dim);
 #pragma unroll 1
   for (int at = lane_of_thread() * kPack; at < dim; at += kLanes * kPack) {
-    Pack<T> packs[kRows];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r)
-      if (rows[r]) packs[r] = load_pack<T, kAligned>(rows[r], at, dim);
+    for (int first = 0; first < kRows; first += kTogether) {
+      Loaded<T, kAccess> loaded[kTogether];
 #pragma unroll
-    for (int i = 0; i < kPack; i += 4) {
-      const float4 q = query.four(at, i);
+      for (int r = 0; r < kTogether; ++r) loaded[r].load(rows[first + r], at, dim);
+      Pack<T> packs[kTogether];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        sums[r] = fmaf(q.x, packs[r][i], sums[r]);
-        sums[r] = fmaf(q.y, packs[r][i + 1], sums[r]);
-        sums[r] = fmaf(q.z, packs[r][i + 2], sums[r]);
-        sums[r] = fmaf(q.w, packs[r][i + 3], sums[r]);
+      for (int r = 0; r < kTogether; ++r) packs[r] = loaded[r].pack(rows[first + r], at, dim);
+#pragma unroll
+      for (int i = 0; i < kPack; i += 4) {
+        const float4 q = query.four(at, i);
+#pragma unroll
+        for (int r = 0; r < kTogether; ++r) {
+          sums[first + r] = fmaf(q.x, packs[r][i], sums[first + r]);
+          sums[first + r] = fmaf(q.y, packs[r][i + 1], sums[first + r]);
+          sums[first + r] = fmaf(q.z, packs[r][i + 2], sums[first + r]);
+          sums[first + r] = fmaf(q.w, packs[r][i + 3], sums[first + r]);
+        }
       }
     }
   }
@@ -140,7 +230,7 @@ __device__ __noinline__ float score_in_float64(const typename T::Bits* row, int6
   constexpr int kPack = Rows<T>::kPack;
   double sum = 0.0;
   for (int64_t at = lane_of_thread() * kPack; at < dim; at += kLanes * kPack) {
-    const Pack<T> pack = load_pack<T, false>(row, at, dim);
+    const Pack<T> pack = load_by_value<T>(row, at, dim);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) sum += static_cast<double>(query.one(at + i)) * pack[i];
   }
@@ -155,18 +245,22 @@ __device__ __forceinline__ float score_with(const Rows<T>& table, const Query& q
 #pragma unroll 1
   for (int first = 0; first < kLanes; first += kRows) {
     int64_t ids[kRows];
-    bool any = false;
+    bool any = false, has_words = true;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       ids[r] = __shfl_sync(kAllLanes, id, first + r);
-      any |= ids[r] >= 0;
+      if (ids[r] < 0) continue;
+      any = true;
+      has_words &= table.aligned || table.has_words_of(table.row(ids[r]));
     }
     if (!any) continue;
     float sums[kRows] = {};
     if (table.aligned) {
-      add_dot_products<T, true>(table, query, ids, sums);
+      add_dot_products<T, Access::kAligned>(table, query, ids, sums);
+    } else if (has_words) {
+      add_dot_products<T, Access::kShifted>(table, query, ids, sums);
     } else {
-      add_dot_products<T, false>(table, query, ids, sums);
+      add_dot_products<T, Access::kByValue>(table, query, ids, sums);
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {

@@ -114,6 +114,18 @@ def test_a_score_depends_on_its_query_and_item_only(kernels, dtypes):
         assert torch.equal(kernels.good("score_candidates", case._replace(table=table)), scores)
 
 
+@pytest.mark.parametrize(("dtype", "dim"), [(F32, 37), (BF16, 13)], ids=str)
+def test_a_row_is_not_mixed_with_those_beside_it(kernels, dtype, dim):
+    """Rows that begin anywhere are read in aligned words, which have values of other rows."""
+    for start in (0, 1, 6):
+        values = torch.full((start + 40 * dim + 5,), math.nan, dtype=dtype)
+        table = values[start : start + 40 * dim].view(40, dim)
+        table[::2] = torch.randint(-2, 3, (20, dim)).to(dtype)
+        case = Case(torch.ones(1, dim), table, torch.arange(0, 40, 2)[None], None)
+        want = reference.score_candidates(*case).float()
+        assert torch.equal(kernels.good("score_candidates", case), want)
+
+
 def test_equal_embeddings_tie(kernels):
     table = torch.randn(1, 77).expand(400, 77).contiguous()
     ids = torch.stack([torch.randperm(400)] * 3)

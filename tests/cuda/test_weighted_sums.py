@@ -9,7 +9,7 @@ from tests.cuda.test_kernels import METRICS, TIES, metric_arguments
 from tests.errors import raises
 from tests.gpu.cases import some
 from tests.gpu.emulator import Mode
-from tests.ops.cases import ALL, Case, label, make_case
+from tests.ops.cases import ALL, BF16, F32, Case, label, make_case
 
 
 def test_the_order_of_blocks_and_of_writes_does_not_matter(emulated):
@@ -90,6 +90,27 @@ def test_weighted_sums_of_real_numbers(kernels):
     other = kernels.raw.weighted_segment_sum(*moved).cpu()
     assert torch.equal(got[1], other[1])  # independent of the other segments
     assert torch.equal(got[2], other[3])
+
+
+@pytest.mark.parametrize(("dtype", "dim"), [(F32, 12), (BF16, 13)], ids=str)
+def test_many_short_segments_among_long_ones(kernels, dtype, dim):
+    """A block has several, and a warp reads the terms of more than one of them at once."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.randint(0, 4, (1030,), generator=generator)
+    lengths[[1, 8, 9, 500, 1029]] = torch.tensor([32, 33, 300, 31, 129])
+    rows = torch.randint(-2, 3, (50, dim), generator=generator).to(dtype)
+    index = torch.randint(-1, 52, (int(lengths.sum()),), generator=generator)
+    weights = torch.randint(-3, 4, index.shape, generator=generator).float()
+    order = torch.randperm(len(index), generator=generator)
+    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    like = torch.empty(len(lengths), dim, dtype=dtype)
+    arguments = [weights, rows, index, order, offsets, like]
+    got = kernels.raw.weighted_segment_sum(*(part.to(kernels.device) for part in arguments)).cpu()
+    terms = weights[:, None].double() * rows[index.clamp(0, 49)].double()
+    terms = terms.masked_fill((index < 0)[:, None] | (index > 49)[:, None], 0)[order]
+    segment = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    want = torch.zeros(len(lengths), dim, dtype=torch.float64).index_add(0, segment, terms)
+    assert torch.equal(got, want.to(dtype))
 
 
 def test_weighted_sums_check_their_arguments(kernels):
