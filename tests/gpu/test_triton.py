@@ -11,6 +11,7 @@ if os.environ.get("TRITON_INTERPRET") != "0":
 import rl4rec_kernels as rk
 from rl4rec_kernels.metrics import parse_metrics, parse_ties
 from rl4rec_kernels.ops import reference
+from tests.ambient import products
 from tests.gpu import compiled
 from tests.gpu.cases import EVERY
 from tests.gpu.emulator import Mode
@@ -165,6 +166,19 @@ def test_scores_of_targets_and_tiles_agree_to_the_bit(dtype):
     scores = TRITON.every_score(case.query, case.table)
     found, ids = TRITON.topk_catalog(case.query, case.table, 150)
     assert torch.equal(found, scores.gather(1, ids))
+
+
+@runs(F32_90)
+@pytest.mark.parametrize("dim", [32, 384])
+def test_the_error_of_float32_products_that_are_split(dtype, dim):
+    """In units of the last place of sum |q_j t_j|: as a float32 sum has it; see docs/gpu.md."""
+    query, table = torch.randn(4, dim, dtype=dtype), torch.randn(32, dim, dtype=dtype)
+    exact, size = query.double() @ table.double().T, query.abs().double() @ table.abs().double().T
+    for precision, least, most in (("ieee", 0.0, 4.0), ("tf32", 100.0, 2.0**14)):
+        with products(f"cuda.matmul.fp32_precision={precision}"):
+            scores = TRITON.every_score(query, table)
+        error = ((scores.double() - exact).abs() / size).max().item() * 2**24
+        assert least <= error <= most, precision
 
 
 def test_every_kernel_ran():

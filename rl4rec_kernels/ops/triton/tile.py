@@ -53,8 +53,9 @@ class Operands(NamedTuple):
 def operands(query: Tensor, table: Tensor, row_stats: Tensor | None) -> Operands:
     """Bring queries into the table's precision, rounded as the table is.
 
-    Of two dtypes the wider one multiplies. float32 products are made of three TF32 ones, which
-    keeps all but the last two bits, unless torch's precision of float32 products asks for less.
+    Of two dtypes the wider one multiplies. float32 products are made of three TF32 ones, whose
+    errors are those of a float32 sum (measured in docs/gpu.md), unless torch's precision of float32
+    products asks for less. Ranks are exact relative to these scores.
     """
     query_scale = table_scale = None
     if row_stats is not None:
