@@ -8,6 +8,9 @@
 // pair and one for the second, both from zero, are added up and then added to C. Denormal inputs
 // and results count as zero. `TILE_DOT_INT8` does the same for quadruples of signed int8 and int32.
 //
+// `TILE_LOAD_PASSING` is for what passes through many times, a tile at a time: it leaves the L1 cache
+// to the other factor, which stays.
+//
 // Tiles are named by literal numbers: the assembler wants them so.
 #pragma once
 
@@ -38,6 +41,7 @@ inline void release_tiles() { _tile_release(); }
 
 #define TILE_ZERO(tile) _tile_zero(tile)
 #define TILE_LOAD(tile, from, stride) _tile_loadd(tile, from, stride)
+#define TILE_LOAD_PASSING(tile, from, stride) _tile_stream_loadd(tile, from, stride)
 #define TILE_STORE(tile, to, stride) _tile_stored(tile, to, stride)
 #define TILE_DOT_BFLOAT16(c, a, b) _tile_dpbf16ps(c, a, b)
 #define TILE_DOT_INT8(c, a, b) _tile_dpbssd(c, a, b)
@@ -117,6 +121,7 @@ inline void tile_dot_int8(int c, int a, int b) {
 
 #define TILE_ZERO(tile) tile_zero(tile)
 #define TILE_LOAD(tile, from, stride) tile_load(tile, from, stride)
+#define TILE_LOAD_PASSING(tile, from, stride) tile_load(tile, from, stride)
 #define TILE_STORE(tile, to, stride) tile_store(tile, to, stride)
 #define TILE_DOT_BFLOAT16(c, a, b) tile_dot_bfloat16(c, a, b)
 #define TILE_DOT_INT8(c, a, b) tile_dot_int8(c, a, b)

@@ -5,6 +5,7 @@
 // of 64 bytes of 16 items are the other factor, in the table itself if it is aligned.
 #include "cpu/amx.h"
 #include "cpu/levels.h"
+#include "cpu/tile_counters.h"
 
 namespace rl4rec {
 namespace RL4REC_LEVEL {
@@ -30,10 +31,10 @@ const char* item_at(const void* items, int64_t stride, int64_t row, int64_t word
 #define RL4REC_MULTIPLY_2X2(DOT, word, item_word)                \
   {                                                              \
     TILE_LOAD(4, item_at(items, stride, 0, item_word), stride);  \
-    TILE_LOAD(6, panel + 16 * (word), 64);                       \
+    TILE_LOAD_PASSING(6, panel + 16 * (word), 64);                       \
     TILE_LOAD(5, item_at(items, stride, 16, item_word), stride); \
     DOT(0, 4, 6);                                                \
-    TILE_LOAD(7, second + 16 * (word), 64);                      \
+    TILE_LOAD_PASSING(7, second + 16 * (word), 64);                      \
     DOT(2, 5, 6);                                                \
     DOT(1, 4, 7);                                                \
     DOT(3, 5, 7);                                                \
@@ -73,14 +74,68 @@ const char* item_at(const void* items, int64_t stride, int64_t row, int64_t word
     TILE_STORE(3, scores + 768, 64); \
   }
 
-void score_wide(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
-                const Int8Scales&, float* scores) {
-  const uint32_t* second = panel + 16 * words;
-  RL4REC_ZERO();
-  for (int64_t w = 0; w < words; w += kInstructionWords)
-    RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, w, w);
-  RL4REC_STORE_2X2(scores);
-}
+// What is done while the multiplier of the tiles is busy: step() is called after every few
+// multiplications.
+struct Nothing {
+  void step() {}
+};
+// Counts scores of 32 items and two vectors of queries.
+class CountRows {
+ public:
+  [[gnu::always_inline]] explicit CountRows(const Uncounted& scores)
+      : scores_(scores), counter_(scores.target) {}
+
+  [[gnu::always_inline]] void step() {
+    if (row_ == 32) return;
+    counter_.add_two(scores_.scores + 32 * row_);
+    counter_.add_two(scores_.scores + 32 * (row_ + 2));
+    row_ += 4;
+  }
+  [[gnu::always_inline]] bool finish() {
+    while (row_ < 32) step();
+    return counter_.store(/*only_finite=*/true, scores_.above, scores_.tied);
+  }
+
+ private:
+  const Uncounted& scores_;
+  Counter<32> counter_;
+  int64_t row_ = 0;
+};
+class CollectRows {
+ public:
+  [[gnu::always_inline]] explicit CollectRows(const Uncollected& scores)
+      : scores_(scores), collector_(scores.low, scores.high, scores.above, scores.positions) {}
+
+  [[gnu::always_inline]] void step() {
+    if (row_ == 32) return;
+    for (const int64_t end = row_ + 4; row_ < end; ++row_)
+      collector_.add(row_, scores_.scores + 32 * row_);
+  }
+  [[gnu::always_inline]] int64_t finish() {
+    while (row_ < 32) step();
+    return collector_.store(scores_.above);
+  }
+
+ private:
+  const Uncollected& scores_;
+  Collector<32> collector_;
+  int64_t row_ = 0;
+};
+
+struct BFloat16 {
+  template <typename Meanwhile>
+  [[gnu::always_inline]] static void score(const uint32_t* panel, const void* items, int64_t stride,
+                                           int64_t words, const Int8Scales&, float* scores,
+                                           Meanwhile& meanwhile) {
+    const uint32_t* second = panel + 16 * words;
+    RL4REC_ZERO();
+    for (int64_t w = 0; w < words; w += kInstructionWords) {
+      RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, w, w);
+      meanwhile.step();
+    }
+    RL4REC_STORE_2X2(scores);
+  }
+};
 
 void score_narrow(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
                   const Int8Scales&, float* scores) {
@@ -91,18 +146,23 @@ void score_narrow(const uint32_t* panel, const void* items, int64_t stride, int6
 }
 
 // The first parts' product, and those of a first and a second part.
-void score_split_wide(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
-                      const Int8Scales&, float* scores) {
-  const uint32_t* second = panel + 16 * words;
-  const int64_t half = words / 2;
-  RL4REC_ZERO();
-  for (int64_t w = 0; w < half; w += kInstructionWords) {
-    RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, w, w);
-    RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, half + w, w);
-    RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, w, half + w);
+struct Split {
+  template <typename Meanwhile>
+  [[gnu::always_inline]] static void score(const uint32_t* panel, const void* items, int64_t stride,
+                                           int64_t words, const Int8Scales&, float* scores,
+                                           Meanwhile& meanwhile) {
+    const uint32_t* second = panel + 16 * words;
+    const int64_t half = words / 2;
+    RL4REC_ZERO();
+    for (int64_t w = 0; w < half; w += kInstructionWords) {
+      RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, w, w);
+      meanwhile.step();
+      RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, half + w, w);
+      RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, w, half + w);
+    }
+    RL4REC_STORE_2X2(scores);
   }
-  RL4REC_STORE_2X2(scores);
-}
+};
 
 void score_split_narrow(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
                         const Int8Scales&, float* scores) {
@@ -128,15 +188,22 @@ void scale_sums(const int32_t* sums, const Int8Scales& scales, float* scores) {
   }
 }
 
-void score_int8_wide(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
-                     const Int8Scales& scales, float* scores) {
-  const uint32_t* second = panel + 16 * words;
-  alignas(64) int32_t sums[kMaxTileScores];
-  RL4REC_ZERO();
-  for (int64_t w = 0; w < words; w += kInstructionWords) RL4REC_MULTIPLY_2X2(TILE_DOT_INT8, w, w);
-  RL4REC_STORE_2X2(sums);
-  scale_sums<32>(sums, scales, scores);
-}
+struct Int8 {
+  template <typename Meanwhile>
+  [[gnu::always_inline]] static void score(const uint32_t* panel, const void* items, int64_t stride,
+                                           int64_t words, const Int8Scales& scales, float* scores,
+                                           Meanwhile& meanwhile) {
+    const uint32_t* second = panel + 16 * words;
+    alignas(64) int32_t sums[kMaxTileScores];
+    RL4REC_ZERO();
+    for (int64_t w = 0; w < words; w += kInstructionWords) {
+      RL4REC_MULTIPLY_2X2(TILE_DOT_INT8, w, w);
+      meanwhile.step();
+    }
+    RL4REC_STORE_2X2(sums);
+    scale_sums<32>(sums, scales, scores);
+  }
+};
 
 void score_int8_narrow(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
                        const Int8Scales& scales, float* scores) {
@@ -147,35 +214,33 @@ void score_int8_narrow(const uint32_t* panel, const void* items, int64_t stride,
   scale_sums<16>(sums, scales, scores);
 }
 
-// Sums of 32 items and one vector of queries, both in two parts: those of the first parts, then the
-// mixed ones. The order of the instructions keeps additions to the same sum apart.
-void multiply_split_int8(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
-                         int32_t* sums) {
+// Scores of 32 items and one vector of queries of a panel of kLanes, both in two parts. The order
+// of the instructions keeps additions to the same sum apart.
+template <int kLanes, typename Meanwhile>
+[[gnu::always_inline]] inline void score_split_int8(const uint32_t* panel, const void* items,
+                                                    int64_t stride, int64_t words,
+                                                    const float* lane_scale,
+                                                    const float* item_scale, float* scores,
+                                                    Meanwhile& meanwhile) {
+  alignas(64) int32_t sums[2][32][16];  // of the first parts, and mixed
   const int64_t half = words / 2;
   RL4REC_ZERO();
   for (int64_t w = 0; w < half; w += kInstructionWords) {
     TILE_LOAD(4, item_at(items, stride, 0, w), stride);
-    TILE_LOAD(7, panel + 16 * (half + w), 64);
+    TILE_LOAD_PASSING(7, panel + 16 * (half + w), 64);
     TILE_DOT_INT8(2, 4, 7);
     TILE_LOAD(5, item_at(items, stride, 16, w), stride);
     TILE_DOT_INT8(3, 5, 7);
-    TILE_LOAD(6, panel + 16 * w, 64);
+    TILE_LOAD_PASSING(6, panel + 16 * w, 64);
     TILE_DOT_INT8(0, 4, 6);
+    meanwhile.step();
     TILE_LOAD(4, item_at(items, stride, 0, half + w), stride);
     TILE_DOT_INT8(2, 4, 6);
     TILE_LOAD(7, item_at(items, stride, 16, half + w), stride);
     TILE_DOT_INT8(3, 7, 6);
     TILE_DOT_INT8(1, 5, 6);
   }
-  RL4REC_STORE_4X1(sums);
-}
-
-// Scores of 32 items and one vector of queries of a panel of kLanes.
-template <int kLanes>
-void score_split_int8(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
-                      const float* lane_scale, const float* item_scale, float* scores) {
-  alignas(64) int32_t sums[2][32][16];
-  multiply_split_int8(panel, items, stride, words, sums[0][0]);
+  RL4REC_STORE_4X1(sums[0][0]);
   Floats lane_scales;
   __builtin_memcpy(&lane_scales, lane_scale, sizeof(lane_scales));
   for (int r = 0; r < 32; ++r) {
@@ -185,33 +250,70 @@ void score_split_int8(const uint32_t* panel, const void* items, int64_t stride, 
   }
 }
 
-void score_split_int8_wide(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
-                           const Int8Scales& scales, float* scores) {
-  for (int v = 0; v < 32; v += 16)
-    score_split_int8<32>(panel + v * words, items, stride, words, scales.lane_scale + v,
-                         scales.item_scale, scores + v);
-}
+struct SplitInt8 {
+  template <typename Meanwhile>
+  [[gnu::always_inline]] static void score(const uint32_t* panel, const void* items, int64_t stride,
+                                           int64_t words, const Int8Scales& scales, float* scores,
+                                           Meanwhile& meanwhile) {
+    for (int v = 0; v < 32; v += 16)
+      score_split_int8<32>(panel + v * words, items, stride, words, scales.lane_scale + v,
+                           scales.item_scale, scores + v, meanwhile);
+  }
+};
 
 void score_split_int8_narrow(const uint32_t* panel, const void* items, int64_t stride,
                              int64_t words, const Int8Scales& scales, float* scores) {
+  Nothing nothing;
   for (int r = 0; r < 64; r += 32)
     score_split_int8<16>(panel, item_at(items, stride, r, 0), stride, words, scales.lane_scale,
-                         scales.item_scale + r, scores + 16 * r);
+                         scales.item_scale + r, scores + 16 * r, nothing);
+}
+
+// Scores of 32 items and two vectors of queries.
+template <typename Kernel>
+void score_wide(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                const Int8Scales& scales, float* scores) {
+  Nothing nothing;
+  Kernel::score(panel, items, stride, words, scales, scores, nothing);
+}
+
+template <typename Kernel>
+bool score_and_count(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                     const Int8Scales& scales, float* scores, const Uncounted& others) {
+  CountRows rows(others);
+  Kernel::score(panel, items, stride, words, scales, scores, rows);
+  return rows.finish();
+}
+
+template <typename Kernel>
+int64_t score_and_collect(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                          const Int8Scales& scales, float* scores, const Uncollected& others) {
+  CollectRows rows(others);
+  Kernel::score(panel, items, stride, words, scales, scores, rows);
+  return rows.finish();
+}
+
+template <typename Kernel>
+void set_kernels(Level& level, Arithmetic arithmetic, float cost,
+                 decltype(TileKernels::score) narrow) {
+  level.wide[arithmetic] = {32,      32,
+                            16,      kInstructionWords,
+                            0,       cost,
+                            score_wide<Kernel>, nullptr,
+                            nullptr, score_and_count<Kernel>,
+                            score_and_collect<Kernel>};
+  level.narrow[arithmetic] = {16,     64,      16,      kInstructionWords, 0, cost,
+                              narrow, nullptr, nullptr, nullptr,           nullptr};
 }
 
 }  // namespace
 
 void set_amx_kernels(Level&);
 void set_amx_kernels(Level& level) {
-  const auto set = [&](Arithmetic arithmetic, float cost, decltype(TileKernels::score) wide,
-                       decltype(TileKernels::score) narrow) {
-    level.wide[arithmetic] = {32, 32, 16, kInstructionWords, 0, cost, wide, nullptr, nullptr};
-    level.narrow[arithmetic] = {16, 64, 16, kInstructionWords, 0, cost, narrow, nullptr, nullptr};
-  };
-  set(kBFloat16Pairs, 0.018f, score_wide, score_narrow);
-  set(kSplit, 0.05f, score_split_wide, score_split_narrow);
-  set(kSplitInt8, 0.027f, score_split_int8_wide, score_split_int8_narrow);
-  set(kInt8Quads, 0.012f, score_int8_wide, score_int8_narrow);
+  set_kernels<BFloat16>(level, kBFloat16Pairs, 0.018f, score_narrow);
+  set_kernels<Split>(level, kSplit, 0.05f, score_split_narrow);
+  set_kernels<SplitInt8>(level, kSplitInt8, 0.027f, score_split_int8_narrow);
+  set_kernels<Int8>(level, kInt8Quads, 0.012f, score_int8_narrow);
   level.enter = configure_tiles;
   level.leave = release_tiles;
 }

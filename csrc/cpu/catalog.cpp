@@ -25,7 +25,9 @@ TileKernels tile_for(Arithmetic arithmetic, int64_t num_queries) {
             0.0f,
             nullptr,
             level.lanes.count[log2],
-            level.lanes.count_and_collect[log2]};
+            level.lanes.count_and_collect[log2],
+            nullptr,
+            nullptr};
   }
   const TileKernels& narrow = level.narrow[arithmetic];
   return num_queries <= narrow.lanes ? narrow : level.wide[arithmetic];
@@ -120,16 +122,14 @@ ItemTile::ItemTile(const Catalog& catalog) : catalog_(catalog) {
   const bool in_steps = catalog.arithmetic == kFloat || catalog.rounds;
   const int64_t words = std::max(catalog.words, catalog.items.padded_dim() * in_steps);
   stride_ = ((words + 15) / 16 | 1) * 64;
-  words_ = make_words(stride_ / 4 * catalog.tile.rows);
 }
 
 int64_t ItemTile::load(int64_t first, int64_t end) {
   size_ = 0;
   norms_ = {};
   scale_range_ = kNoValues;
-  data_ = words_.get();
-  data_stride_ = stride_;
   if (catalog_.loads_in_place && load_in_place(first, end)) return first + size_;
+  make_room();
   for (; first < end && size_ < catalog_.tile.rows; ++first)
     if (catalog_.is_valid(first)) add(first);
   return first;
@@ -138,14 +138,21 @@ int64_t ItemTile::load(int64_t first, int64_t end) {
 void ItemTile::load_ids(const int64_t* ids, int64_t n) {
   size_ = 0;
   scale_range_ = kNoValues;
-  data_ = words_.get();
-  data_stride_ = stride_;
+  make_room();
   for (int64_t i = 0; i < n; ++i) add(ids[i]);
 }
 
-// Loads a whole tile, if all of its rows are valid.
+// For copies of items. Tiles that are loaded in place have none.
+void ItemTile::make_room() {
+  if (!words_) words_ = make_words(stride_ / 4 * catalog_.tile.rows);
+  data_ = words_.get();
+  data_stride_ = stride_;
+}
+
+// Loads a whole tile, if all of its rows are valid; the last one for few queries may have less.
 bool ItemTile::load_in_place(int64_t first, int64_t end) {
-  const int64_t n = catalog_.tile.rows;
+  const int64_t n =
+      catalog_.arithmetic == kFew ? std::min(end - first, kFewRows) : catalog_.tile.rows;
   if (end - first < n) return false;
   for (int64_t r = 0; r < n; ++r)
     if (!catalog_.is_valid(first + r)) return false;
@@ -219,6 +226,18 @@ void ItemTile::multiply(const Panels& panels, int64_t p, float* scores) const {
     for (int64_t r = 0; r < size_; ++r)
       for (int64_t l = 0; l < tile.lanes; ++l)
         scores[r * tile.lanes + l] *= scales.lane_scale[l] * scales_[r];
+}
+
+bool ItemTile::multiply_and_count(const Panels& panels, int64_t p, float* scores,
+                                  const Uncounted& others) const {
+  return catalog_.tile.score_and_count(panels.panel(p), data_, data_stride_, catalog_.words,
+                                       panels.scales(p, scales_), scores, others);
+}
+
+int64_t ItemTile::multiply_and_collect(const Panels& panels, int64_t p, float* scores,
+                                       const Uncollected& others) const {
+  return catalog_.tile.score_and_collect(panels.panel(p), data_, data_stride_, catalog_.words,
+                                         panels.scales(p, scales_), scores, others);
 }
 
 int64_t ItemTile::find(int64_t id) const {

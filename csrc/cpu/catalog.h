@@ -118,6 +118,11 @@ class ItemTile {
   // The two halves of it. If is_settled(...), there is nothing to settle unless a score is not
   // finite.
   void multiply(const Panels& panels, int64_t p, float* scores) const;
+  // As multiply, and meanwhile counts other scores, of a whole tile: see TileKernels.
+  bool multiply_and_count(const Panels& panels, int64_t p, float* scores,
+                          const Uncounted& others) const;
+  int64_t multiply_and_collect(const Panels& panels, int64_t p, float* scores,
+                               const Uncollected& others) const;
   bool is_settled(const Panels& panels, int64_t p, const float* compared) const {
     if (catalog_.arithmetic == kBFloat16Pairs) return !compared && !panels.has_unusual(p);
     if (catalog_.items.storage != kInt8) return true;
@@ -143,6 +148,7 @@ class ItemTile {
 
  private:
   void add(int64_t id);
+  void make_room();
   bool load_in_place(int64_t first, int64_t end);
   void include(const RowNorms& norms);
   void include_stats(int64_t id);

@@ -109,6 +109,13 @@ class UndecidedPairs {
   std::vector<float> scores_;
 };
 
+// The scores of a tile and a panel, if there is one.
+struct Scored {
+  const ItemTile* items = nullptr;
+  int64_t panel = 0;
+  const float* scores = nullptr;
+};
+
 // Pairs whose scores by dot_rows do not decide either. They are scored exactly, 16 at a time.
 template <typename Fn>
 class ClosePairs {
@@ -275,7 +282,7 @@ void Refinement::count_block(const Exclusions& exclusions, const Block& block,
     tied[i] += score == targets[i];
   });
   std::vector<float> copy;
-  float scores[kMaxTileScores];
+  alignas(64) float buffers[2][kMaxTileScores];
   uint32_t positions[kMaxPositions];
   Strips strips(*this, block);
   for (int64_t begin = block.begin; begin < block.end; begin += kStripRows) {
@@ -293,19 +300,37 @@ void Refinement::count_block(const Exclusions& exclusions, const Block& block,
       rounding[i] = this->rounding(q, strip.norms);
     }
     auto entries = exclusions.seek(first_query, tile.lanes, strip.panels->size(), begin);
+    // The scores of a tile are counted while those of the next one are computed.
+    Scored last;
+    const auto collect = [&](int64_t n) {
+      const int64_t first = last.panel * tile.lanes;
+      if (n < 0)
+        n = tile.count_and_collect(last.scores, last.items->size(), &low[first], &high[first],
+                                   /*only_finite=*/false, &above[first], positions);
+      for (int64_t i = 0; i < n; ++i)
+        undecided.add(last.items->ids()[positions[i] >> lanes_log2] - begin,
+                      first + (positions[i] & (tile.lanes - 1)));
+    };
     strips.for_each_tile([&](const ItemTile& items, int64_t p) {
       const int64_t first = p * tile.lanes;
-      items.score(*strip.panels, p, scores);
+      float* scores = buffers[last.scores == buffers[0]];
+      int64_t num_collected = -1;
+      if (last.items && last.items->size() == tile.rows && tile.score_and_collect) {
+        const int64_t other = last.panel * tile.lanes;
+        num_collected = items.multiply_and_collect(
+            *strip.panels, p, scores,
+            {last.scores, &low[other], &high[other], &above[other], positions});
+      } else {
+        items.score(*strip.panels, p, scores);
+      }
       exclusions.apply(entries[p], first_query + first, tile.lanes, items, kNan, scores);
       if (!strip.approximation)
         return void(tile.count(scores, items.size(), &targets[first], /*only_finite=*/false,
                                &above[first], &tied[first]));
-      const int64_t n = tile.count_and_collect(scores, items.size(), &low[first], &high[first],
-                                               /*only_finite=*/false, &above[first], positions);
-      for (int64_t i = 0; i < n; ++i)
-        undecided.add(items.ids()[positions[i] >> lanes_log2] - begin,
-                      first + (positions[i] & (tile.lanes - 1)));
+      if (last.items) collect(num_collected);
+      last = {&items, p, scores};
     });
+    if (last.items) collect(-1);
     const int64_t num_rescored = undecided.rescore(
         dim, [&](int64_t i) { return item(begin + i, copy); },
         [&](int64_t i) { return query(first_query + i); },

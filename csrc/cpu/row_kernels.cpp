@@ -332,6 +332,7 @@ void score_few(const float* queries, const void* rows, int64_t stride, int64_t n
     const auto add = [&](const T* step, int64_t j) {
 #pragma GCC unroll 8
       for (int p = 0; p < kParts; ++p) {
+        __builtin_prefetch(reinterpret_cast<const char*>(step + p * kWidth) + kStreamAhead);
         const Floats value = load(step + p * kWidth);
         squares.parts[p] += value * value;
 #pragma GCC unroll 8

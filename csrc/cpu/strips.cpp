@@ -37,9 +37,9 @@ const Strip& Strips::load(int64_t begin, int64_t end) {
 }
 
 void Strips::load_tiles(Way& way, int64_t begin, int64_t end) {
-  const int64_t rows = way.catalog->tile.rows;
-  while (static_cast<int64_t>(way.tiles.size()) * rows < kStripRows)
-    way.tiles.emplace_back(*way.catalog);
+  const int64_t rows = way.catalog->tile.rows, needed = (end - begin + rows - 1) / rows;
+  way.tiles.reserve(needed);
+  while (static_cast<int64_t>(way.tiles.size()) < needed) way.tiles.emplace_back(*way.catalog);
   strip_.tiles = way.tiles.data();
   while (begin < end) {
     ItemTile& tile = way.tiles[strip_.num_tiles];

@@ -1,5 +1,6 @@
 // The kernels of tile_kernels.h, for one level of CPU features. As in row_kernels.cpp, no header
 // with inline functions may be included.
+#include "cpu/tile_counters.h"
 #include "cpu/tile_loop.h"
 
 namespace rl4rec {
@@ -12,94 +13,14 @@ struct FloatStep {
   static Sum add(Sum sum, Floats panel, float item) { return sum + panel * item; }
 };
 
-// A sum of products with scores is not finite if one of these is not.
-#if defined(__AVX512F__)
-template <int V>
-bool are_finite(const __m512 (&sums)[V]) {
-  __mmask16 bad = 0;
-  for (int v = 0; v < V; ++v) {
-    const __m512 part = _mm512_mul_ps(sums[v], _mm512_setzero_ps());  // 0 or NaN
-    bad |= _mm512_cmp_ps_mask(part, part, _CMP_UNORD_Q);
-  }
-  return bad == 0;
-}
-#endif
-template <int N>
-bool are_finite(const float (&sums)[N]) {
-  int32_t bad = 0;
-  for (int i = 0; i < N; ++i) bad |= 0.0f * sums[i] != 0.0f;
-  return bad == 0;
-}
-
 template <int kLanes>
 bool count(const float* scores, int64_t num_rows, const float* target, bool only_finite,
            int32_t* above, int32_t* tied) {
-#if defined(__AVX512F__)
-  if constexpr (kLanes >= kWidth) {
-    constexpr int V = kLanes / kWidth;
-    const __m512i one = _mm512_set1_epi32(1);
-    __m512i more[V], same[V];
-    __m512 to[V], products[V];
-    for (int v = 0; v < V; ++v) {
-      more[v] = same[v] = _mm512_setzero_si512();
-      products[v] = _mm512_setzero_ps();
-      to[v] = _mm512_loadu_ps(target + v * kWidth);
-    }
-    const auto add = [&](int v, __m512 score) {
-      const __mmask16 higher = _mm512_cmp_ps_mask(score, to[v], _CMP_GT_OQ);
-      const __mmask16 equal = _mm512_cmp_ps_mask(score, to[v], _CMP_EQ_OQ);
-      more[v] = _mm512_mask_add_epi32(more[v], higher, more[v], one);
-      same[v] = _mm512_mask_add_epi32(same[v], equal, same[v], one);
-    };
-    int64_t r = 0;
-    for (; r + 2 <= num_rows; r += 2)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
-        const __m512 score = _mm512_loadu_ps(scores + r * kLanes + v * kWidth);
-        const __m512 next = _mm512_loadu_ps(scores + (r + 1) * kLanes + v * kWidth);
-        add(v, score);
-        add(v, next);
-        products[v] = _mm512_fmadd_ps(score, next, products[v]);
-      }
-    for (int v = 0; v < V && r < num_rows; ++v) {
-      const __m512 score = _mm512_loadu_ps(scores + r * kLanes + v * kWidth);
-      add(v, score);
-      products[v] = _mm512_fmadd_ps(score, _mm512_setzero_ps(), products[v]);
-    }
-    if (only_finite && !are_finite(products)) return false;
-    for (int v = 0; v < V; ++v) {
-      const __m512i before = _mm512_loadu_si512(above + v * kWidth);
-      const __m512i others = _mm512_loadu_si512(tied + v * kWidth);
-      _mm512_storeu_si512(above + v * kWidth, _mm512_add_epi32(before, more[v]));
-      _mm512_storeu_si512(tied + v * kWidth, _mm512_add_epi32(others, same[v]));
-    }
-    return true;
-  }
-#endif
-  int32_t more[kLanes], same[kLanes];  // copies, which no other pointer can alias
-  float products[kLanes] = {};
-  __builtin_memcpy(more, above, sizeof(more));
-  __builtin_memcpy(same, tied, sizeof(same));
+  Counter<kLanes> counter(target);
   int64_t r = 0;
-  for (; r + 2 <= num_rows; r += 2) {
-    const float *row = scores + r * kLanes, *next = row + kLanes;
-    for (int l = 0; l < kLanes; ++l) {
-      more[l] += (row[l] > target[l]) + (next[l] > target[l]);
-      same[l] += (row[l] == target[l]) + (next[l] == target[l]);
-      products[l] += row[l] * next[l];
-    }
-  }
-  if (r < num_rows)
-    for (int l = 0; l < kLanes; ++l) {
-      const float score = scores[r * kLanes + l];
-      more[l] += score > target[l];
-      same[l] += score == target[l];
-      products[l] += 0.0f * score;
-    }
-  if (only_finite && !are_finite(products)) return false;
-  __builtin_memcpy(above, more, sizeof(more));
-  __builtin_memcpy(tied, same, sizeof(same));
-  return true;
+  for (; r + 2 <= num_rows; r += 2) counter.add_two(scores + r * kLanes);
+  if (r < num_rows) counter.add_one(scores + r * kLanes);
+  return counter.store(only_finite, above, tied);
 }
 
 bool all_finite(const float* scores, int64_t n) {
@@ -126,69 +47,14 @@ bool all_finite(const float* scores, int64_t n) {
 #endif
 }
 
-// For fewer lanes than a vector has, and for vectors without masks.
-template <int kLanes>
-int64_t count_and_collect_by_row(const float* scores, int64_t num_rows, const float* low,
-                                 const float* high, bool only_finite, int32_t* above,
-                                 uint32_t* positions) {
-  if (only_finite && !all_finite(scores, num_rows * kLanes)) return -1;
-  uint32_t* next = positions;
-  int32_t more[kLanes];
-  __builtin_memcpy(more, above, sizeof(more));
-  for (int64_t r = 0; r < num_rows; ++r) {
-    const float* row = scores + r * kLanes;
-    int32_t any = 0;
-    for (int l = 0; l < kLanes; ++l) {
-      more[l] += row[l] > high[l];
-      any += (row[l] >= low[l]) & (row[l] <= high[l]);
-    }
-    if (any == 0) continue;
-    for (int l = 0; l < kLanes; ++l) {
-      *next = static_cast<uint32_t>(r * kLanes + l);
-      next += (row[l] >= low[l]) & (row[l] <= high[l]);
-    }
-  }
-  __builtin_memcpy(above, more, sizeof(more));
-  return next - positions;
-}
-
 template <int kLanes>
 int64_t count_and_collect(const float* scores, int64_t num_rows, const float* low,
                           const float* high, bool only_finite, int32_t* above,
                           uint32_t* positions) {
-#if defined(__AVX512F__)
-  if constexpr (kLanes >= kWidth) {
-    constexpr int V = kLanes / kWidth;
-    uint32_t* next = positions;
-    __m512i counts[V];
-    __m512 products = _mm512_setzero_ps();
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    for (int v = 0; v < V; ++v) {
-      const __m512 from = _mm512_loadu_ps(low + v * kWidth),
-                   to = _mm512_loadu_ps(high + v * kWidth);
-      __m512i more = _mm512_loadu_si512(above + v * kWidth);
-      const __m512 zero = _mm512_setzero_ps();
-      for (int64_t r = 0; r < num_rows; ++r) {
-        const __m512 score = _mm512_loadu_ps(scores + r * kLanes + v * kWidth);
-        products = _mm512_fmadd_ps(score, zero, products);
-        const __mmask16 higher = _mm512_cmp_ps_mask(score, to, _CMP_GT_OQ);
-        const __mmask16 inside = _mm512_cmp_ps_mask(score, from, _CMP_GE_OQ) & ~higher;
-        more = _mm512_mask_add_epi32(more, higher, more, _mm512_set1_epi32(1));
-        // No branch on `inside`: whether it is 0 is hard to predict.
-        const int first = static_cast<int>(r * kLanes) + v * kWidth;
-        const __m512i position = _mm512_add_epi32(lane, _mm512_set1_epi32(first));
-        _mm512_storeu_si512(next, _mm512_maskz_compress_epi32(inside, position));
-        next += __builtin_popcount(inside);
-      }
-      counts[v] = more;
-    }
-    if (only_finite && !are_finite<1>({products})) return -1;
-    for (int v = 0; v < V; ++v) _mm512_storeu_si512(above + v * kWidth, counts[v]);
-    return next - positions;
-  }
-#endif
-  return count_and_collect_by_row<kLanes>(scores, num_rows, low, high, only_finite, above,
-                                          positions);
+  if (only_finite && !all_finite(scores, num_rows * kLanes)) return -1;
+  Collector<kLanes> collector(low, high, above, positions);
+  for (int64_t r = 0; r < num_rows; ++r) collector.add(r, scores + r * kLanes);
+  return collector.store(above);
 }
 
 // As the compiler does it for vectors. In a loop of scalars it might vectorize the multiplications

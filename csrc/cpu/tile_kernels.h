@@ -58,6 +58,17 @@ using CountAndCollect = int64_t (*)(const float* scores, int64_t num_rows, const
                                     const float* high, bool only_finite, int32_t* above,
                                     uint32_t* positions);
 
+// Scores of a whole tile, and what else Count and CountAndCollect are given.
+struct Uncounted {
+  const float *scores, *target;
+  int32_t *above, *tied;
+};
+struct Uncollected {
+  const float *scores, *low, *high;
+  int32_t* above;
+  uint32_t* positions;
+};
+
 struct TileKernels {
   int64_t lanes, rows;
   int64_t vector_lanes;  // of the vectors that a panel is made of
@@ -71,6 +82,14 @@ struct TileKernels {
                 const Int8Scales& scales, float* scores);
   Count count;
   CountAndCollect count_and_collect;
+
+  // The same as `score`, and meanwhile as `count` of other scores with `only_finite`, or as
+  // `count_and_collect` without it. Null if there is nothing to gain from doing both at once.
+  bool (*score_and_count)(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                          const Int8Scales& scales, float* scores, const Uncounted& others);
+  int64_t (*score_and_collect)(const uint32_t* panel, const void* items, int64_t stride,
+                               int64_t words, const Int8Scales& scales, float* scores,
+                               const Uncollected& others);
 };
 
 // Kernels for panels of 1, 2, 4, 8, 16 and 32 lanes.

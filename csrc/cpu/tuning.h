@@ -38,6 +38,10 @@ constexpr int64_t kPrefetchRows = 12;
 // The same for dot_int8_rows.
 constexpr int64_t kPrefetchInt8Rows = 24;
 
+// Bytes that are prefetched ahead of rows that are read one after the other: the processor's own
+// prefetching ends with each page.
+constexpr int64_t kStreamAhead = 2048;
+
 // The least work per thread, in multiplications and in metrics. Starting one takes microseconds,
 // and milliseconds where other programs keep all processors busy: a call of one query starts none.
 constexpr int64_t kMultiplicationsPerThread = 1 << 18;
