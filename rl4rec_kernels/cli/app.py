@@ -21,6 +21,8 @@ from rl4rec_kernels.cli.common import (
     DatasetName,
     EncoderBackend,
     EncoderName,
+    KCore,
+    MinRating,
     Seed,
     json_lines,
     load_split,
@@ -32,9 +34,10 @@ from rl4rec_kernels.cli.demo import demo
 from rl4rec_kernels.cli.doctor import main as check_installation
 from rl4rec_kernels.cli.evaluate import evaluate
 from rl4rec_kernels.cli.serve import serve, status, stop
-from rl4rec_kernels.data import RecommendationDataset, load_item_metadata
+from rl4rec_kernels.data import RecommendationDataset
 from rl4rec_kernels.data.dataset import Sample
 from rl4rec_kernels.data.labels import item_ids, item_or_items
+from rl4rec_kernels.data.loading import load_data
 from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.index import Encoder, ItemIndex
@@ -102,12 +105,15 @@ def index_build(
     name: DatasetName,
     out: Annotated[Path, typer.Option(help="The index file to write (.safetensors).")],
     data_dir: DataDir = None,
+    k_core: KCore = 0,
+    min_rating: MinRating = None,
     encoder: EncoderName = "minilm",
     backend: EncoderBackend = "torch",
 ) -> None:
     """Encode the items of a data set into an index file."""
     check_destination(out)  # encoding may take long
-    item_metadata = load_item_metadata(name, data_dir=data_dir)
+    data = load_data(name, data_dir, k_core=k_core, min_rating=min_rating)
+    item_metadata = data.item_metadata or {}
     index = ItemIndex.build(item_metadata, open_encoder(encoder, backend))
     index.save(out)
     print(f"wrote {out}: {len(item_metadata):,} items of {index.table.shape[1]} dimensions")
@@ -141,6 +147,8 @@ def sample(
     encoder: EncoderName = "minilm",
     backend: EncoderBackend = "torch",
     data_dir: DataDir = None,
+    k_core: KCore = 0,
+    min_rating: MinRating = None,
     seed: Seed = 42,
 ) -> None:
     """Print the samples of a split with their negatives, one JSON object per line.
@@ -149,8 +157,8 @@ def sample(
     """
     if not hard and (index is not None or skip_top):
         raise ValueError("--index and --skip-top need --hard N: pass it, or drop them")
-    item_metadata = load_item_metadata(name, data_dir=data_dir)
-    dataset = load_split(name, item_metadata, split, 0 if hard else num_negs, seed, data_dir)
+    data = load_data(name, data_dir, k_core=k_core, min_rating=min_rating)
+    dataset = load_split(data, split, 0 if hard else num_negs, seed)
     if hard:
         mined = _mine(dataset, hard, skip_top, index, open_encoder(encoder, backend))
         dataset = dataset.with_negatives(mined, num_random=num_negs)

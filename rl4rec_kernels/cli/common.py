@@ -9,7 +9,7 @@ from rl4rec_kernels._utils.checks import choice
 from rl4rec_kernels._utils.contents import HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.paths import absolute
-from rl4rec_kernels.data import PromptGenerator, RecommendationDataset
+from rl4rec_kernels.data import Interactions, RecommendationDataset
 from rl4rec_kernels.data.files import lone_surrogate
 from rl4rec_kernels.data.item_fields import ItemMetadata
 from rl4rec_kernels.data.splits import SPLITS
@@ -30,6 +30,13 @@ EncoderName = Annotated[
 EncoderBackend = Annotated[
     str, typer.Option("--backend", help="Library that runs the encoder: torch or openvino.")
 ]
+KCore = Annotated[
+    int,
+    typer.Option("--k-core", min=0, help="Remove users and items with fewer interactions."),
+]
+MinRating = Annotated[
+    float | None, typer.Option(help="Remove interactions with a lower rating, before --k-core.")
+]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 
 
@@ -48,25 +55,10 @@ def open_encoder(name: str, backend: str) -> Encoder:
     return Encoder(name, backend=choice("backend", backend, ENGINES))
 
 
-def load_split(
-    name: str,
-    item_metadata: ItemMetadata,
-    split: str,
-    num_negs: int,
-    seed: int,
-    data_dir: Path | None,
-) -> RecommendationDataset:
-    """Load a split of a data set, with random negatives."""
-    return RecommendationDataset(
-        name,
-        item_metadata,
-        PromptGenerator(item_metadata),
-        choice("split", split, SPLITS),
-        num_negs=num_negs,
-        num_items=max(item_metadata) + 1,
-        seed=seed,
-        data_dir=data_dir,
-    )
+def load_split(data: Interactions, split: str, num_negs: int, seed: int) -> RecommendationDataset:
+    """Make a split of a data set, with random negatives."""
+    part = choice("split", split, SPLITS)
+    return RecommendationDataset.from_interactions(data, part, num_negs=num_negs, seed=seed)
 
 
 def open_index(

@@ -27,8 +27,8 @@ from rl4rec_kernels.cli.common import (
     open_encoder,
     typer,
 )
-from rl4rec_kernels.data import load_item_metadata
 from rl4rec_kernels.data.item_fields import as_text
+from rl4rec_kernels.data.loading import load_data
 from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.data.splits import choose_rows
 from rl4rec_kernels.ids import RaggedIds
@@ -181,12 +181,10 @@ def run(dataset_dir: Path, num_users: int | None, seed: int, encoder: Encoder) -
         If the directory does not contain a data set, or an invalid one.
     """
     name, parent = dataset_dir.name, dataset_dir.parent
-    item_metadata = load_item_metadata(name, data_dir=parent)
-    splits = [
-        load_split(name, item_metadata, "test", num_negs, seed, parent)
-        for num_negs in NUM_NEGATIVES
-    ]
+    data = load_data(name, parent)
+    splits = [load_split(data, "test", num_negs, seed) for num_negs in NUM_NEGATIVES]
     test = splits[-1]
+    item_metadata = test.item_metadata
     rows = choose_rows(len(test), num_users, seed)
     histories = [test.history(int(row)) for row in rows]
     texts = [recent_titles(item_metadata, history) for history in histories]

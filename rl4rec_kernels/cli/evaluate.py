@@ -16,6 +16,8 @@ from rl4rec_kernels.cli.common import (
     DataDir,
     EncoderBackend,
     EncoderName,
+    KCore,
+    MinRating,
     Seed,
     existing_directory,
     json_lines,
@@ -24,8 +26,9 @@ from rl4rec_kernels.cli.common import (
     open_index,
     typer,
 )
-from rl4rec_kernels.data import RecommendationDataset, load_item_metadata
+from rl4rec_kernels.data import RecommendationDataset
 from rl4rec_kernels.data.files import read_text
+from rl4rec_kernels.data.loading import load_data
 from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.data.raw_ids import is_number_token
 from rl4rec_kernels.data.splits import choose_rows
@@ -46,6 +49,8 @@ def evaluate(
         Path | None, typer.Option(help="The data set's directory, instead of its name.")
     ] = None,
     data_dir: DataDir = None,
+    k_core: KCore = 0,
+    min_rating: MinRating = None,
     texts: Annotated[
         Path | None,
         typer.Option(
@@ -117,6 +122,8 @@ def evaluate(
         str(name),
         open_encoder(encoder, backend) if embeddings is None else None,
         data_dir=data_dir,
+        k_core=k_core,
+        min_rating=min_rating,
         split=split,
         texts=outputs,
         embeddings=embeddings,
@@ -145,6 +152,8 @@ def evaluate_dataset(
     encoder: Encoder | None,
     *,
     data_dir: Path | None = None,
+    k_core: int = 0,
+    min_rating: float | None = None,
     split: str = "test",
     texts: Mapping[int | str, str] | None = None,
     embeddings: tuple[Path, Path] | None = None,
@@ -178,8 +187,9 @@ def evaluate_dataset(
             raise ValueError(
                 f"unknown grouping {shown(grouping)}; known are: {', '.join(GROUPINGS)}"
             )
-    item_metadata = load_item_metadata(name, data_dir=data_dir)
-    dataset = load_split(name, item_metadata, split, num_negs, seed, data_dir)
+    data = load_data(name, data_dir, k_core=k_core, min_rating=min_rating)
+    dataset = load_split(data, split, num_negs, seed)
+    item_metadata = dataset.item_metadata
     said = None if texts is None else texts_by_user(dataset, texts)
     with_text = np.arange(len(dataset))
     if said is not None:
@@ -217,6 +227,8 @@ def evaluate_dataset(
         about={
             "data set": name,
             "split": split,
+            "k_core": k_core or None,
+            "min_rating": min_rating,
             "encoder": None if encoder is None else encoder.fingerprint,
             "index": None if index is None else str(index),
             "embeddings": None if embeddings is None else list(map(str, embeddings)),

@@ -1,6 +1,7 @@
-"""Data sets by name: ``load_interactions`` and ``load_item_metadata``."""
+"""Data sets by name: ``load_interactions``, ``load_item_metadata``, and both by ``load_data``."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from rl4rec_kernels.data.atomic import interaction_files
@@ -76,3 +77,32 @@ def load_item_metadata(
         if has_rows and (found := read_interactions(directory, name=name).item_metadata):
             return found
     return read_prepared_items(directory, name)
+
+
+def load_data(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    k_core: int | tuple[int, int] = 0,
+    min_rating: float | None = None,
+) -> Interactions:
+    """Load a dataset's interactions with its items, and read each file once.
+
+    Parameters
+    ----------
+    name, data_dir
+        See `rl4rec_kernels.data.files.dataset_dir`.
+    k_core, min_rating
+        See `read_interactions`.
+
+    Raises
+    ------
+    FileNotFoundError, TypeError, ValueError
+        As `load_interactions`, `load_item_metadata` and `read_interactions`.
+    """
+    if k_core or min_rating is not None:
+        directory = dataset_dir(name, data_dir)
+        return read_interactions(directory, name=name, k_core=k_core, min_rating=min_rating)
+    found = load_interactions(name, data_dir)
+    metadata = found.item_metadata or load_item_metadata(name, data_dir)
+    return replace(found, name=name, item_metadata=metadata)
