@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -24,6 +25,8 @@ PACKAGED_MODEL = "minilm"
 
 EncoderEngine = Literal["torch", "openvino"]
 ENGINES: tuple[EncoderEngine, ...] = get_args(EncoderEngine)
+
+logger = logging.getLogger("rl4rec_kernels.index")
 
 _LONG_WORK = 1000  # texts, above which a progress bar is shown
 
@@ -182,11 +185,15 @@ class Encoder:
         TypeError, ValueError
             If `texts` is empty or not a sequence of valid strings; the message names the row.
         """
-        return self._encode(self.model.encode_query, texts, self.query_prefix, show_progress)
+        return self._encode(
+            "queries", self.model.encode_query, texts, self.query_prefix, show_progress
+        )
 
     def encode_items(self, texts: Sequence[str], show_progress: bool | None = None) -> Tensor:
         """Encode the texts of items, like `encode_queries` but as documents."""
-        return self._encode(self.model.encode_document, texts, self.item_prefix, show_progress)
+        return self._encode(
+            "items", self.model.encode_document, texts, self.item_prefix, show_progress
+        )
 
     def _item_prompt(self) -> str:
         """What is put before items: `item_prefix`, or the prompt that ``encode_document`` uses."""
@@ -198,6 +205,7 @@ class Encoder:
 
     def _encode(
         self,
+        what: str,
         encode: Callable[..., Any],
         texts: Sequence[str],
         prefix: str | None,
@@ -207,6 +215,8 @@ class Encoder:
         show_progress = optional_flag("show_progress", show_progress)
         if show_progress is None:
             show_progress = len(rows) > _LONG_WORK
+        if show_progress:  # the bar does not say so
+            logger.info("encoding %s %s", f"{len(rows):,}", what)
         with self._lock, plain_torch(self.device), torch.inference_mode():
             vectors = encode(
                 rows,

@@ -103,3 +103,11 @@ def test_a_loaded_model_is_not_changed(encoder):
     with raises(ValueError, "max_length", "set model.max_seq_length"):
         Encoder(encoder.model, max_length=8)
     assert encoder.model.max_seq_length == limit
+
+
+def test_a_progress_bar_says_what_is_encoded(encoder, caplog):
+    with caplog.at_level("INFO", "rl4rec_kernels.index"):
+        encoder.encode_items(["a", "b"], show_progress=True)
+        encoder.encode_queries(["a"], show_progress=True)
+        encoder.encode_queries(["a"])
+    assert [record.args for record in caplog.records] == [("2", "items"), ("1", "queries")]
