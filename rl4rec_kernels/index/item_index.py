@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -30,6 +30,13 @@ from rl4rec_kernels.index.files import (
     write_index,
 )
 from rl4rec_kernels.index.texts import DEFAULT_FIELDS, item_texts, texts_fingerprint
+
+
+class ImportOptions(TypedDict, total=False):
+    """The options of `ItemIndex.from_embeddings`."""
+
+    ids: IdList | None
+    valid: Tensor | None
 
 
 class ItemIndex:
@@ -178,7 +185,7 @@ class ItemIndex:
     @classmethod
     @torch.inference_mode(False)
     def import_file(
-        cls, path: str | os.PathLike[str], *, ids: IdList | None = None, valid: Tensor | None = None
+        cls, path: str | os.PathLike[str], **options: Unpack[ImportOptions]
     ) -> "ItemIndex":
         """Read embeddings made elsewhere, from ``.npy``, ``.pt`` or ``.safetensors``.
 
@@ -188,8 +195,8 @@ class ItemIndex:
             A NumPy array or a torch tensor [M, D]; a ``.pt`` file may also be a dict with one
             two-dimensional tensor and, as ``ids``, the items of its rows, like a ``.safetensors``
             file. No pickled objects.
-        ids, valid
-            As in `from_embeddings`. Default: the ids of the file, if it has some.
+        **options
+            ``ids`` and ``valid`` of `from_embeddings`. Default: the ids of the file.
 
         Raises
         ------
@@ -197,9 +204,11 @@ class ItemIndex:
             If the file does not exist, has another format, or its contents are invalid.
         """
         path = existing_file(path)
-        embeddings, own_ids = read_embeddings(path)
+        embeddings, ids = read_embeddings(path)
+        if ids is not None:
+            options.setdefault("ids", ids)
         try:
-            return cls.from_embeddings(embeddings, ids=own_ids if ids is None else ids, valid=valid)
+            return cls.from_embeddings(embeddings, **options)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{path}: {error}") from error
 

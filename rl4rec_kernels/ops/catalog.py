@@ -255,7 +255,7 @@ def _check(
     query, table = as_embeddings(query, table)
     catalog = check_catalog(query, table, valid, refine)
     excluded = split_excluded(exclude, query)
-    if backend == "cuda":
+    if isinstance(backend, str) and backend == "cuda":
         _hopper.check_dtypes(query, catalog)
         backend = _backends.resolve_backend(backend, query)
         _hopper.check_device(query)
