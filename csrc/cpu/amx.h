@@ -8,8 +8,8 @@
 // pair and one for the second, both from zero, are added up and then added to C. Denormal inputs
 // and results count as zero. `TILE_DOT_INT8` does the same for quadruples of signed int8 and int32.
 //
-// `TILE_LOAD_PASSING` is for what passes through many times, a tile at a time: it leaves the L1 cache
-// to the other factor, which stays.
+// `TILE_LOAD_PASSING` is for what passes through many times, a tile at a time: it leaves the L1
+// cache to the other factor, which stays.
 //
 // Tiles are named by literal numbers: the assembler wants them so.
 #pragma once

@@ -31,10 +31,10 @@ const char* item_at(const void* items, int64_t stride, int64_t row, int64_t word
 #define RL4REC_MULTIPLY_2X2(DOT, word, item_word)                \
   {                                                              \
     TILE_LOAD(4, item_at(items, stride, 0, item_word), stride);  \
-    TILE_LOAD_PASSING(6, panel + 16 * (word), 64);                       \
+    TILE_LOAD_PASSING(6, panel + 16 * (word), 64);               \
     TILE_LOAD(5, item_at(items, stride, 16, item_word), stride); \
     DOT(0, 4, 6);                                                \
-    TILE_LOAD_PASSING(7, second + 16 * (word), 64);                      \
+    TILE_LOAD_PASSING(7, second + 16 * (word), 64);              \
     DOT(2, 5, 6);                                                \
     DOT(1, 4, 7);                                                \
     DOT(3, 5, 7);                                                \
@@ -296,13 +296,18 @@ int64_t score_and_collect(const uint32_t* panel, const void* items, int64_t stri
 template <typename Kernel>
 void set_kernels(Level& level, Arithmetic arithmetic, float cost,
                  decltype(TileKernels::score) narrow) {
-  level.wide[arithmetic] = {32,      32,
-                            16,      kInstructionWords,
-                            0,       cost,
-                            score_wide<Kernel>, nullptr,
-                            nullptr, score_and_count<Kernel>,
+  level.wide[arithmetic] = {32,
+                            32,
+                            16,
+                            kInstructionWords,
+                            0,
+                            cost,
+                            score_wide<Kernel>,
+                            nullptr,
+                            nullptr,
+                            score_and_count<Kernel>,
                             score_and_collect<Kernel>};
-  level.narrow[arithmetic] = {16,     64,      16,      kInstructionWords, 0, cost,
+  level.narrow[arithmetic] = {16,     64,      16,      kInstructionWords, 0,      cost,
                               narrow, nullptr, nullptr, nullptr,           nullptr};
 }
 
