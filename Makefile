@@ -139,8 +139,9 @@ docs: $(VENV)/installed
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs site
 	@echo "site/index.html"
 
-# The GPU and the service have their own targets below.
-BENCHES ?= $(filter-out %_gpu.py %_service.py,$(wildcard benchmarks/bench_*.py))
+# The GPU and the service have their own targets below; the grid and log-probabilities their own pages.
+OWN     := $(addprefix benchmarks/bench_,gpu.py service.py grid.py log_prob.py)
+BENCHES ?= $(filter-out $(OWN),$(wildcard benchmarks/bench_*.py))
 
 # The results to write or to compare with: benchmarks/results/$(PAGE).md and .json
 PAGE  ?= cpu

@@ -144,8 +144,8 @@ def curves_of(group: str, contestants: list[dict[str, Any]], picture: Path) -> l
     return [*lines, "", f"![{group}]({picture.name})"]
 
 
-def page_of(run: dict[str, Any], folder: Path) -> str:
-    """The whole page in Markdown; plots are written next to it."""
+def page_of(run: dict[str, Any], page: Path) -> str:
+    """The whole page in Markdown; plots are written next to it, as `<page>_<group>.png`."""
     cpu = run["machine_info"]["cpu"]
     amx = "with" if "amx" in cpu_levels() else "without"
     lines = [
@@ -160,7 +160,7 @@ def page_of(run: dict[str, Any], folder: Path) -> str:
         lines += ["", f"**{note}**"]
     for group, contestants in groups_of(run).items():
         if "x" in contestants[0]:
-            picture = folder / f"{re.sub('[^a-z0-9]+', '_', group.lower())}.png"
+            picture = page.with_name(f"{page.stem}_{re.sub('[^a-z0-9]+', '_', group.lower())}.png")
             body = curves_of(group, contestants, picture)
         elif "mebibytes" in contestants[0]:
             body = memory_of(contestants)
@@ -175,7 +175,7 @@ def main() -> None:
     target, *paths = map(Path, sys.argv[1:])
     runs = [json.loads(path.read_text()) for path in paths]
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page_of(runs[0], target.parent))
+    target.write_text(page_of(runs[0], target))
     print(f"wrote {target}")
     if notes := list(filter(None, map(busy, runs))):
         print(f"wrote no ratios to compare with. {notes[0]}")

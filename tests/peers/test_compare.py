@@ -51,11 +51,11 @@ def test_ratios() -> None:
 
 
 def test_page(tmp_path: Path) -> None:
-    page = page_of(RUN, tmp_path)
+    page = page_of(RUN, tmp_path / "page.md")
     assert "| a peer | 25.00 ms | 0.00 ms | 2.50 | 2.78 |" in page
     assert "| a peer | 50.0 MiB |" in page
     assert "| a peer |  | 800.00 ms |" in page
-    assert (tmp_path / "growth.png").stat().st_size > 0
+    assert (tmp_path / "page_growth.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(("load", "says"), [(0.5, False), (4.0, False), (9.1, True)])
@@ -63,7 +63,9 @@ def test_a_busy_machine_is_reported(tmp_path: Path, load: float, says: bool) -> 
     machine = {**RUN["machine_info"], "load": load, "cores": 2}
     run = {**RUN, "machine_info": machine}
     assert (busy(run) is not None) is says
-    assert ("The machine was busy (load 9.1 on 2 cores)" in page_of(run, tmp_path)) is says
+    assert (
+        "The machine was busy (load 9.1 on 2 cores)" in page_of(run, tmp_path / "page.md")
+    ) is says
 
 
 @pytest.mark.parametrize(("ratio", "falls"), [(3.0, False), (2.13, False), (2.12, True)])
