@@ -36,8 +36,9 @@ from rl4rec_kernels.cli.evaluate import evaluate
 from rl4rec_kernels.cli.serve import serve, status, stop
 from rl4rec_kernels.data import RecommendationDataset
 from rl4rec_kernels.data.dataset import Sample
+from rl4rec_kernels.data.item_fields import ItemMetadata
 from rl4rec_kernels.data.labels import item_ids, item_or_items
-from rl4rec_kernels.data.loading import load_data
+from rl4rec_kernels.data.loading import load_data, load_item_metadata
 from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.data.raw_ids import RawIds
 from rl4rec_kernels.index import Encoder, ItemIndex
@@ -112,8 +113,11 @@ def index_build(
 ) -> None:
     """Encode the items of a data set into an index file."""
     check_destination(out)  # encoding may take long
-    data = load_data(name, data_dir, k_core=k_core, min_rating=min_rating)
-    item_metadata = data.item_metadata or {}
+    if k_core or min_rating is not None:
+        data = load_data(name, data_dir, k_core=k_core, min_rating=min_rating)
+        item_metadata: ItemMetadata = data.item_metadata or {}
+    else:  # a folder may have items alone
+        item_metadata = load_item_metadata(name, data_dir)
     index = ItemIndex.build(item_metadata, open_encoder(encoder, backend))
     index.save(out)
     print(f"wrote {out}: {len(item_metadata):,} items of {index.table.shape[1]} dimensions")
