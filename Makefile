@@ -71,7 +71,7 @@ grpo: $(VENV)/installed $(ML100K)
 	$(RUN) $(BIN)/python examples/grpo_trl.py --data $(CACHE)/ml-100k $(OPTIONS)
 
 # Without TESTS, two processes share the tests, which takes a bit more than half the time.
-KERNELS := tests/ops tests/cuda tests/gpu tests/negatives tests/evaluation tests/test_ambient.py
+KERNELS := tests/ops tests/cuda tests/gpu
 
 test: $(VENV)/installed $(ML100K)
 ifdef TESTS
@@ -202,7 +202,7 @@ EMULATED := tests/gpu/test_triton.py $(addprefix tests/ops/,test_gpu_candidates.
               test_log_prob.py test_log_prob_gradients.py)
 
 test-gpu-emulated: $(VENV)/installed
-	$(RUN) RL4REC_EMULATED=all $(BIN)/python -m pytest tests/cuda tests/gpu
+	$(RUN) RL4REC_EMULATED=all $(BIN)/python -m pytest tests/cuda tests/gpu tests/ops/test_triton_compile.py
 	for capability in 80 90; do \
 	  $(RUN) RL4REC_EMULATED=all RL4REC_CAPABILITY=$$capability $(BIN)/python -m pytest \
 	    -p tests.gpu.plugin -k '(gpu or triton) and not cuda and not compile' $(EMULATED) || exit 1; \

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.gpu.cases import EVERY
+
 pytest.importorskip("triton")
 
 KERNELS = {
@@ -43,7 +45,7 @@ MAY_SPILL = {
 }
 
 
-@pytest.fixture(scope="module", params=[80, 90], ids="sm_{}".format)
+@pytest.fixture(scope="module", params=[80, 90] if EVERY else [90], ids="sm_{}".format)
 def compiled(request) -> tuple[int, list[dict]]:
     """The compute capability and the kernels, compiled in a process that does not interpret."""
     script = Path(__file__).with_name("triton_resources.py")
