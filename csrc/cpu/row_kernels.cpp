@@ -332,7 +332,9 @@ void score_few(const float* queries, const void* rows, int64_t stride, int64_t n
     const auto add = [&](const T* step, int64_t j) {
 #pragma GCC unroll 8
       for (int p = 0; p < kParts; ++p) {
-        __builtin_prefetch(reinterpret_cast<const char*>(step + p * kWidth) + kStreamAhead);
+        // By numbers: no pointer may go beyond its array, as the last ones would.
+        const uintptr_t ahead = reinterpret_cast<uintptr_t>(step + p * kWidth) + kStreamAhead;
+        __builtin_prefetch(reinterpret_cast<const void*>(ahead));
         const Floats value = load(step + p * kWidth);
         squares.parts[p] += value * value;
 #pragma GCC unroll 8
