@@ -35,7 +35,8 @@ constexpr float kSlack = 8.0f;
   const __mmask16 is_normal = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
   return (Floats)_mm512_maskz_scalef_ps(is_normal, (__m512)p, (__m512)whole);  // NaN stays
 #else
-  const Floats result = (Floats)((Words)p + ((Words)shifted << 23));
+  using Bits [[gnu::vector_size(sizeof(Floats))]] = uint32_t;  // may overflow, if x is out of range
+  const Floats result = (Floats)((Bits)p + ((Bits)shifted << 23));
   return x < -126.0f ? Floats{} : result;  // NaN stays
 #endif
 }
