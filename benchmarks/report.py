@@ -148,8 +148,9 @@ def page_of(run: dict[str, Any], page: Path) -> str:
     """The whole page in Markdown; plots are written next to it, as `<page>_<group>.png`."""
     cpu = run["machine_info"]["cpu"]
     amx = "with" if "amx" in cpu_levels() else "without"
+    which = "" if page.stem == "cpu" else f": {page.stem.replace('_', ' ')}"
     lines = [
-        "# Measured on the CPU",
+        f"# Measured on the CPU{which}",
         "",
         f"{run['datetime'][:10]}, {cpu['brand_raw']}, {torch.get_num_threads()} threads, CPU level "
         f"{rk.cpu_level()} ({amx} AMX), Python {platform.python_version()}, "
