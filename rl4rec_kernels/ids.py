@@ -251,10 +251,10 @@ def check_some_targets(targets: object, num_rows: int) -> np.ndarray | RaggedIds
         assert isinstance(targets, list | tuple)
         targets = [row if _is_row(row) else [row] for row in targets]
     ids = pack_ids("targets", targets, num_rows)
-    empty = np.flatnonzero(ids.offsets[1:] == ids.offsets[:-1])
-    if empty.size:
+    empty = _ids.first_empty(ids.offsets)
+    if empty >= 0:
         raise ValueError(
-            f"targets: row {empty[0]} has none; give it at least one item id, or leave it out"
+            f"targets: row {empty} has none; give it at least one item id, or leave it out"
         )
     rows = rows_of(ids)
     order = np.lexsort((ids.values, rows))

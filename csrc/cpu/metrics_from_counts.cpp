@@ -33,7 +33,7 @@ Tensor metrics_from_counts(const Tensor& above, const Tensor& tied, const Tensor
           " must be int64 on the CPU");
     check(tensor.dim() == 1 && tensor.size(0) == rows, name, " must be [", rows,
           "], the shape of counts.above");
-    return torch::stable::contiguous(tensor);
+    return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);  // which is slow
   };
   const Tensor columns[] = {column(above, "counts.above"), column(tied, "counts.tied"),
                             column(total, "counts.total")};

@@ -147,6 +147,14 @@ int64_t first_bad(const Ids& ids, int64_t num_rows, const std::optional<Mask>& v
   return -1;
 }
 
+// The first row without an id, or -1.
+int64_t first_empty(const Ids& offsets) {
+  const int64_t* const begin = offsets.data();
+  const int64_t* const end = begin + offsets.size();
+  const int64_t* const found = std::adjacent_find(begin, end);
+  return found == end ? -1 : found - begin;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_ids, m) {
@@ -154,4 +162,5 @@ PYBIND11_MODULE(_ids, m) {
   m.def("prepend", &prepend);
   m.def("clean", &clean);
   m.def("first_bad", &first_bad);
+  m.def("first_empty", &first_empty);
 }

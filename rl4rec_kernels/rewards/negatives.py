@@ -48,10 +48,10 @@ def clean_negatives(
             )
         return None, NOTHING_REMOVED
     cleaned, removed = remove_repeats(given, targets)
-    is_empty = cleaned.offsets[1:] == cleaned.offsets[:-1]
-    if is_empty.any():
+    empty = _ids.first_empty(cleaned.offsets)
+    if empty >= 0:
         raise ValueError(
-            f"neg_items: row {is_empty.argmax()} has no negatives besides its target, which would "
+            f"neg_items: row {empty} has no negatives besides its target, which would "
             "always rank first"
         )
     return cleaned, removed
@@ -66,6 +66,8 @@ def remove_repeats(
         none = np.full(len(targets.offsets) - 1, -1)
         cleaned, report = remove_repeats(others, none)
         removed = len(negatives.values) - len(others.values)
+        if not removed:
+            return cleaned, report
         return cleaned, NegativesReport(report.duplicates, removed)
     values, offsets, repeats, of_targets = _ids.clean(*negatives, targets)
     if values is None or offsets is None:

@@ -11,13 +11,13 @@ from rl4rec_kernels.service.base import RetrievalBackend
 
 def rows_of_raw_ids(
     find: Callable[[], RetrievalBackend], dataset_name: str, arguments: Mapping[str, Any]
-) -> list[Any]:
+) -> dict[str, Any]:
     """Turn the texts in several arguments into rows of the table, which the service knows."""
 
     def raw_items() -> RawIds:
         return find().raw_items(dataset_name)
 
-    return [_rows_of(raw_items, name, values) for name, values in arguments.items()]
+    return {name: _rows_of(raw_items, name, values) for name, values in arguments.items()}
 
 
 def _rows_of(find: Callable[[], RawIds], name: str, values: Any) -> Any:

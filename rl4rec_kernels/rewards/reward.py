@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from rl4rec_kernels.data.labels import (
     read_rows,
     read_targets,
 )
+from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.index.texts import check_texts
 from rl4rec_kernels.metrics import RankCounts, TieRule, parse_metrics, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts
@@ -46,11 +48,12 @@ from rl4rec_kernels.rewards.formulas import (
     normalized,
     reward_parts,
 )
-from rl4rec_kernels.rewards.negatives import NegativesReport, clean_negatives
+from rl4rec_kernels.rewards.negatives import NOTHING_REMOVED, NegativesReport, clean_negatives
 from rl4rec_kernels.rewards.raw_ids import rows_of_raw_ids
 from rl4rec_kernels.rewards.targets import (
     Request,
     Scored,
+    Targets,
     mean_of_text,
     novelty_weights,
     offsets_of,
@@ -178,7 +181,7 @@ class RecReward:
             )
         self.k = k
         self.ties = ties
-        self.last_report = NegativesReport()
+        self.last_report = NOTHING_REMOVED
         self._weights = np.array(list(self.weights.values()), np.float64)
         self._metrics = [name for name in self.weights if name != SOFTMAX]
         self._service = service
@@ -316,20 +319,33 @@ class RecReward:
                 f"generated_texts must be groups of group_size={group} texts, got "
                 f"{len(queries)} texts"
             )
-        call = {"targets": targets, "histories": histories, "neg_items": neg_items}
-        targets, histories, neg_items = rows_of_raw_ids(self._find, self.dataset_name, call)
-        items = read_targets(targets, len(queries))
-        seen = None if histories is None else read_rows("histories", histories, len(queries))
+        ids = {"targets": targets, "histories": histories, "neg_items": neg_items}
+        items, seen, negatives, removed = self._read(len(queries), ids)
         weights = None
         if self.item_counts is not None and self.novelty:
             weights = novelty_weights(items, self.item_counts, self.novelty)
-        required = self.use_negatives_only
-        negatives, removed = clean_negatives(neg_items, items, len(queries), required)
         self.last_report = removed
-        if removed != NegativesReport() and not self._warned:
+        if removed is not NOTHING_REMOVED and not self._warned:
             self._warned = True
             logger.warning("%s were removed from neg_items", removed)
         return Request(queries, items, seen, negatives, removed, weights)
+
+    def _read(
+        self, num_rows: int, ids: Mapping[str, Any]
+    ) -> tuple[Targets, RaggedIds | None, RaggedIds | None, NegativesReport]:
+        """Read targets, histories and negatives; also returns what was removed of these."""
+        with suppress(TypeError):  # most calls have no texts, and looking for them takes time
+            return self._read_rows(num_rows, **ids)
+        named = rows_of_raw_ids(self._find, self.dataset_name, ids)
+        return self._read_rows(num_rows, **named)
+
+    def _read_rows(
+        self, num_rows: int, targets: Any, histories: Any, neg_items: Any
+    ) -> tuple[Targets, RaggedIds | None, RaggedIds | None, NegativesReport]:
+        items = read_targets(targets, num_rows)
+        seen = None if histories is None else read_rows("histories", histories, num_rows)
+        cleaned = clean_negatives(neg_items, items, num_rows, self.use_negatives_only)
+        return items, seen, *cleaned
 
     def _find(self) -> RetrievalBackend:
         return self._service or find_service(

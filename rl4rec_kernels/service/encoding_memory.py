@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ class EncodingMemory:
 
     def __init__(self, max_bytes: int) -> None:
         self.used_bytes, self._max_bytes = 0, max_bytes
-        self._slots: Tensor | None = None
+        self._slots: np.ndarray | Tensor | None = None  # on the CPU an array, which is faster
         self._rows: dict[str, int] = {}
         self._texts: list[str] = []  # by row
         self._used_at = np.empty(0, np.int64)  # by row: the number of the call
@@ -64,17 +65,19 @@ class EncodingMemory:
             rows = as_column("rows", found, len(found))
             self._calls += 1
             self._used_at[np.delete(rows, missing) if missing else rows] = self._calls
-            chosen = torch.from_numpy(rows).to(self._slots.device)
-            return self._slots.index_select(0, chosen), missing
+            return torch.as_tensor(self._slots[rows]), missing
 
     def remember(self, texts: Sequence[str], vectors: Tensor) -> None:
         """Remember the encodings [len(texts), D] of texts.
 
         A text that is remembered keeps what it has: of two threads, the first decides.
         """
+        new: np.ndarray | Tensor = vectors.detach()
+        if isinstance(new, Tensor) and new.device.type == "cpu":
+            new = new.numpy()
         with self._lock, torch.inference_mode(False):
             self._calls += 1
-            for text, vector in zip(texts, vectors.detach(), strict=True):
+            for text, vector in zip(texts, new, strict=True):
                 size = _num_bytes(text, vector)
                 if size > self._max_bytes:
                     continue
@@ -90,22 +93,25 @@ class EncodingMemory:
                 self._texts[row], self._used_at[row] = text, self._calls
                 self._rows[text] = row
 
-    def _matrix(self, vector: Tensor) -> Tensor:
+    def _matrix(self, vector: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """The slots, made at once for the first vector, or for one of another size or device."""
         slots = self._slots
-        if slots is not None and (slots.shape[1:], slots.device) == (vector.shape, vector.device):
+        if slots is not None and (slots.shape[1:], _device(slots)) == (
+            vector.shape,
+            _device(vector),
+        ):
             return slots
         self._rows.clear()
         self.used_bytes = 0
         count, dim = self._max_bytes // _num_bytes("", vector), len(vector)
         self._texts, self._free = [""] * count, list(range(count))[::-1]
         self._used_at = np.full(count, _FREE)
-        if vector.device.type == "cpu":
-            # Memory is used from when a slot is written. torch.empty may be set to fill all.
-            self._slots = torch.from_numpy(np.empty((count, dim), np.float32))
-        else:
-            self._slots = torch.empty(count, dim, dtype=torch.float32, device=vector.device)
-        return self._slots
+        # Memory is used from when a slot is written. torch.empty may be set to fill all.
+        slots = np.empty((count, dim), np.float32)
+        if isinstance(vector, Tensor):
+            slots = torch.empty(count, dim, dtype=torch.float32, device=vector.device)
+        self._slots = slots
+        return slots
 
     def _forget_oldest(self) -> None:
         row = int(self._used_at.argmin())
@@ -117,5 +123,9 @@ class EncodingMemory:
         self._free.append(row)
 
 
-def _num_bytes(text: str, vector: Tensor) -> int:
+def _device(vector: np.ndarray | Tensor) -> Any:
+    return vector.device if isinstance(vector, Tensor) else "cpu"
+
+
+def _num_bytes(text: str, vector: np.ndarray | Tensor) -> int:
     return sys.getsizeof(text) + vector.nbytes + _ENTRY_BYTES

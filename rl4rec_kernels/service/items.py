@@ -246,8 +246,11 @@ def _row_slices(calls: Sequence[Call]) -> list[slice]:
 
 def _split(calls: Sequence[Call], counts: RankCounts, log_probs: Tensor | None) -> list[Answer]:
     """Give each call its counts, and its log-probabilities if there are any."""
+    is_alone = len(calls) == 1 and counts.above.device.type == "cpu"
+    if is_alone and log_probs is None:
+        return [counts]
     rows = _row_slices(calls)
-    if len(calls) == 1 and counts.above.device.type == "cpu":
+    if is_alone:
         parts = [counts]
     else:
         together = torch.stack(tuple(counts)).cpu()  # one copy from a device
