@@ -126,7 +126,7 @@ def resolve_backend(backend: Backend, query: Tensor, *, cuda: bool = True) -> Ba
     if backend == "cuda" and not cuda:
         raise ValueError(
             "backend='cuda' is available for score_candidates, rank_candidates, "
-            "reward_candidates, rank_catalog, reward_catalog and topk_catalog only; "
+            "reward_candidates and, on a Hopper GPU, for operators on the whole catalog; "
             "pass backend='triton' or 'auto'"
         )
     if backend in ("cuda", "triton") and device != "cuda" and not runs_on_cpu(backend):

@@ -1,4 +1,4 @@
-"""Excluded items as sorted numbers, which GPU kernels take out of their counts."""
+"""Excluded items as sorted numbers, which GPU kernels take out of their counts and sums."""
 
 import torch
 from torch import Tensor
@@ -25,3 +25,30 @@ def exclusion_keys(
     known = (ids >= 0) & (ids < num_items)
     bad |= (~known & (ids != -1)).any()
     return torch.where(known, rows * num_items + ids, -1).reshape(-1).sort().values
+
+
+def sort_by_tile(
+    exclude: Tensor | None,
+    offsets: Tensor | None,
+    targets: Tensor,
+    num_items: int,
+    bad: Tensor,
+    tile: tuple[int, int],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Excluded pairs as numbers row * N + id, by tile, and where each tile's begin.
+
+    A tile is a block of queries and one of items, of these sizes. `targets` must be in range; they
+    are not excluded.
+    """
+    num_queries, (rows_of_tile, items_of_tile) = targets.shape[0], tile
+    if exclude is None or exclude.numel() == 0:
+        return None, None
+    keys = exclusion_keys(exclude, offsets, num_queries, num_items, bad)
+    rows, items = keys.clamp(min=0) // num_items, keys.clamp(min=0) % num_items
+    num_tiles = -(-num_items // items_of_tile)
+    tiles = rows // rows_of_tile * num_tiles + items // items_of_tile
+    num_cells = -(-num_queries // rows_of_tile) * num_tiles
+    kept = (keys < 0) | (items == targets.long()[rows])
+    tiles, order = torch.where(kept, num_cells, tiles).sort(stable=True)
+    cells = torch.arange(num_cells + 1, dtype=torch.int64, device=keys.device)
+    return keys[order], torch.searchsorted(tiles, cells)

@@ -255,12 +255,7 @@ def _check(
     query, table = as_embeddings(query, table)
     catalog = check_catalog(query, table, valid, refine)
     excluded = split_excluded(exclude, query)
-    if isinstance(backend, str) and backend == "cuda":
-        _hopper.check_dtypes(query, catalog)
-        backend = _backends.resolve_backend(backend, query)
-        _hopper.check_device(query)
-        return query, catalog, excluded, backend
-    return query, catalog, excluded, _backends.resolve_backend(backend, query, cuda=False)
+    return query, catalog, excluded, _hopper.resolve_backend(backend, query, catalog)
 
 
 def _refuse_several(backend: str) -> None:
@@ -269,20 +264,6 @@ def _refuse_several(backend: str) -> None:
             "backend='cuda' ranks one target per query, got targets as RaggedIds or lists of lists;"
             " pass backend='triton' or 'auto'"
         )
-
-
-def _rank(kernels: Any, *args: Any) -> Any:
-    """`rank_catalog` of a GPU backend."""
-    if kernels is _backends.kernels("cuda"):
-        return _hopper.rank_catalog(kernels, *args)
-    return kernels.rank_catalog(*args)
-
-
-def _topk(kernels: Any, *args: Any) -> Any:
-    """`topk_catalog` of a GPU backend."""
-    if kernels is _backends.kernels("cuda"):
-        return _hopper.topk_catalog(kernels, *args)
-    return kernels.topk_catalog(*args)
 
 
 def _exact(catalog: Catalog) -> Tensor:
@@ -322,10 +303,16 @@ _backends.register(
     _backends.empty_counts,
     prefers_cuda=False,
     explain=lambda *args: _explain(*args[:-1], target_scores=args[-1]),
-    kernel=_rank,
+    kernel=_hopper.or_triton("rank_catalog"),
 )
 _backends.register("reward_catalog", _backends.empty_metrics, cuda=False, explain=_explain)
-_backends.register("topk_catalog", _empty_best, prefers_cuda=False, explain=_explain, kernel=_topk)
+_backends.register(
+    "topk_catalog",
+    _empty_best,
+    prefers_cuda=False,
+    explain=_explain,
+    kernel=_hopper.or_triton("topk_catalog"),
+)
 _backends.register(
     "score_catalog_targets",
     lambda query, *rest: query.new_empty(query.shape[0], dtype=torch.float32),

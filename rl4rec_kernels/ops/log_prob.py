@@ -9,7 +9,7 @@ from torch import Tensor
 from rl4rec_kernels._utils.arrays import Array
 from rl4rec_kernels.ids import IdList, IdLists
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops import _backends, _gradients, reference
+from rl4rec_kernels.ops import _backends, _gradients, _hopper, reference
 from rl4rec_kernels.ops._arguments import (
     Catalog,
     Ids,
@@ -115,7 +115,7 @@ def log_prob_catalog(
 
     Parameters
     ----------
-    query, table, temperature, backend
+    query, table, temperature
         As in `log_prob_candidates`.
     targets : Tensor, shape [B]
         int32 or int64 rows of the table.
@@ -124,6 +124,8 @@ def log_prob_catalog(
         and repeats are allowed. It never removes the target itself.
     valid : Tensor or array, bool, shape [N], optional
         Which rows are items; others get no probability. Default: all.
+    backend : {"auto", "cpu", "cuda", "triton", "reference"}
+        As in `rank_catalog`; gradients are Triton's with ``"cuda"``, too.
 
     Returns
     -------
@@ -143,7 +145,7 @@ def log_prob_catalog(
     query, table, catalog, targets, excluded, temperature = _check_catalog(
         "log_prob_catalog", query, table, targets, exclude, temperature, valid
     )
-    backend = _backends.resolve_backend(backend, query, cuda=False)
+    backend = _hopper.resolve_backend(backend, query, catalog)
     if backend == "reference":
         found = reference.log_prob_catalog(
             query, table, targets, *excluded, catalog.valid, temperature
@@ -173,7 +175,8 @@ def rank_with_log_prob(
 ) -> tuple[RankCounts, Tensor]:
     """Compute the counts of `rank_catalog` and the log-probabilities of `log_prob_catalog`.
 
-    On the CPU both come from one pass over the table, and are those of the two calls, to the bit.
+    On the CPU and with ``backend="cuda"`` both come from one pass over the table. They are those of
+    the two calls, to the bit.
 
     Parameters
     ----------
@@ -193,14 +196,14 @@ def rank_with_log_prob(
     query, table, catalog, targets, excluded, temperature = _check_catalog(
         "rank_with_log_prob", query, table, targets, exclude, temperature, valid
     )
-    chosen = _backends.resolve_backend(backend, query, cuda=False)
-    if chosen != "cpu" or is_streamed(query, catalog):
+    chosen = _hopper.resolve_backend(backend, query, catalog)
+    if chosen == "reference" or is_streamed(query, catalog):
         counts = rank_catalog(query, table, targets, exclude, valid=valid, backend=backend)
         with torch.no_grad():
             return counts, log_prob_catalog(
                 query, table, targets, exclude, temperature, valid, backend=backend
             )
-    operator = torch.ops.rl4rec.rank_log_prob_catalog
+    operator = _backends.operators(chosen).rank_log_prob_catalog
     *counts, log_probs = in_blocks(
         lambda *arguments: operator(*arguments[:6], temperature), query, catalog, targets, excluded
     )
@@ -348,8 +351,9 @@ _backends.register(
 _backends.register(
     "log_prob_catalog",
     _empty_log_probs,
-    cuda=False,
+    prefers_cuda=False,
     explain=_explain_catalog,
+    kernel=_hopper.or_triton("log_prob_catalog"),
     backward=_catalog_backward,
     setup_context=_keep,
 )
@@ -359,10 +363,14 @@ _backends.register(
         like.new_empty((like.shape[0] if needed else 0, like.shape[1]))
         for like, needed in zip((query, table), rest[-2:], strict=True)
     ),
-    cuda=False,
+    prefers_cuda=False,
+    kernel=lambda _, *args: _backends.kernels("triton").log_prob_catalog_grad(*args),
     backward=_differentiable_once("log_prob_catalog"),
 )
-torch.library.register_fake(
-    "rl4rec::rank_log_prob_catalog",
+_backends.register(
+    "rank_log_prob_catalog",
     lambda query, *rest: (*_backends.empty_counts(query), _empty_log_probs(query)[0]),
+    prefers_cuda=False,
+    explain=_explain_catalog,
+    kernel=_hopper.or_triton("rank_log_prob_catalog"),
 )

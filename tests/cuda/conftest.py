@@ -4,10 +4,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
 
 from rl4rec_kernels import RankCounts
-from tests.cuda.emulated import built_library
+from rl4rec_kernels.ops import _backends
+from tests.cuda.emulated import Emulated, built_library
 from tests.ops.cases import Case
+
+HAS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 
 
 class Kernels(NamedTuple):
@@ -39,3 +43,38 @@ def kernels(request: pytest.FixtureRequest) -> Kernels:
         return Kernels(request.getfixturevalue("emulated").raw, "cpu")
     torch.ops.load_library(str(built_library()))
     return Kernels(torch.ops.rl4rec_cuda_raw, "cuda")
+
+
+@pytest.fixture(scope="session")
+def emulated_hopper() -> Emulated:
+    return Emulated(part="cuda/sm90")
+
+
+@pytest.fixture(params=["emulated", "gpu"] if HAS_HOPPER else ["emulated"])
+def raw(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The raw operators, which `backend="cuda"` calls, for tensors of the CPU."""
+    if request.param == "gpu":
+        torch.ops.load_library(str(built_library()))
+        return OnGpu(torch.ops.rl4rec_cuda_raw)
+    operators = request.getfixturevalue("emulated_hopper").raw
+    monkeypatch.setattr(_backends, "runs_on_cpu", lambda backend: backend == "cuda")
+    monkeypatch.setattr(_backends, "has_cuda_library", lambda: True)
+    kernels = _backends.kernels
+    monkeypatch.setattr(
+        _backends, "kernels", lambda backend: operators if backend == "cuda" else kernels(backend)
+    )
+    return operators
+
+
+class OnGpu:
+    """Operators that move their arguments to the GPU, and results to the CPU."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> Tensor:
+            moved = [part.cuda() if isinstance(part, Tensor) else part for part in arguments]
+            return getattr(self._raw, name)(*moved).cpu()
+
+        return call

@@ -62,6 +62,11 @@ def run_hopper() -> None:
             counts = rk.rank_catalog(query, table, targets, seen, valid=valid, backend="cuda")
             for count, want in zip(counts, reference.rank_catalog(*case), strict=True):
                 assert torch.equal(count.cpu(), want), (dtype, shape)
+            found = rk.log_prob_catalog(
+                query, table, targets, seen, 0.5, valid=valid, backend="cuda"
+            )
+            want = reference.log_prob_catalog(*case, 0.5)
+            torch.testing.assert_close(found.double().cpu(), want, rtol=1e-6, atol=1e-6)
 
 
 def run_triton() -> None:

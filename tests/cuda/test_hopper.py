@@ -9,7 +9,8 @@ from torch import Tensor
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.ops import _backends, _hopper, reference
-from tests.cuda.emulated import Emulated, built_library
+from tests.cuda.conftest import HAS_HOPPER, OnGpu
+from tests.cuda.emulated import built_library
 from tests.errors import raises
 from tests.gpu.cases import EVERY, some
 from tests.gpu.emulator import Mode
@@ -22,7 +23,6 @@ from tests.ops.catalog_cases import (
     reference_best,
 )
 
-HAS_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 # (B, N, D): ones, no dimensions, around a tile's 256 items, a block's 128 queries and a slice's 64
 # dimensions; rows that bulk copies cannot read; more slices than stay in shared memory.
 SHAPES = [
@@ -38,41 +38,6 @@ SHAPES = [
     (257, 256, 8),
     (3, 2503, 16),
 ]
-
-
-@pytest.fixture(scope="session")
-def emulated_hopper() -> Emulated:
-    return Emulated(part="cuda/sm90")
-
-
-@pytest.fixture(params=["emulated", "gpu"] if HAS_HOPPER else ["emulated"])
-def raw(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The raw operators, which `backend="cuda"` calls, for tensors of the CPU."""
-    if request.param == "gpu":
-        torch.ops.load_library(str(built_library()))
-        return OnGpu(torch.ops.rl4rec_cuda_raw)
-    operators = request.getfixturevalue("emulated_hopper").raw
-    monkeypatch.setattr(_backends, "runs_on_cpu", lambda backend: backend == "cuda")
-    monkeypatch.setattr(_backends, "has_cuda_library", lambda: True)
-    kernels = _backends.kernels
-    monkeypatch.setattr(
-        _backends, "kernels", lambda backend: operators if backend == "cuda" else kernels(backend)
-    )
-    return operators
-
-
-class OnGpu:
-    """Operators that move their arguments to the GPU, and results to the CPU."""
-
-    def __init__(self, raw: Any) -> None:
-        self._raw = raw
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any) -> Tensor:
-            moved = [part.cuda() if isinstance(part, Tensor) else part for part in arguments]
-            return getattr(self._raw, name)(*moved).cpu()
-
-        return call
 
 
 def counted(raw: Any, case: CatalogCase) -> rk.RankCounts:

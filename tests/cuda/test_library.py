@@ -90,7 +90,7 @@ def test_rows_are_read_in_words_of_128_bits(library, cuobjdump):
 def test_the_kernels_for_hopper_multiply_from_shared_memory(library, cuobjdump):
     code = by_kernel(run(cuobjdump, "--dump-sass", str(library)), "Function : ")
     kernels = {name: text for (_, name), text in code.items() if "tile_kernel" in name}
-    assert len(kernels) == 4  # that count and collect, bfloat16 and float16
+    assert len(kernels) == 6  # that count, collect and sum, bfloat16 and float16
     for name, text in kernels.items():
         products = re.findall(r"HGMMA\.64x256x16\.F32\S*", text)
         assert len(products) == 4, name  # a slice of 64 dimensions

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from rl4rec_kernels.ops import reference
+from rl4rec_kernels.ops import _hopper, reference
 from tests.cuda.emulated import ROOT, Emulated, architecture_of, flags_of, nvcc, run, write_all
 from tests.gpu import compiled
 from tests.ops import cases
@@ -90,6 +90,16 @@ def hopper(raw: Emulated) -> None:
         assert torch.equal(tied, want.tied + 1)
 
 
+def hopper_sums(raw: Emulated) -> None:
+    """Log-probabilities over several ranges of items, with exclusions of several warps."""
+    case = make_catalog_case((20, 700, 72), (cases.BF16, cases.BF16))
+    case = case._replace(exclude=torch.arange(60).view(20, 3) * 11)
+    bad = torch.zeros(1, dtype=torch.int32)
+    found, _ = _hopper.log_prob_catalog(raw.raw, *case, 30.0, bad)
+    want = reference.log_prob_catalog(*case, 30.0)
+    torch.testing.assert_close(found.double(), want, rtol=1e-6, atol=1e-6)
+
+
 CUDA: dict[str, tuple[Source, Callable[[Emulated], None]]] = {
     "a lost barrier": (
         Source("counts.cuh", "if (slot == 0) target_score = score;\n  __syncthreads();",
@@ -117,7 +127,7 @@ CUDA: dict[str, tuple[Source, Callable[[Emulated], None]]] = {
                "kPack + i] = sums[i];"), candidates),
 }  # fmt: skip
 
-TILES = "sm90/tiles.cuh"
+TILES, SUM = "sm90/tiles.cuh", "sm90/sum.cuh"
 HOPPER: dict[str, Source] = {
     "a place that is freed too early": Source(TILES, "          wait_for_products<1>();\n", ""),
     "items that are not waited for": Source(
@@ -133,6 +143,11 @@ HOPPER: dict[str, Source] = {
         "sm90/instructions.cuh", "((chunk ^ row % 8) << 4)", "(chunk << 4)"),
     "an unmasked last tile": Source(
         TILES, "if (left >= kTileItems) return true;", "if (left > 0) return true;"),
+    "exclusions of other warps": Source(
+        SUM, "loaded >> 12 == row % kBlockQueries / 16", "loaded >= 0"),
+    "sums that keep their reference": Source(
+        SUM, "      s.sum[h] = s.sum[h] * factor(s.largest[h], larger) + other_sum * "
+        "factor(other, larger);\n", "      s.sum[h] += other_sum;\n"),
 }  # fmt: skip
 
 TRITON: dict[str, Ptx] = {
@@ -205,10 +220,12 @@ def main() -> int:
         report(f"CUDA: {name}", partial(check, emulated))
     on_hopper = Emulated(part="cuda/sm90")
     hopper(on_hopper)
+    hopper_sums(on_hopper)
     original = on_hopper.text
     for name, source in HOPPER.items():
         on_hopper.use(named_as(with_source(source, "cuda/sm90"), original))
-        report(f"CUDA on Hopper: {name}", partial(hopper, on_hopper))
+        check = hopper_sums if source.file == SUM else hopper
+        report(f"CUDA on Hopper: {name}", partial(check, on_hopper))
     print(f"{number - missed} of {number} faults found")
     return missed
 

@@ -15,9 +15,6 @@ struct Collect {
     int item[2];  // the last one that reaches the bound with its score
   };
 
-  // Comparisons with NaN are false.
-  static __device__ __forceinline__ float masked() { return __int_as_float(0x7fffffff); }
-
   // To integers that sort as floats do, and back.
   static __device__ __forceinline__ int ordered(int bits) {
     return bits < 0 ? bits ^ 0x7fffffff : bits;
@@ -55,8 +52,8 @@ struct Collect {
   }
 
   // The places of all keys of a tile are fetched at once: that takes longer than to compare.
-  __device__ __forceinline__ void tile(State& s, const float (&d)[kScores], int row,
-                                       int first) const {
+  __device__ __forceinline__ void tile(State& s, const float (&d)[kScores], int row, int first,
+                                       Odd) const {
     float best[kGroups][2];
     bool any = false;
 #pragma unroll
@@ -85,7 +82,7 @@ struct Collect {
     });
   }
 
-  __device__ __forceinline__ void end(State&, int) const {}
+  __device__ __forceinline__ void end(State&, int, int) const {}
 
   const int64_t* bounds;  // keys [B]
   int64_t* keys;          // [B, capacity]

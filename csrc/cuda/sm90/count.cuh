@@ -11,9 +11,6 @@ struct Count {
     int above[2], tied[2];
   };
 
-  // Comparisons with NaN are false.
-  static __device__ __forceinline__ float masked() { return __int_as_float(0x7fffffff); }
-
   __device__ __forceinline__ void begin(State& s, int row) const {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -25,7 +22,7 @@ struct Count {
 
   // Counted in float32, which is exact, and of which a multiprocessor adds twice as many at a time;
   // in two sums each, which do not wait for each other.
-  __device__ __forceinline__ void tile(State& s, const float (&d)[kScores], int, int) const {
+  __device__ __forceinline__ void tile(State& s, const float (&d)[kScores], int, int, Odd) const {
     float above[2][2] = {}, tied[2][2] = {};
 #pragma unroll
     for (int i = 0; i < kScores; ++i) {
@@ -40,7 +37,7 @@ struct Count {
     }
   }
 
-  __device__ __forceinline__ void end(State& s, int row) const {
+  __device__ __forceinline__ void end(State& s, int row, int) const {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
 #pragma unroll

@@ -16,7 +16,6 @@ struct Pairs {
   float* scores;
 };
 
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr int kPairBytes = 1024 + kProductRows * kSliceRow + kItemBytes;
 
 // Puts 64 dimensions of a row for each pair into shared memory.

@@ -8,11 +8,11 @@
 // items, so that these are read from memory once.
 //
 // An epilogue is a struct with
-//   kMasked               the score of what is not an item
 //   State                 what a thread keeps
 //   begin(state, row)     a block of queries; the thread has rows `row` and `row + 8`
-//   tile(state, d, row, first)   scores of a tile; the first column of the thread is `first`
-//   end(state, row)
+//   tile(state, d, row, first, odd)   scores of a tile, which it may change; the first column of
+//                         the thread is `first`, and `odd` what is not an ordinary score
+//   end(state, row, range)
 #pragma once
 
 #include "cuda/sm90/instructions.cuh"
@@ -27,6 +27,20 @@ constexpr int kTileThreads = 3 * kWarpgroup;
 constexpr int kConsumerWarps = 2 * kWarpgroup / kLanes;
 constexpr int kMaskWords = kTileItems / kLanes;
 constexpr int kBarrierBytes = 8 * (2 * kStages + 2);
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// The score of what is not an item. It is NaN, with which all comparisons are false; a score that
+// is NaN has other bits.
+__device__ __forceinline__ float masked() { return __int_as_float(0x7fffffff); }
+__device__ __forceinline__ bool is_masked(float score) {
+  return __float_as_int(score) == 0x7fffffff;
+}
+
+// Whether some scores of a warp in a tile are masked, or not finite.
+struct Odd {
+  bool masked, open;
+};
 
 // What a kernel reads, and how the work is shared.
 template <typename T>
@@ -62,13 +76,23 @@ __device__ __forceinline__ float score_in_float64(const Rows<T>& queries, const 
 
 __device__ __forceinline__ bool is_open(float score) { return !(fabsf(score) <= kMaxFloat); }
 
-// Scores again what is not finite. Each step takes the first value and puts it behind the last, so
-// that registers are not indexed: this is slow, and short.
-template <typename T>
-__device__ __forceinline__ void settle(float (&d)[kScores], const Work<T>& w, int row, int first) {
+// Replaces each score by fn(i, score). Each step takes the first value and puts it behind the last,
+// so that registers are not indexed: this is slow, and short.
+template <typename Fn>
+__device__ __forceinline__ void replace_scores(float (&d)[kScores], const Fn& fn) {
 #pragma unroll 1
   for (int i = 0; i < kScores; ++i) {
-    float score = d[0];
+    const float score = fn(i, d[0]);
+#pragma unroll
+    for (int k = 0; k + 1 < kScores; ++k) d[k] = d[k + 1];
+    d[kScores - 1] = score;
+  }
+}
+
+// Scores again what is not finite.
+template <typename T>
+__device__ __forceinline__ void settle(float (&d)[kScores], const Work<T>& w, int row, int first) {
+  replace_scores(d, [&](int i, float score) {
     const int own_row = row + i / 2 % 2 * 8, own_item = first + i / 4 * 8 + i % 2;
     const bool exists = own_row < w.query.count && own_item < w.table.count;
     unsigned open = __ballot_sync(kAllLanes, exists && is_open(score));
@@ -79,10 +103,8 @@ __device__ __forceinline__ void settle(float (&d)[kScores], const Work<T>& w, in
                                            __shfl_sync(kAllLanes, own_item, lane));
       if (lane_of_thread() == lane) score = found;
     }
-#pragma unroll
-    for (int k = 0; k + 1 < kScores; ++k) d[k] = d[k + 1];
-    d[kScores - 1] = score;
-  }
+    return is_masked(score) ? kNan : score;
+  });
 }
 
 // Which columns of a tile are items, 32 in a word.
@@ -116,18 +138,21 @@ __device__ __forceinline__ void finish_tile(float (&d)[kScores], const Work<T>& 
 #pragma unroll
   for (int i = 0; i < kScores; ++i) check[i % 4] = fmaf(d[i], 0.0f, check[i % 4]);
   const float all = (check[0] + check[1]) + (check[2] + check[3]);
-  if (__any_sync(kAllLanes, all != all)) settle(d, w, row, first);
+  Odd odd;
+  odd.open = __any_sync(kAllLanes, all != all);
+  if (odd.open) settle(d, w, row, first);
   uint32_t words[kMaskWords];
-  if (!items_of_tile(w, tile, words)) {
+  odd.masked = !items_of_tile(w, tile, words);
+  if (odd.masked) {
 #pragma unroll
     for (int j = 0; j < kScores / 4; ++j) {
       const uint32_t bits = words[j / 4] >> (j % 4 * 8) >> column;
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        if (!(bits >> i % 2 & 1)) d[4 * j + i] = Epilogue::masked();
+        if (!(bits >> i % 2 & 1)) d[4 * j + i] = masked();
     }
   }
-  epilogue.tile(state, d, row, first);
+  epilogue.tile(state, d, row, first, odd);
 }
 
 // The warpgroup that brings queries and items.
@@ -226,7 +251,7 @@ __device__ __forceinline__ void consume(const Work<T>& w, const Epilogue& epilog
       release(Barrier{empty.address + 8 * before});
       finish_tile(d, w, epilogue, state, row, tile);
     }
-    epilogue.end(state, row);
+    epilogue.end(state, row, range);
     if (w.resident) release(Barrier{empty.address + 8 * kStages});
   }
 }

@@ -8,7 +8,12 @@ Each function takes its operator's arguments and, if the operator checks ids, a 
 """
 
 from rl4rec_kernels.ops.triton.log_prob_candidates import log_prob_candidates
-from rl4rec_kernels.ops.triton.log_prob_catalog import log_prob_catalog, log_prob_catalog_grad
+from rl4rec_kernels.ops.triton.log_prob_catalog import (
+    add_ranges,
+    log_prob_catalog,
+    log_prob_catalog_grad,
+    rank_log_prob_catalog,
+)
 from rl4rec_kernels.ops.triton.metrics import metrics_from_counts
 from rl4rec_kernels.ops.triton.metrics_of_targets import metrics_of_targets
 from rl4rec_kernels.ops.triton.rank_candidates import rank_candidates, reward_candidates
@@ -23,6 +28,7 @@ from rl4rec_kernels.ops.triton.topk_catalog import topk_catalog
 from rl4rec_kernels.ops.triton.weighted_segment_sum import weighted_segment_sum
 
 __all__ = [
+    "add_ranges",
     "log_prob_candidates",
     "log_prob_catalog",
     "log_prob_catalog_grad",
@@ -31,6 +37,7 @@ __all__ = [
     "rank_candidates",
     "rank_catalog",
     "rank_catalog_targets",
+    "rank_log_prob_catalog",
     "reward_candidates",
     "reward_catalog",
     "score_candidates",

@@ -7,16 +7,18 @@ embeddings, by torch.
 """
 
 import math
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.ops._exclusions import exclusion_keys
+from rl4rec_kernels.ops._exclusions import sort_by_tile
 from rl4rec_kernels.ops.triton.launch import is_open, launch
 from rl4rec_kernels.ops.triton.log_prob_candidates import exponentials
 from rl4rec_kernels.ops.triton.pairs import score_targets
+from rl4rec_kernels.ops.triton.rank_catalog import rank_catalog
 from rl4rec_kernels.ops.triton.tile import (
     BLOCK,
     Operands,
@@ -29,28 +31,6 @@ _MAX_RANGES = 256  # so that what is kept per query does not grow with the table
 _PAIRS = tl.constexpr(32)  # excluded ones that are looked up at once
 _ITEMS_AT_ONCE = 4096  # of the softmax in the backward pass
 Excluded = tuple[Tensor | None, Tensor | None]
-
-
-def _sort_by_tile(
-    exclude: Tensor | None,
-    offsets: Tensor | None,
-    targets: Tensor,
-    num_items: int,
-    bad: Tensor,
-) -> Excluded:
-    """Excluded pairs as numbers row * N + id, by tile, and where each tile's begin."""
-    num_queries = targets.shape[0]
-    if exclude is None or exclude.numel() == 0:
-        return None, None
-    keys = exclusion_keys(exclude, offsets, num_queries, num_items, bad)
-    rows, items = keys.clamp(min=0) // num_items, keys.clamp(min=0) % num_items
-    num_tiles = triton.cdiv(num_items, BLOCK)
-    tiles = rows // BLOCK * num_tiles + items // BLOCK
-    num_cells = triton.cdiv(num_queries, BLOCK) * num_tiles
-    kept = (keys < 0) | (items == targets.long()[rows])
-    tiles, order = torch.where(kept, num_cells, tiles).sort(stable=True)
-    cells = torch.arange(num_cells + 1, dtype=torch.int64, device=keys.device)
-    return keys[order], torch.searchsorted(tiles, cells)
 
 
 @triton.jit
@@ -188,17 +168,13 @@ def log_prob_catalog(
     valid = None if valid is None else valid.contiguous()
     num_queries, num_items = query.shape[0], table.shape[0]
     device = query.device
-    log_probs = torch.empty(num_queries, dtype=torch.float32, device=device)
-    normalizer = torch.empty((num_queries, 2), dtype=torch.float64, device=device)
-    if num_queries == 0:
-        return log_probs, normalizer
     both = operands(query, table, None)
     scores = score_targets(both, targets, valid, bad, elsewhere=False)
-    if num_items == 0:
-        return log_probs.fill_(torch.nan), normalizer
-    keys, starts = _sort_by_tile(
-        exclude, exclude_offsets, _clamped(targets, num_items), num_items, bad
-    )
+    if num_queries == 0 or num_items == 0:
+        nothing = torch.empty((num_queries, 0), dtype=torch.float32, device=device)
+        return add_ranges(nothing, nothing, scores, temperature)
+    own = _clamped(targets, num_items)
+    keys, starts = sort_by_tile(exclude, exclude_offsets, own, num_items, bad, (BLOCK, BLOCK))
     num_tiles, num_blocks = triton.cdiv(num_items, BLOCK), triton.cdiv(num_queries, BLOCK)
     tiles_per_range = triton.cdiv(num_tiles, _MAX_RANGES)
     num_ranges = triton.cdiv(num_tiles, tiles_per_range)
@@ -212,9 +188,31 @@ def log_prob_catalog(
     launch(_sum_exponentials, programs, references, *args, sides, tile, False, **options)
     options["num_stages"] = 1  # it is rarely needed, and takes more registers
     launch(_sum_exponentials, programs, references, *args, sides, tile, True, **options)
-    inverse = torch.full((1,), 1.0 / temperature, dtype=torch.float64, device=device)
+    return add_ranges(references, sums, scores, temperature)
+
+
+def rank_log_prob_catalog(*args: Any) -> tuple[Tensor, ...]:
+    """Counts, as `rank_catalog`, and log-probabilities: by two passes over the items."""
+    *catalog, _, bad = args
+    arguments: Any = (*catalog, None, None, None, bad)
+    return *rank_catalog(*arguments), log_prob_catalog(*args)[0]
+
+
+def add_ranges(
+    references: Tensor, sums: Tensor, scores: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities float32 [B] and normalizers from sums over ranges, float32 [B, ranges].
+
+    `references` has the largest score of each range, `scores` those of the targets.
+    """
+    num_queries, num_ranges = sums.shape
+    log_probs = torch.empty(num_queries, dtype=torch.float32, device=sums.device)
+    normalizer = torch.empty((num_queries, 2), dtype=torch.float64, device=sums.device)
+    if sums.numel() == 0:
+        return log_probs.fill_(torch.nan), normalizer
+    inverse = torch.full((1,), 1.0 / temperature, dtype=torch.float64, device=sums.device)
     arguments = (normalizer, references, sums, scores, inverse, num_ranges, num_queries, BLOCK)
-    launch(_add_ranges, num_blocks, log_probs, *arguments)
+    launch(_add_ranges, triton.cdiv(num_queries, BLOCK), log_probs, *arguments)
     return log_probs, normalizer
 
 
@@ -245,7 +243,8 @@ def log_prob_catalog_grad(
     if num_queries and num_items:
         bad = torch.zeros(1, dtype=torch.int32, device=device)
         targets = _clamped(targets, num_items)
-        excluded = _sort_by_tile(exclude, exclude_offsets, targets, num_items, bad)
+        ids = (exclude, exclude_offsets)
+        excluded = sort_by_tile(*ids, targets, num_items, bad, (BLOCK, BLOCK))
         slopes = grad.double() / temperature
         factors = (-slopes * (-normalizer[:, 1]).exp()).float()
         target_weights = (-slopes * log_probs.double().expm1()).float()[:, None]
