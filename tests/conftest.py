@@ -64,6 +64,18 @@ def encoder() -> Encoder:
     return Encoder(device="cpu")
 
 
+@pytest.fixture(scope="session")
+def short_encoder() -> Encoder:
+    """The packaged MiniLM for the first words alone: all items of Beauty take seconds."""
+    return Encoder(device="cpu", batch_size=256, max_length=12)
+
+
+@pytest.fixture(scope="session")
+def index_cache(tmp_path_factory) -> Path:
+    """The $RL4REC_CACHE in which tests share the encoded items of the real data sets."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(params=cpu_levels())
 def level(request: pytest.FixtureRequest):
     """Run the test at each CPU level."""

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -113,7 +114,7 @@ def test_output_that_cannot_be_written_is_one_line_or_none(output, code):
 
 
 def test_an_error_while_importing_is_one_line():
-    done = rl4rec("doctor", RL4REC_CPU_LEVEL="bogus")
+    done = python("-m", "rl4rec_kernels", "doctor", RL4REC_CPU_LEVEL="bogus")
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "RL4REC_CPU_LEVEL='bogus'" in done.stderr
@@ -176,27 +177,16 @@ def test_an_error_names_the_line_that_python_cannot_parse(line):
 
 
 def test_reward_reads_and_writes_utf8_in_any_locale(index, data_dir):
-    line = '\ufeff{"text": "빨간 공", "target": 1}\n'.encode()
-    done = subprocess.run(
-        [sys.executable, "-m", "rl4rec_kernels", "reward", "--index", str(index)],
-        input=line,
-        capture_output=True,
-        check=False,
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-    )
+    line = '\ufeff{"text": "빨간 공", "target": 1}\n'
+    done = rl4rec("reward", "--index", str(index), stdin=line, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     items = data_dir / "balls" / "item_metadata.json"
-    items.parent.mkdir()
+    items.parent.mkdir(exist_ok=True)
     items.write_text(json.dumps({i: {"title": f"공 {i}"} for i in range(1, 9)}))
     (items.parent / "sequential_data.txt").write_text("1 1 2 3 4 5\n")
     variables = {"RL4REC_DATA": str(data_dir), "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(
-        [sys.executable, "-m", "rl4rec_kernels", "sample", "balls", "--num-negs", "1"],
-        capture_output=True,
-        check=False,
-        env={**os.environ, **variables},
-    )
-    assert "1. 공 1" in json.loads(done.stdout.decode())["prompt"]
+    done = rl4rec("sample", "balls", "--num-negs", "1", **variables)
+    assert "1. 공 1" in json.loads(done.stdout)["prompt"]
 
 
 def test_reward_answers_each_line_as_it_comes(index):
@@ -268,6 +258,34 @@ def test_a_closed_pipe_is_not_an_error(data_dir):
     )
     assert done.stdout == '{"pro'
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--help",
+        "--version",
+        "doctor",
+        "index build toys --out {out}/new.safetensors",
+        "index info {index}",
+        "sample toys --num-negs 1",
+        "reward --index {index}",
+        "evaluate toys --index {index} --num-negs 3 --num-bootstrap 2 --out {out}",
+        "demo --data {data}/balls --users 1 --out {out}",
+    ],
+)
+def test_every_command_ends_quietly_if_nobody_reads_its_output(data_dir, index, tmp_path, command):
+    (data_dir / "balls").mkdir(exist_ok=True)
+    items = {i: {"title": f"ball {i}"} for i in range(1, 121)}
+    (data_dir / "balls" / "item_metadata.json").write_text(json.dumps(items))
+    (data_dir / "balls" / "sequential_data.txt").write_text("1 1 2 3 4 5\n")
+    words = command.format(out=tmp_path, index=index, data=data_dir).split()
+    variables = {"RL4REC_DATA": str(data_dir), "RL4REC_CACHE": str(tmp_path)}
+    line = '{"text": "red ball", "target": 1}'
+    done = rl4rec(*words, stdin=line, is_read=False, **variables)
+    assert done.returncode == 1
+    # Bars and notes of what is done may be there, but no error.
+    assert not re.search("Traceback|[Ee]rror|pipe", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize(

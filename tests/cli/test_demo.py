@@ -7,8 +7,8 @@ from tests.cli.commands import rl4rec
 from tests.errors import raises
 
 
-def test_demo_on_movielens(ml100k_dir, encoder, tmp_path):
-    variables = {"RL4REC_ML100K": str(ml100k_dir), "RL4REC_CACHE": str(tmp_path)}
+def test_demo_on_movielens(ml100k_dir, index_cache, tmp_path):
+    variables = {"RL4REC_ML100K": str(ml100k_dir), "RL4REC_CACHE": str(index_cache)}
     done = rl4rec("demo", "--users", "200", "--out", str(tmp_path), **variables)
     assert done.returncode == 0, done.stderr
     for words in ("ml-100k: 200 users", "99 negatives", "whole catalog", "popularity", "random"):
@@ -29,20 +29,10 @@ def test_demo_shows_titles_as_they_are(tmp_path, encoder):
     assert "next item: [/b] car [red] 5" in done.stdout
 
 
-def test_demo_on_beauty_is_better_than_chance(beauty_dir, encoder, tmp_path, monkeypatch):
-    """Recent titles predict the next item to some extent. With fewer items it takes seconds."""
-    source, target = beauty_dir / "beauty", tmp_path / "beauty"
-    target.mkdir()
-    metadata = json.loads((source / "item_metadata.json").read_text())
-    metadata = {item: metadata[item] for item in metadata if int(item) <= 1500}
-    (target / "item_metadata.json").write_text(json.dumps(metadata))
-    with (source / "sequential_data.txt").open() as lines:
-        users = [line.split() for line in lines]
-    rows = [[user, *(i for i in items if int(i) <= 1500)] for user, *items in users]
-    text = "\n".join(" ".join(row) for row in rows if len(row) > 5)
-    (target / "sequential_data.txt").write_text(text)
-    monkeypatch.setenv("RL4REC_CACHE", str(tmp_path / "cache"))
-    first, second = (run(target, 150, 42, encoder) for _ in range(2))
+def test_demo_on_beauty_is_better_than_chance(beauty_dir, short_encoder, index_cache, monkeypatch):
+    """Recent titles predict the next item to some extent."""
+    monkeypatch.setenv("RL4REC_CACHE", str(index_cache))
+    first, second = (run(beauty_dir / "beauty", 150, 42, short_encoder) for _ in range(2))
     assert first.num_users == 150
     for contest, again in zip(first.contests, second.contests, strict=True):
         assert contest.means("text") == again.means("text")  # the second used the cached index

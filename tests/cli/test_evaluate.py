@@ -78,9 +78,9 @@ def test_read_texts():
         read_texts([])
 
 
-def test_texts_of_a_model_on_movielens(ml100k_dir, encoder, tmp_path, monkeypatch):
+def test_texts_of_a_model_on_movielens(ml100k_dir, encoder, index_cache, monkeypatch):
     """Texts that name the target rank it higher than the latest titles do."""
-    monkeypatch.setenv("RL4REC_CACHE", str(tmp_path))
+    monkeypatch.setenv("RL4REC_CACHE", str(index_cache))
     items = rk.load_item_metadata("ml-100k", data_dir=ml100k_dir)
     test = rk.RecommendationDataset(
         "ml-100k", items, rk.PromptGenerator(items), "test", data_dir=ml100k_dir
