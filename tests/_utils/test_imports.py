@@ -1,10 +1,16 @@
 """Optional packages, and folders that only have the name of one."""
 
+import ast
 import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+import rl4rec_kernels
 from rl4rec_kernels._utils.imports import is_installed, require
 from tests.errors import raises
 
@@ -96,3 +102,42 @@ def test_folders_are_not_extras(tmp_path):
     assert "error: typer is not installed" in done.stderr
     assert "pip install 'rl4rec-kernels[cli]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def required() -> set[tuple[str, str]]:
+    """The package and the extra of each `require` in the package's sources."""
+    calls = set()
+    for path in Path(rl4rec_kernels.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
+                module, extra = (ast.literal_eval(argument) for argument in node.args)
+                calls.add((module.partition(".")[0], extra))
+    return calls
+
+
+def installed_by(project: str, extra: str, found: set[str]) -> set[str]:
+    """The names of all projects that an extra installs, with what these need themselves."""
+    for line in metadata.requires(project) or []:
+        requirement = Requirement(line)
+        name, extras = canonicalize_name(requirement.name), requirement.extras or {""}
+        marker = requirement.marker
+        if marker is not None and not marker.evaluate({"extra": extra}):
+            continue
+        for inner in extras - {
+            key.partition("/")[2] for key in found if key.startswith(f"{name}/")
+        }:
+            found |= {name, f"{name}/{inner}"}
+            try:
+                installed_by(name, inner, found)
+            except metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize(("package", "extra"), sorted(required()))
+def test_each_error_names_an_extra_that_installs_the_package(package, extra):
+    if package not in metadata.packages_distributions():
+        pytest.skip(f"{package} is not installed")
+    assert extra in metadata.metadata("rl4rec-kernels").get_all("Provides-Extra")
+    projects = {canonicalize_name(name) for name in metadata.packages_distributions()[package]}
+    assert projects & installed_by("rl4rec-kernels", extra, set())

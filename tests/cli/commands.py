@@ -27,7 +27,7 @@ def python(*arguments: str, stdin: str = "", **variables: str) -> subprocess.Com
 def rl4rec(
     *arguments: str, stdin: str = "", is_read: bool = True, **variables: str
 ) -> subprocess.CompletedProcess:
-    """Run a command in a process of its own, in which the package is imported already.
+    """Run a command in a separate process, in which the package is imported already.
 
     Unless `is_read`, its standard output is a pipe whose reader has ended.
     """
