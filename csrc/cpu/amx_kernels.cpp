@@ -5,6 +5,7 @@
 // of 64 bytes of 16 items are the other factor, in the table itself if it is aligned.
 #include "cpu/amx.h"
 #include "cpu/levels.h"
+#include "cpu/softmax_rows.h"
 #include "cpu/tile_counters.h"
 
 namespace rl4rec {
@@ -293,6 +294,13 @@ int64_t score_and_collect(const uint32_t* panel, const void* items, int64_t stri
   return rows.finish();
 }
 
+void score_and_add(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                   float* scores, const Unsummed& others) {
+  softmax::GroupMeanwhile<32> rows(others, words / kInstructionWords);
+  BFloat16::score(panel, items, stride, words, {}, scores, rows);
+  rows.finish();
+}
+
 template <typename Kernel>
 void set_kernels(Level& level, Arithmetic arithmetic, float cost,
                  decltype(TileKernels::score) narrow) {
@@ -319,6 +327,7 @@ void set_amx_kernels(Level& level) {
   set_kernels<Split>(level, kSplit, 0.05f, score_split_narrow);
   set_kernels<SplitInt8>(level, kSplitInt8, 0.027f, score_split_int8_narrow);
   set_kernels<Int8>(level, kInt8Quads, 0.012f, score_int8_narrow);
+  level.softmax.score_and_add = score_and_add;
   level.enter = configure_tiles;
   level.leave = release_tiles;
 }

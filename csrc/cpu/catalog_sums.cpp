@@ -141,15 +141,25 @@ class Pass::Range {
     const int64_t lanes = catalog.tile.lanes, num_panels = exact_panels_->size();
     auto entries = call_.exclusions.seek(range_.first_query, lanes, num_panels, begin);
     ItemTile tile(catalog);
-    alignas(64) float scores[kMaxTileScores];
+    alignas(64) float buffers[2][kMaxTileScores];
+    const auto add_and_score = level().softmax.score_and_add;
     while ((begin = tile.load(begin, end)), tile.size() > 0) {
+      const bool adds_meanwhile = add_and_score && catalog.arithmetic == kBFloat16Pairs &&
+                                  lanes == kMaxLanes && tile.size() == catalog.tile.rows;
       for (int64_t p = 0; p < num_panels; ++p) {
-        tile.score(*exact_panels_, p, scores);
+        float* scores = buffers[p % 2];
+        if (p > 0 && adds_meanwhile)
+          add_and_score(exact_panels_->panel(p), tile.data(), tile.stride(), catalog.words, scores,
+                        unsummed(lanes, p - 1, buffers[(p - 1) % 2], nullptr));
+        else
+          tile.multiply(*exact_panels_, p, scores);
+        if (catalog.settles) tile.settle(*exact_panels_, p, nullptr, scores);
         prefetch_part(catalog, begin, p, num_panels);
         if (pass_.has_counted()) count(tile, p, entries[p], scores);
         call_.exclusions.apply(entries[p], range_.first_query + p * lanes, lanes, tile, -kInfinity,
                                scores);
-        add(catalog, p, tile.size(), scores, nullptr);
+        if (!adds_meanwhile || p + 1 == num_panels)
+          add(catalog, tile.size(), unsummed(lanes, p, scores, nullptr));
       }
     }
     return true;
@@ -159,53 +169,60 @@ class Pass::Range {
   bool add_split(const Catalog& catalog, int64_t begin, int64_t end) {
     constexpr int64_t kTiles = SplitPanels::kTiles;
     const int64_t lanes = catalog.tile.lanes, num_panels = split_panels_->size();
-    const int64_t rows = sum_rows(catalog), steps = catalog.tile.rows / rows;
     auto entries = call_.exclusions.seek(range_.first_query, lanes, num_panels, begin);
     TileStrip strip(catalog, kTiles);
-    alignas(64) float scores[2][kTiles * kMaxTileScores];
-    const auto add_step = [&](int64_t p, int64_t step) {
-      const ItemTile& tile = strip[step / steps];
-      const int64_t first = step % steps * rows, n = std::min(rows, tile.size() - first);
-      if (n <= 0) return;
-      float* own = scores[p % 2] + step / steps * kMaxTileScores + first * lanes;
-      const int64_t found =
-          add(catalog, p, n, own, &pass_.thresholds_->heavy[range_.first_query + p * lanes]);
-      collect_heavy(tile.ids() + first, p, lanes, found, own);
+    alignas(64) float buffers[2][kTiles * kMaxTileScores];
+    const auto last_scores = [&](int64_t p, int64_t t) {
+      return unsummed(lanes, p - 1, buffers[(p - 1) % 2] + t * kMaxTileScores,
+                      &pass_.thresholds_->heavy[range_.first_query]);
     };
     while ((begin = strip.load(begin, end)), strip.size() > 0) {
       if (!pass_.splits_.allows(strip)) return false;
-      const int64_t num_steps = strip.size() * steps;
-      for (int64_t p = 0; p < num_panels; ++p) {
-        float* all = scores[p % 2];
-        split_panels_->score(strip, p, all, [&](int64_t i, int64_t n) {
-          if (p == 0) return;
-          for (int64_t step = i * num_steps / n; step < (i + 1) * num_steps / n; ++step)
-            add_step(p - 1, step);
-        });
+      const auto is_added_meanwhile = [&](int64_t p, int64_t t) {
+        return 0 < p && p < num_panels && strip[t].size() == catalog.tile.rows;
+      };
+      for (int64_t p = 0; p <= num_panels; ++p) {
+        float* all = buffers[p % 2];
+        if (p < num_panels)
+          split_panels_->score(
+              strip, p, all,
+              [&](int64_t t) -> std::optional<Unsummed> {
+                if (!is_added_meanwhile(p, t)) return std::nullopt;
+                return last_scores(p, t);
+              },
+              [&](int64_t t, int64_t n) { collect_heavy(strip[t], p - 1, last_scores(p, t), n); });
         for (int64_t t = 0; t < strip.size(); ++t) {
+          if (p > 0 && !is_added_meanwhile(p, t)) {
+            const Unsummed last = last_scores(p, t);
+            collect_heavy(strip[t], p - 1, last, add(catalog, strip[t].size(), last));
+          }
+          if (p == num_panels) continue;
           float* own = all + t * kMaxTileScores;
           call_.exclusions.apply(entries[p], range_.first_query + p * lanes, lanes, strip[t],
                                  -kInfinity, own);
           if (pass_.has_counted()) collect_close(catalog.tile, strip[t], p, own);
         }
       }
-      for (int64_t step = 0; step < num_steps; ++step) add_step(num_panels - 1, step);
     }
     return true;
   }
 
-  // Rows whose exponentials are summed in float32: the same for few queries.
-  static int64_t sum_rows(const Catalog& catalog) {
-    return level().wide[catalog.arithmetic].rows / (catalog.rounds ? 2 : 1);
+  // Adds the exponentials of rows of scores. Those of as many rows are summed in float32 for few
+  // queries as for many.
+  int64_t add(const Catalog& catalog, int64_t num_rows, const Unsummed& scores) {
+    const auto& kernels = level().softmax.lanes[__builtin_ctzll(catalog.tile.lanes)];
+    return kernels.add_exponentials(scores, num_rows, level().wide[catalog.arithmetic].rows);
   }
 
-  // Adds the exponentials of rows of scores. With `limit`, finds the positions of those from it on.
-  int64_t add(const Catalog& catalog, int64_t p, int64_t num_rows, float* scores,
-              const float* limit) {
-    const int64_t lanes = catalog.tile.lanes;
-    const auto& kernels = level().softmax.lanes[__builtin_ctzll(lanes)];
-    return kernels.add_exponentials(scores, num_rows, sum_rows(catalog), call_.scale(),
-                                    &references_[p * lanes], &sums_[p * lanes], limit, positions_);
+  // Of panel p. `heavy` are the limits of the first panel, or null.
+  Unsummed unsummed(int64_t lanes, int64_t p, float* scores, const float* heavy) {
+    const int64_t first = p * lanes;
+    return {scores,
+            call_.scale(),
+            &references_[first],
+            &sums_[first],
+            heavy ? heavy + first : nullptr,
+            positions_};
   }
 
   // Counts exact scores.
@@ -229,12 +246,15 @@ class Pass::Range {
                               });
   }
 
-  void collect_heavy(const int64_t* ids, int64_t p, int64_t lanes, int64_t n, const float* scores) {
+  // Of the scores of panel p.
+  void collect_heavy(const ItemTile& items, int64_t p, const Unsummed& scores, int64_t n) {
+    const int64_t lanes = pass_.catalog_.tile.lanes;
     for (int64_t i = 0; i < n; ++i) {
       const int64_t query = p * lanes + positions_[i] % lanes;
       if (num_heavy_[query]++ <= kMaxHeavy)
         heavy_.push_back({static_cast<int32_t>(range_.first_query + query),
-                          static_cast<int32_t>(ids[positions_[i] / lanes]), scores[positions_[i]]});
+                          static_cast<int32_t>(items.ids()[positions_[i] / lanes]),
+                          scores.scores[positions_[i]]});
     }
   }
 

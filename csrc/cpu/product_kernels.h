@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "cpu/softmax_kernels.h"
+
 namespace rl4rec {
 
 constexpr int64_t kProductRows = 32, kProductLanes = 32;  // of add_products
@@ -26,9 +28,11 @@ struct ProductKernels {
   // Scores as those of TileKernels for kSplit, but for queries of three parts, which are exact but
   // for 2^-26 of them: `third` has the words of the last one, [vector, words / 2, 16]. The products
   // of the words [begin, end) of every part are added to the scores, which begin as 0 if `begin` is
-  // 0. For 32 and for 16 lanes.
-  void (*score_wide)(const uint32_t* panel, const uint32_t* third, const void* items,
-                     int64_t stride, int64_t words, int64_t begin, int64_t end, float* scores);
+  // 0. For 32 and for 16 lanes. `score_wide` also adds, meanwhile, the exponentials of a whole tile
+  // of `others`, unless it is null, as one group, and returns what add_exponentials returns.
+  int64_t (*score_wide)(const uint32_t* panel, const uint32_t* third, const void* items,
+                        int64_t stride, int64_t words, int64_t begin, int64_t end, float* scores,
+                        const Unsummed* others);
   void (*score_narrow)(const uint32_t* panel, const uint32_t* third, const void* items,
                        int64_t stride, int64_t words, int64_t begin, int64_t end, float* scores);
 };

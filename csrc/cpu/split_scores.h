@@ -100,23 +100,31 @@ class SplitPanels {
   int64_t size() const { return panels_.size(); }
   // scores[tile, row, lane] of a strip: a part of the panel at a time, which stays in the cache.
   void score(const TileStrip& strip, int64_t p, float* scores) const {
-    score(strip, p, scores, [](int64_t, int64_t) {});
+    score(strip, p, scores, [](int64_t) { return std::nullopt; }, [](int64_t, int64_t) {});
   }
-  // The same, with calls of between(i, n) at n times: vectors are idle while tiles are multiplied,
-  // so that a few hundred instructions on them take little time then.
-  template <typename Fn>
-  void score(const TileStrip& strip, int64_t p, float* scores, const Fn& between) const {
+  // The same, with the sums of the exponentials of others(t), for tile t, unless there are none;
+  // found(t, n) is called with the number of positions. Vectors are idle while tiles are
+  // multiplied.
+  template <typename Others, typename Found>
+  void score(const TileStrip& strip, int64_t p, float* scores, const Others& others,
+             const Found& found) const {
     const auto& kernels = level().products;
-    const auto score = split_.tile.lanes == 16 ? kernels.score_narrow : kernels.score_wide;
     const int64_t half = split_.words / 2;
     const uint32_t* third = thirds_.get() + p * half * split_.tile.lanes;
-    const int64_t num_parts = (half + kPartWords - 1) / kPartWords * strip.size();
-    int64_t part = 0;
     for (int64_t w = 0; w < half; w += kPartWords)
       for (int64_t t = 0; t < strip.size(); ++t) {
-        score(panels_.panel(p), third, strip[t].data(), strip[t].stride(), split_.words, w,
-              std::min(w + kPartWords, half), scores + t * kMaxTileScores);
-        between(part++, num_parts);
+        const int64_t end = std::min(w + kPartWords, half);
+        float* own = scores + t * kMaxTileScores;
+        if (split_.tile.lanes == 16) {
+          kernels.score_narrow(panels_.panel(p), third, strip[t].data(), strip[t].stride(),
+                               split_.words, w, end, own);
+          continue;
+        }
+        const std::optional<Unsummed> unsummed = w == 0 ? others(t) : std::nullopt;
+        const int64_t n =
+            kernels.score_wide(panels_.panel(p), third, strip[t].data(), strip[t].stride(),
+                               split_.words, w, end, own, unsummed ? &*unsummed : nullptr);
+        if (unsummed) found(t, n);
       }
   }
 
