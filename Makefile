@@ -196,13 +196,14 @@ bench-compare: bench-run
 bench-service: $(VENV)/installed
 	$(RUN) $(BIN)/python benchmarks/bench_service.py benchmarks/results/service.md
 
-# Every GPU kernel as compiled PTX, on the CPU: all cases, for both generations of tensor cores, and
-# then with faults planted, which must be found. Takes about half an hour.
+# All cases of the GPU tests: of kernels that Triton interprets, then of every kernel as compiled PTX,
+# for both generations of tensor cores, and then with faults planted, which must be found. Takes
+# about half an hour.
 EMULATED := tests/gpu/test_triton.py $(addprefix tests/ops/,test_gpu_candidates.py test_gpu_catalog.py \
               test_log_prob.py test_log_prob_gradients.py)
 
 test-gpu-emulated: $(VENV)/installed
-	$(RUN) RL4REC_EMULATED=all $(BIN)/python -m pytest tests/cuda tests/gpu tests/ops/test_triton_compile.py
+	$(RUN) RL4REC_EMULATED=all $(BIN)/python -m pytest -k 'cuda or gpu or triton' tests/cuda tests/gpu tests/ops
 	for capability in 80 90; do \
 	  $(RUN) RL4REC_EMULATED=all RL4REC_CAPABILITY=$$capability $(BIN)/python -m pytest \
 	    -p tests.gpu.plugin -k '(gpu or triton) and not cuda and not compile' $(EMULATED) || exit 1; \

@@ -23,6 +23,7 @@ from rl4rec_kernels import Encoder
 from rl4rec_kernels._utils.imports import is_installed
 from rl4rec_kernels.ops import cpu_levels, use_cpu_level
 from tests.cuda.emulated import Emulated
+from tests.interpreted import patch_once
 
 _import_or_skip = pytest.importorskip
 
@@ -38,6 +39,13 @@ pytest.importorskip = _import_or_skip_folders
 
 pytest_plugins = ["tests.service.fixtures"]
 atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interpreted() -> None:
+    """Triton's interpreter, where kernels are interpreted."""
+    if os.environ.get("TRITON_INTERPRET") == "1" and is_installed("triton"):
+        patch_once()
 
 
 @pytest.fixture(scope="session")

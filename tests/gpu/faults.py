@@ -43,7 +43,7 @@ class Ptx(NamedTuple):
 
 def candidates(raw: Emulated) -> None:
     """Several chunks, rows that are not aligned, and the end of the table."""
-    for shape, dtype in (((5, 300, 40, 37), cases.F32), ((3, 140, 9, 64), cases.BF16)):
+    for shape, dtype in (((5, 300, 39, 37), cases.F32), ((3, 140, 9, 64), cases.BF16)):
         case = cases.make_case(shape, (dtype, dtype))
         case.ids[:, 3] = len(case.table) - 1
         bad = torch.zeros(1, dtype=torch.int32)

@@ -1,6 +1,7 @@
 """Every tensor argument in every memory layout: columns, slices, steps, transposed and expanded."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 import rl4rec_kernels as rk
+from tests.gpu.cases import EVERY
 from tests.ops.cases import F32, make_case
 from tests.ops.catalog_cases import make_catalog_case
 from tests.ops.gpu import DEVICE, Backend, moved
@@ -50,6 +52,22 @@ def expanded(tensor: Tensor) -> Tensor:
 
 
 LAYOUTS = [column, sliced, transposed, expanded]
+IDS = [torch.int64, torch.int32]
+
+
+def on_all(*choices: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Backends with all choices; Triton's interpreter, which is slow, with some of them."""
+    few = [tuple(choice[i % len(choice)] for choice in choices) for i in range(4)]
+    return [
+        (backend, *chosen)
+        for backend in BACKENDS
+        for chosen in itertools.product(*choices)
+        if backend != "triton" or EVERY or chosen in few
+    ]
+
+
+def named(choice: Any) -> str:
+    return getattr(choice, "__name__", str(choice))
 
 
 def candidate_calls(case: Any, options: dict[str, Any]) -> list[Tensor]:
@@ -84,10 +102,11 @@ def assert_layout_does_not_matter(
         torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("how", LAYOUTS, ids=lambda how: how.__name__)
-@pytest.mark.parametrize("ids_dtype", [torch.int64, torch.int32], ids=str)
-@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize(
+    ("backend", "how", "ids_dtype", "ragged"),
+    on_all(LAYOUTS, IDS, (False, True)),
+    ids=named,
+)
 def test_candidates(backend, how, ids_dtype, ragged):
     case = make_case((2, 140, 30, 32), ids_dtype=ids_dtype, ragged=ragged, exact=True)
     for name in ("query", "table", "ids", "offsets"):
@@ -95,9 +114,7 @@ def test_candidates(backend, how, ids_dtype, ragged):
             assert_layout_does_not_matter(candidate_calls, case, name, how, backend=backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("how", LAYOUTS, ids=lambda how: how.__name__)
-@pytest.mark.parametrize("ids_dtype", [torch.int64, torch.int32], ids=str)
+@pytest.mark.parametrize(("backend", "how", "ids_dtype"), on_all(LAYOUTS, IDS), ids=named)
 def test_catalog(backend, how, ids_dtype):
     case = make_catalog_case((3, 140, 16), ids_dtype=ids_dtype, exclusions=True)
     for name in ("query", "table", "targets", "exclude", "offsets", "valid"):

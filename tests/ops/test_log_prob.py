@@ -14,6 +14,7 @@ from torch import Tensor
 import rl4rec_kernels as rk
 from rl4rec_kernels.ops import rank_with_log_prob, reference
 from tests.errors import raises
+from tests.gpu.cases import some
 from tests.ops import cases, catalog_cases
 from tests.ops.cases import DTYPES, Case, label, make_case, strided
 from tests.ops.catalog_cases import (
@@ -64,7 +65,7 @@ def test_catalog(level, spec, temperature):
     assert_counts(counts, rk.rank_catalog(*case.arguments, valid=case.valid))
 
 
-@with_temperatures(catalog_cases.ALL[::3], catalog_label)
+@with_temperatures(some(catalog_cases.ALL[::3], 3), catalog_label)
 def test_catalog_on_a_gpu(spec, temperature):
     case = make_catalog_case(**spec, exact=False)
     scores = TRITON.every_score(case.query, case.table)
@@ -81,7 +82,7 @@ def test_candidates(level, spec, temperature):
         close(got, candidates_truth(case, temperature, scores, log_q))
 
 
-@with_temperatures(cases.ALL[::4], label)
+@with_temperatures(some(cases.ALL[::3], 3), label)
 def test_candidates_on_a_gpu(spec, temperature):
     case = make_case(**spec, exact=False)
     scores = TRITON.score_candidates(case.query, case.table, case.candidates)

@@ -1,12 +1,16 @@
 """Scores at the ends of float32's range: every operator, level and backend has the same rule."""
 
+import itertools
+from typing import Any, NamedTuple
+
 import pytest
 import torch
 from torch import Tensor
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.ops import cpu_levels, reference, use_cpu_level
-from tests.ops.cases import BF16, DTYPES, F32, Case
+from tests.gpu.cases import some
+from tests.ops.cases import BF16, DTYPES, F32
 from tests.ops.catalog_cases import assert_counts, every_score
 
 INF, NAN = torch.inf, torch.nan
@@ -40,10 +44,39 @@ def decided(query: Tensor, table: Tensor, targets: Tensor) -> Tensor:
     return (certain | same | equal | scores.isnan() | own.isnan()).all(1)
 
 
-@pytest.mark.parametrize("kinds", [("all finite", "any"), ("any", "scaled"), ("scaled", "scaled")])
-@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(33, 70, 3), (9, 131, 33), (5, 40, 65)])
-def test_counts_are_those_of_float64(kinds, dtypes, shape, emulated):
+class Extremes(NamedTuple):
+    """Embeddings of extreme values, their counts in float64, and which of these are certain."""
+
+    query: Tensor
+    table: Tensor
+    targets: Tensor
+    candidates: Tensor
+    decided: Tensor
+    want: rk.RankCounts
+
+    def check(self, counts: rk.RankCounts) -> None:
+        some = (rk.RankCounts(*(c[self.decided] for c in x)) for x in (counts, self.want))
+        assert_counts(*some)
+        assert (counts.tied >= 0).all()
+        assert (counts.above + counts.tied < counts.total).all()
+
+    def check_all(self, **backend: str) -> None:
+        query, table, targets, candidates = self[:4]
+        self.check(rk.rank_catalog(query, table, targets, **backend))
+        self.check(rk.rank_candidates(query, table, candidates, **backend))
+        scores, ids = rk.topk_catalog(query, table, 7, **backend)
+        assert not scores.isnan().any()
+        assert (scores.diff(dim=1).nan_to_num(0) <= 0).all()  # inf - inf is NaN
+        found = rk.score_candidates(query, table, ids, **backend)
+        for one, other in ((scores > 0, found > 0), (scores.isinf(), found.isinf())):
+            assert torch.equal(one, other)
+
+
+KINDS = [("all finite", "any"), ("any", "scaled"), ("scaled", "scaled")]
+SHAPES = [(33, 70, 3), (9, 131, 33), (5, 40, 65)]
+
+
+def draw_extremes(kinds: Any, dtypes: Any, shape: tuple[int, int, int]) -> Extremes:
     rows, num_items, dim = shape
     generator = torch.Generator().manual_seed(num_items)
     query = draw(kinds[0], rows, dim, generator).to(dtypes[0])
@@ -54,34 +87,41 @@ def test_counts_are_those_of_float64(kinds, dtypes, shape, emulated):
     rows_decided = decided(query, table, targets)
     assert rows_decided.float().mean() > 0.25
     want = reference.rank_catalog(query, table, targets)
+    return Extremes(query, table, targets, candidates, rows_decided, want)
 
-    def check(counts: rk.RankCounts) -> None:
-        assert_counts(*(rk.RankCounts(*(c[rows_decided] for c in x)) for x in (counts, want)))
-        assert (counts.tied >= 0).all()
-        assert (counts.above + counts.tied < counts.total).all()
 
-    def check_all(**backend: str) -> None:
-        check(rk.rank_catalog(query, table, targets, **backend))
-        check(rk.rank_candidates(query, table, candidates, **backend))
-        scores, ids = rk.topk_catalog(query, table, 7, **backend)
-        assert not scores.isnan().any()
-        assert (scores.diff(dim=1).nan_to_num(0) <= 0).all()  # inf - inf is NaN
-        found = rk.score_candidates(query, table, ids, **backend)
-        for one, other in ((scores > 0, found > 0), (scores.isinf(), found.isinf())):
-            assert torch.equal(one, other)
-
+@pytest.mark.parametrize("kinds", KINDS)
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_counts_are_those_of_float64(kinds, dtypes, shape):
+    case = draw_extremes(kinds, dtypes, shape)
     for level in cpu_levels():
         with use_cpu_level(level):
-            check_all()
-    if dim == 3:  # the interpreter is slow
-        check_all(backend="triton")
-    bad = torch.zeros(1, dtype=torch.int32)
-    case = Case(query, table, candidates, None)
-    check(rk.RankCounts(*emulated.raw.rank_candidates(*case, bad)))
+            case.check_all()
 
 
-@pytest.mark.parametrize("name", [*cpu_levels(), "triton", "reference"])
-@pytest.mark.parametrize("dtype", [F32, BF16], ids=str)
+@pytest.mark.parametrize(("kinds", "dtypes"), some([*itertools.product(KINDS, DTYPES)], 4), ids=str)
+def test_counts_of_triton_are_those_of_float64(kinds, dtypes):
+    draw_extremes(kinds, dtypes, SHAPES[0]).check_all(backend="triton")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "dtypes", "shape"), some([*itertools.product(KINDS, DTYPES, SHAPES)], 7), ids=str
+)
+def test_counts_of_cuda_are_those_of_float64(kinds, dtypes, shape, emulated):
+    case, bad = draw_extremes(kinds, dtypes, shape), torch.zeros(1, dtype=torch.int32)
+    counts = emulated.raw.rank_candidates(case.query, case.table, case.candidates, None, bad)
+    case.check(rk.RankCounts(*counts))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *itertools.product((*cpu_levels(), "reference"), (F32, BF16)),
+        *some([("triton", BF16), ("triton", F32)], 2),
+    ],
+    ids=str,
+)
 def test_what_a_score_is(name, dtype):
     """inf beyond the range, NaN only for NaN and infinities that cancel, subnormals as they are."""
     table = torch.tensor(
@@ -108,24 +148,35 @@ def test_what_a_score_is(name, dtype):
     assert orders == [[[1, 0, 2]]] * 2
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, BF16], ids=str)
-@pytest.mark.parametrize("scales", [(1e37, 1e15), (1e-30, 1e-14), (1e-44, 1e17), (1e30, 1e-44)])
-def test_scales_of_copies_neither_overflow_nor_vanish(dtype, scales):
+COPIES = [
+    *itertools.product(
+        (torch.int8, BF16), ((1e37, 1e15), (1e-30, 1e-14), (1e-44, 1e17), (1e30, 1e-44))
+    )
+]
+
+
+@pytest.mark.parametrize(("dtype", "scales"), COPIES, ids=str)
+def test_scales_of_copies_neither_overflow_nor_vanish(level, dtype, scales):
+    check_scales(dtype, scales)
+
+
+@pytest.mark.parametrize(("dtype", "scales"), some(COPIES, 5), ids=str)
+def test_scales_of_copies_neither_overflow_nor_vanish_in_triton(dtype, scales):
+    check_scales(dtype, scales, backend="triton")
+
+
+def check_scales(dtype: torch.dtype, scales: tuple[float, float], **backend: str) -> None:
     generator = torch.Generator().manual_seed(0)
     query, table = (torch.randn(n, 33, generator=generator) for n in (5, 70))
     query, table = query.round() * scales[0], table.round() * scales[1]
     table[3] = 0
     copy = rk.quantize_table(table, dtype)
-    targets = torch.arange(5)
-    for name in [*cpu_levels(), "triton"]:
-        backend = {} if name in cpu_levels() else {"backend": name}
-        with use_cpu_level(name if name in cpu_levels() else "portable"):
-            counts = rk.rank_catalog(query, copy, targets, **backend)
-            best, ids = rk.topk_catalog(query, copy, 70, **backend)
-        assert (counts.tied >= 0).all(), name
-        assert not best.isnan().any(), name
-        assert (ids >= 0).all() == (best > -INF).all(), name
-        assert best[ids == 3].tolist() == [0.0] * 5, name  # 0, not NaN, also if a scale is huge
+    counts = rk.rank_catalog(query, copy, torch.arange(5), **backend)
+    best, ids = rk.topk_catalog(query, copy, 70, **backend)
+    assert (counts.tied >= 0).all()
+    assert not best.isnan().any()
+    assert (ids >= 0).all() == (best > -INF).all()
+    assert best[ids == 3].tolist() == [0.0] * 5  # 0, not NaN, also if a scale is huge
 
 
 def test_a_tie_stays_one_in_every_part_of_the_table(level):

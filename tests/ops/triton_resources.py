@@ -1,8 +1,8 @@
 """Compiles all Triton kernels for a GPU, which is not needed; prints what resources they use.
 
-Run as a program, with the compute capability (80 or 90): Triton decides when it is imported whether
-it compiles or interprets. The kernels are those that calls of the operators would launch; each is
-printed as a line of JSON.
+Run as a program, with the compute capability (80 or 90), and with `few` for those kernels alone in
+which most time is spent: Triton decides when it is imported whether it compiles or interprets. The
+kernels are those that calls of the operators would launch; each is printed as a line of JSON.
 """
 
 import bisect
@@ -92,7 +92,7 @@ def describe(kernel: Any, case: str) -> dict[str, Any]:
     }
 
 
-def main(capability: int) -> None:
+def main(capability: int, few: bool) -> None:
     driver.set_active(NoGpu(capability))
     triton.knobs.compilation.disable_line_info = True  # it takes time, and is not looked at
     compile_only, kernels = JITFunction.run, {}
@@ -104,6 +104,14 @@ def main(capability: int) -> None:
             kernels[kernel.hash] = describe(kernel, case), code_of(kernel.asm["cubin"])
         return kernel
 
+    def print_all() -> None:
+        codes = [code for _, code in kernels.values()]
+        texts = instructions(capability, codes)
+        for (kernel, _), code in zip(kernels.values(), texts, strict=True):
+            kernel["wide_loads"] = len(re.findall(r"LDG\S*\.128|LDGSTS\S*\.128", code))
+            kernel["tensor_cores"] = sorted(set(re.findall(r"[HIQ]G?MMA", code)))
+            print(json.dumps(kernel))
+
     JITFunction.run = run
     rows, columns, items, dim = 256, 200, 64_000, 384
     ids = torch.zeros(rows, columns, dtype=torch.int64)
@@ -111,6 +119,16 @@ def main(capability: int) -> None:
     metrics = [0, 1, 2, 3, 4, 5], [10, 10, 10, 1, 1, 1], 3
     several = [*range(9)], [10] * 9, 3
     valid = torch.ones(items, dtype=torch.bool)
+    if few:
+        case, dtype = "bfloat16", torch.bfloat16
+        query, table = torch.zeros(rows, dim, dtype=dtype), torch.zeros(items, dim, dtype=dtype)
+        bad = torch.zeros(1, dtype=torch.int32)
+        rest = (ids[:, :9], None, valid, None, None)
+        triton_kernels.rank_candidates(query, table, ids, None, bad)
+        triton_kernels.rank_catalog(query, table, ids[:, 0], *rest, None, bad)
+        triton_kernels.topk_catalog(query, table, 10, *rest, bad)
+        triton_kernels.log_prob_catalog(query, table, ids[:, 0], *rest[:3], 0.5, bad)
+        return print_all()
     # Options are combined in pairs, each pair with one of the dtypes: a kernel takes a second.
     for dtype in (torch.float32, torch.bfloat16):
         case = str(dtype).removeprefix("torch.")
@@ -167,15 +185,8 @@ def main(capability: int) -> None:
         rest = (None, None, None, row_stats, None)
         triton_kernels.rank_catalog(query, values, ids[:, 0], *rest, None, bad)
         triton_kernels.topk_catalog(query, values, 10, *rest, bad)
-    for (kernel, _), code in zip(
-        kernels.values(),
-        instructions(capability, [code for _, code in kernels.values()]),
-        strict=True,
-    ):
-        kernel["wide_loads"] = len(re.findall(r"LDG\S*\.128|LDGSTS\S*\.128", code))
-        kernel["tensor_cores"] = sorted(set(re.findall(r"[HIQ]G?MMA", code)))
-        print(json.dumps(kernel))
+    return print_all()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), "few" in sys.argv)
