@@ -24,9 +24,8 @@ from rl4rec_kernels.cli.common import (
     KCore,
     MinRating,
     Seed,
+    Split,
     json_lines,
-    load_split,
-    open_encoder,
     open_index,
     typer,
 )
@@ -36,7 +35,6 @@ from rl4rec_kernels.cli.evaluate import evaluate
 from rl4rec_kernels.cli.serve import serve, status, stop
 from rl4rec_kernels.data import RecommendationDataset
 from rl4rec_kernels.data.dataset import Sample
-from rl4rec_kernels.data.item_fields import ItemMetadata
 from rl4rec_kernels.data.labels import item_ids, item_or_items
 from rl4rec_kernels.data.loading import load_data, load_item_metadata
 from rl4rec_kernels.data.prompts import recent_titles
@@ -113,14 +111,10 @@ def index_build(
 ) -> None:
     """Encode the items of a data set into an index file."""
     check_destination(out)  # encoding may take long
-    if k_core or min_rating is not None:
-        data = load_data(name, data_dir, k_core=k_core, min_rating=min_rating)
-        item_metadata: ItemMetadata = data.item_metadata or {}
-    else:  # a folder may have items alone
-        item_metadata = load_item_metadata(name, data_dir)
-    index = ItemIndex.build(item_metadata, open_encoder(encoder, backend))
+    items = load_item_metadata(name, data_dir, k_core=k_core, min_rating=min_rating)
+    index = ItemIndex.build(items, Encoder(encoder, backend=backend))
     index.save(out)
-    print(f"wrote {out}: {len(item_metadata):,} items of {index.table.shape[1]} dimensions")
+    print(f"wrote {out}: {len(items):,} items of {index.table.shape[1]} dimensions")
 
 
 @index_app.command("info")
@@ -132,7 +126,7 @@ def index_info(path: Annotated[Path, typer.Argument(help="An index file.")]) -> 
 @app.command()
 def sample(
     name: DatasetName,
-    split: Annotated[str, typer.Option(help="train, valid or test.")] = "train",
+    split: Split = "train",
     num_negs: Annotated[int, typer.Option(min=0, help="Random negatives per user.")] = 99,
     hard: Annotated[
         int,
@@ -162,9 +156,11 @@ def sample(
     if not hard and (index is not None or skip_top):
         raise ValueError("--index and --skip-top need --hard N: pass it, or drop them")
     data = load_data(name, data_dir, k_core=k_core, min_rating=min_rating)
-    dataset = load_split(data, split, 0 if hard else num_negs, seed)
+    dataset = RecommendationDataset.from_interactions(
+        data, split, num_negs=0 if hard else num_negs, seed=seed
+    )
     if hard:
-        mined = _mine(dataset, hard, skip_top, index, open_encoder(encoder, backend))
+        mined = _mine(dataset, hard, skip_top, index, Encoder(encoder, backend=backend))
         dataset = dataset.with_negatives(mined, num_random=num_negs)
     _json_is_utf8()
     for i in range(len(dataset)):
@@ -230,7 +226,7 @@ def reward(
     if input is None and sys.stdin is None:
         raise OSError("standard input is closed; pass a file, or lines")
     items = ItemIndex.open(index)
-    service = LocalRetrievalService({"items": items}, open_encoder(encoder, backend))
+    service = LocalRetrievalService({"items": items}, Encoder(encoder, backend=backend))
     reward_fn = RecReward(service=service, dataset_name="items", reward_type=reward_type, k=k)
     _json_is_utf8()
     with input.open("rb") if input else sys.stdin.buffer as stream:

@@ -5,17 +5,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from rl4rec_kernels._utils.checks import choice
 from rl4rec_kernels._utils.contents import HEAD_BYTES, kind_of
 from rl4rec_kernels._utils.imports import require
 from rl4rec_kernels._utils.paths import absolute
-from rl4rec_kernels.data import Interactions, RecommendationDataset
 from rl4rec_kernels.data.files import lone_surrogate
 from rl4rec_kernels.data.item_fields import ItemMetadata
-from rl4rec_kernels.data.splits import SPLITS
+from rl4rec_kernels.data.splits import SplitName
 from rl4rec_kernels.index import Encoder, ItemIndex
 from rl4rec_kernels.index.cache import cached_index
-from rl4rec_kernels.index.encoder import ENGINES
+from rl4rec_kernels.index.encoder import EncoderEngine
 
 typer = require("typer", "cli")
 
@@ -28,8 +26,9 @@ EncoderName = Annotated[
     str, typer.Option("--encoder", help="'minilm', or a sentence-transformers name or path.")
 ]
 EncoderBackend = Annotated[
-    str, typer.Option("--backend", help="Library that runs the encoder: torch or openvino.")
+    EncoderEngine, typer.Option("--backend", help="Library that runs the encoder.")
 ]
+Split = Annotated[SplitName, typer.Option(help="Which part of the data set.")]
 KCore = Annotated[
     int,
     typer.Option("--k-core", min=0, help="Remove users and items with fewer interactions."),
@@ -48,17 +47,6 @@ def existing_directory(data: Path) -> Path:
             "item_metadata.json"
         )
     return absolute(data)
-
-
-def open_encoder(name: str, backend: str) -> Encoder:
-    """Make the encoder that the options name."""
-    return Encoder(name, backend=choice("backend", backend, ENGINES))
-
-
-def load_split(data: Interactions, split: str, num_negs: int, seed: int) -> RecommendationDataset:
-    """Make a split of a data set, with random negatives."""
-    part = choice("split", split, SPLITS)
-    return RecommendationDataset.from_interactions(data, part, num_negs=num_negs, seed=seed)
 
 
 def open_index(

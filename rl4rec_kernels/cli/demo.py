@@ -23,10 +23,9 @@ from rl4rec_kernels.cli.common import (
     EncoderName,
     Seed,
     existing_directory,
-    load_split,
-    open_encoder,
     typer,
 )
+from rl4rec_kernels.data import RecommendationDataset
 from rl4rec_kernels.data.item_fields import as_text
 from rl4rec_kernels.data.loading import load_data
 from rl4rec_kernels.data.prompts import recent_titles
@@ -104,7 +103,7 @@ def demo(
     from rich.table import Table
 
     dataset_dir = fetch_ml100k() if data is None else existing_directory(data)
-    result = run(dataset_dir, users, seed, open_encoder(encoder, backend))
+    result = run(dataset_dir, users, seed, Encoder(encoder, backend=backend))
     console = Console(highlight=False)
     for sample in result.examples:
         console.print(f"[bold]user {sample.user_id}[/] text: {escape(sample.text)}")
@@ -182,7 +181,10 @@ def run(dataset_dir: Path, num_users: int | None, seed: int, encoder: Encoder) -
     """
     name, parent = dataset_dir.name, dataset_dir.parent
     data = load_data(name, parent)
-    splits = [load_split(data, "test", num_negs, seed) for num_negs in NUM_NEGATIVES]
+    splits = [
+        RecommendationDataset.from_interactions(data, "test", num_negs=num_negs, seed=seed)
+        for num_negs in NUM_NEGATIVES
+    ]
     test = splits[-1]
     item_metadata = test.item_metadata
     rows = choose_rows(len(test), num_users, seed)

@@ -19,10 +19,9 @@ from rl4rec_kernels.cli.common import (
     KCore,
     MinRating,
     Seed,
+    Split,
     existing_directory,
     json_lines,
-    load_split,
-    open_encoder,
     open_index,
     typer,
 )
@@ -31,7 +30,7 @@ from rl4rec_kernels.data.files import read_text
 from rl4rec_kernels.data.loading import load_data
 from rl4rec_kernels.data.prompts import recent_titles
 from rl4rec_kernels.data.raw_ids import is_number_token
-from rl4rec_kernels.data.splits import choose_rows
+from rl4rec_kernels.data.splits import SplitName, choose_rows
 from rl4rec_kernels.index import Encoder, ItemIndex
 from rl4rec_kernels.index.files import existing_file, read_embeddings
 from rl4rec_kernels.rewards.completions import extract_query
@@ -68,7 +67,7 @@ def evaluate(
             metavar="USERS ITEMS",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    split: Split = "test",
     num_negs: Annotated[
         int, typer.Option(min=0, help="Negatives per user; 0: only the whole catalog.")
     ] = 99,
@@ -120,7 +119,7 @@ def evaluate(
             raise ValueError(f"{texts}: {error}") from error
     result = evaluate_dataset(
         str(name),
-        open_encoder(encoder, backend) if embeddings is None else None,
+        Encoder(encoder, backend=backend) if embeddings is None else None,
         data_dir=data_dir,
         k_core=k_core,
         min_rating=min_rating,
@@ -154,7 +153,7 @@ def evaluate_dataset(
     data_dir: Path | None = None,
     k_core: int = 0,
     min_rating: float | None = None,
-    split: str = "test",
+    split: SplitName = "test",
     texts: Mapping[int | str, str] | None = None,
     embeddings: tuple[Path, Path] | None = None,
     index: Path | None = None,
@@ -188,7 +187,7 @@ def evaluate_dataset(
                 f"unknown grouping {shown(grouping)}; known are: {', '.join(GROUPINGS)}"
             )
     data = load_data(name, data_dir, k_core=k_core, min_rating=min_rating)
-    dataset = load_split(data, split, num_negs, seed)
+    dataset = RecommendationDataset.from_interactions(data, split, num_negs=num_negs, seed=seed)
     item_metadata = dataset.item_metadata
     said = None if texts is None else texts_by_user(dataset, texts)
     with_text = np.arange(len(dataset))

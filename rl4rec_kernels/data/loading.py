@@ -38,7 +38,11 @@ def load_interactions(name: str, data_dir: str | os.PathLike[str] | None = None)
 
 
 def load_item_metadata(
-    name: str, data_dir: str | os.PathLike[str] | None = None
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    k_core: int | tuple[int, int] = 0,
+    min_rating: float | None = None,
 ) -> dict[int, dict[str, Any]]:
     """Load a dataset's item metadata.
 
@@ -50,6 +54,9 @@ def load_item_metadata(
     ----------
     name, data_dir
         See `rl4rec_kernels.data.files.dataset_dir`.
+    k_core, min_rating
+        Leave out the items whose interactions these remove, see `read_interactions`. Items have the
+        ids that `load_data` gives them.
 
     Returns
     -------
@@ -68,6 +75,9 @@ def load_item_metadata(
         If the file is malformed, or a pickle (which is never read).
     """
     directory = dataset_dir(name, data_dir)
+    if k_core or min_rating is not None:
+        data = load_data(name, data_dir, k_core=k_core, min_rating=min_rating)
+        return data.item_metadata or {}
     prepared = first_file(directory, SEQUENCE_FILES) or interaction_files(directory, name)
     if not prepared and not has_metadata(directory):
         try:

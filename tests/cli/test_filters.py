@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from rl4rec_kernels.cli.app import app
 from rl4rec_kernels.data import loading
-from rl4rec_kernels.data.loading import load_data
+from rl4rec_kernels.data.loading import load_data, load_item_metadata
 from tests.errors import raises
 
 SAMPLE = ("sample", "films", "--split", "test", "--num-negs", "0", "--data-dir")
@@ -58,5 +58,7 @@ def test_a_prepared_data_set_keeps_its_ids(tmp_path):
     assert core.user_ids.tolist() == [1, 2]
     titles = {i: fields["title"] for i, fields in (core.item_metadata or {}).items()}
     assert titles == {i: items[i]["title"] for i in (1, 2, 3)}
-    with raises(ValueError, "min_rating", 3):
-        load_data("toys", tmp_path, min_rating=3)
+    assert load_item_metadata("toys", tmp_path, k_core=2) == core.item_metadata
+    for load in (load_data, load_item_metadata):
+        with raises(ValueError, "min_rating", 3):
+            load("toys", tmp_path, min_rating=3)
