@@ -95,6 +95,7 @@ Catalog::Catalog(const Tensor& table, const OptionalTensor& row_stats, const Opt
       rounds(approximation && *approximation != kFew),
       tile(tile_for(arithmetic, queries.rows)) {
   if (rounds) query_storage = kBFloat16;
+  if (arithmetic == kFew) query_storage = queries.storage;
   check_same_dim(queries, items);
   check(items.rows < (int64_t{1} << 31), "table must have at most 2^31 - 1 rows, got ", items.rows,
         "; slice it");
@@ -109,6 +110,7 @@ Catalog::Catalog(const Tensor& table, const OptionalTensor& row_stats, const Opt
   this->row_stats = static_cast<const float*>(optional_data(row_stats, row_stats_owner_));
   this->valid = static_cast<const bool*>(optional_data(valid, valid_owner_));
   words = words_of(arithmetic, items.dim, tile.word_step);
+  if (arithmetic == kFew && items.storage == kInt8) words /= 2;
   // Kernels that read whole cache lines are much slower if these are not aligned.
   const int64_t bytes = items.dim * items.value_bytes;
   const bool has_aligned_words = bytes == 4 * words && items.row_bytes % 64 == 0 &&
@@ -179,9 +181,7 @@ void ItemTile::add(int64_t id) {
   const int64_t bytes = items.dim * items.value_bytes;
   float scale = catalog_.scale(id);
   if (catalog_.rounds) {
-    const auto* ahead =
-        static_cast<const char*>(items.row(std::min(id + kRoundedAhead, items.rows - 1)));
-    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(ahead + byte, 0, 2);
+    prefetch_row(items, std::min(id + kRoundedAhead, items.rows - 1));
     uint32_t* second = catalog_.arithmetic == kBFloat16Pairs ? nullptr : to + catalog_.words / 2;
     RowNorms norms{};
     if (catalog_.arithmetic == kSplitInt8)
@@ -208,7 +208,17 @@ void ItemTile::include_stats(int64_t id) {
 
 void ItemTile::score_few(const Panels& panels) {
   const Embeddings& items = catalog_.items;
-  const int log2 = __builtin_ctzll(catalog_.tile.lanes);
+  const int64_t lanes = catalog_.tile.lanes;
+  const int log2 = __builtin_ctzll(lanes);
+  if (items.storage == kInt8) {
+    level().score_few_int8[log2](reinterpret_cast<const int16_t*>(panels.panel(0)), data_,
+                                 data_stride_, size_, items.dim, few_scores_);
+    const Int8Scales scales = panels.scales(0, scales_);
+    for (int64_t r = 0; r < size_; ++r)
+      for (int64_t l = 0; l < lanes; ++l)
+        few_scores_[r * lanes + l] *= scales.lane_scale[l] * scales_[r];
+    return;
+  }
   level().rows.score_few[log2][items.storage](reinterpret_cast<const float*>(panels.panel(0)),
                                               data_, data_stride_, size_, items.dim, few_scores_,
                                               &norms_.norm);
@@ -275,10 +285,7 @@ Block Partition::operator[](int64_t i) const {
 void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n) {
   const Embeddings& items = catalog.items;
   const int64_t rows = std::min(catalog.tile.rows, items.rows - first);
-  const int64_t bytes = items.dim * items.value_bytes;
-  for (int64_t r = rows * p / n; r < rows * (p + 1) / n; ++r)
-    for (int64_t byte = 0; byte < bytes; byte += 64)
-      __builtin_prefetch(static_cast<const char*>(items.row(first + r)) + byte, 0, 2);
+  for (int64_t r = rows * p / n; r < rows * (p + 1) / n; ++r) prefetch_row(items, first + r);
 }
 
 namespace {

@@ -25,9 +25,11 @@ struct Catalog {
           const Embeddings& queries)
       : Catalog(table, row_stats, valid, queries, std::nullopt) {}
   // The items of `source` in an arithmetic that approximates its own: kBFloat16Pairs and those in
-  // two parts round them when they are loaded, kFew takes them as they are.
+  // two parts round them when they are loaded, kFew takes them as they are. So `source` may be
+  // quantized for kFew; queries are taken as they are too, or as int16 if items are int8.
   Catalog(const Catalog& source, Arithmetic approximation, const Embeddings& queries)
-      : Catalog(source.items.owner, std::nullopt, source.valid_owner_, queries, approximation) {}
+      : Catalog(source.items.owner, source.row_stats_owner_, source.valid_owner_, queries,
+                approximation) {}
 
   bool is_valid(int64_t id) const { return !valid || valid[id]; }
   float scale(int64_t id) const { return row_stats ? row_stats[3 * id] : 1.0f; }
@@ -164,6 +166,11 @@ class ItemTile {
   float scales_[kMaxTileRows];
   float few_scores_[kFewRows * kMaxFewQueries];
 };
+
+inline void prefetch_row(const Embeddings& items, int64_t i) {
+  for (int64_t byte = 0; byte < items.dim * items.value_bytes; byte += 64)
+    __builtin_prefetch(static_cast<const char*>(items.row(i)) + byte, 0, 2);
+}
 
 // Prefetches part p of n of the rows that the next tile loads from `first` on.
 void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n);

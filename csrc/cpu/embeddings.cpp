@@ -69,6 +69,15 @@ void Embeddings::to_split_int8(int64_t i, uint32_t* first, uint32_t* second, flo
   level().rows.to_split_int8[storage](row(i), dim, first, second, scale, norms);
 }
 
+void Embeddings::to_int16(int64_t i, int16_t* values, float* scale, RowNorms* norms) const {
+  alignas(64) uint32_t first[kMaxInt8Dim / 4], second[kMaxInt8Dim / 4];
+  to_split_int8(i, first, second, scale, norms);
+  const auto* a = reinterpret_cast<const int8_t*>(first);
+  const auto* b = reinterpret_cast<const int8_t*>(second);
+  for (int64_t j = 0; j < padded_dim(); ++j) values[j] = static_cast<int16_t>(256 * a[j] + b[j]);
+  *scale *= 1.0f / 256;
+}
+
 void check_same_dim(const Embeddings& queries, const Embeddings& items) {
   check(queries.dim == items.dim, "query has ", queries.dim, " dimensions, table ", items.dim);
 }

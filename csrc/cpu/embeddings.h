@@ -26,6 +26,9 @@ struct Embeddings {
   // Both have room for padded_dim() bytes.
   void to_split_int8(int64_t i, uint32_t* first, uint32_t* second, float* scale,
                      RowNorms* norms) const;
+  // The same as int16, the scale times 256 first parts plus second parts, for up to kMaxInt8Dim
+  // dimensions.
+  void to_int16(int64_t i, int16_t* values, float* scale, RowNorms* norms) const;
   // Of row i of a bfloat16 matrix.
   Extremes extremes(int64_t i) const {
     return rl4rec::extremes(static_cast<const uint16_t*>(row(i)), dim);

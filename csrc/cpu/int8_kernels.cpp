@@ -58,6 +58,15 @@ struct Lanes {
          __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
 }
 
+// The sums of four.
+[[gnu::always_inline]] inline void store_totals(const Lanes* lanes, float* out) {
+  const Floats8 sums = add_pairs(add_pairs(lanes[0].folded(), lanes[1].folded()),
+                                 add_pairs(lanes[2].folded(), lanes[3].folded()));
+  const Floats4 totals = __builtin_shufflevector(sums, sums, 0, 1, 2, 3) +
+                         __builtin_shufflevector(sums, sums, 4, 5, 6, 7);
+  __builtin_memcpy(out, &totals, sizeof(totals));
+}
+
 // Four rows, which share the loads of the query.
 void dot4(const int16_t* query, const int8_t* const* rows, int64_t dim, float* out) {
   Lanes lanes[4];
@@ -73,11 +82,7 @@ void dot4(const int16_t* query, const int8_t* const* rows, int64_t dim, float* o
       lanes[r].multiply_add(query + whole, tail);
     }
   }
-  const Floats8 sums = add_pairs(add_pairs(lanes[0].folded(), lanes[1].folded()),
-                                 add_pairs(lanes[2].folded(), lanes[3].folded()));
-  const Floats4 totals = __builtin_shufflevector(sums, sums, 0, 1, 2, 3) +
-                         __builtin_shufflevector(sums, sums, 4, 5, 6, 7);
-  __builtin_memcpy(out, &totals, sizeof(totals));
+  store_totals(lanes, out);
 }
 
 void dot_int8_rows(const int16_t* query, const void* const* rows, int64_t n, int64_t dim,
@@ -90,10 +95,52 @@ void dot_int8_rows(const int16_t* query, const void* const* rows, int64_t n, int
   }
 }
 
+// Several rows for one or two queries, one row for more: they share the loads of the rows.
+template <int kLanes>
+void score_few_int8(const int16_t* queries, const void* rows, int64_t stride, int64_t n,
+                    int64_t dim, float* out) {
+  constexpr int kRows = kLanes < 4 ? 4 / kLanes : 1;
+  const int64_t whole = dim - dim % kStep, padded = (dim + kStep - 1) / kStep * kStep;
+  for (int64_t i = 0; i < n; i += kRows) {
+    Lanes lanes[kRows * kLanes];
+    const auto add = [&](int r, const int8_t* row, int64_t j) {
+#pragma GCC unroll 8
+      for (int l = 0; l < kLanes; ++l)
+        lanes[r * kLanes + l].multiply_add(queries + l * padded + j, row);
+    };
+    const int8_t* row[kRows];
+    for (int r = 0; r < kRows; ++r)
+      row[r] = static_cast<const int8_t*>(rows) + (i + r < n ? i + r : n - 1) * stride;
+    for (int64_t j = 0; j < whole; j += kStep)
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        // By numbers: no pointer may go beyond its array, as the last ones would.
+        const uintptr_t ahead = reinterpret_cast<uintptr_t>(row[r] + j) + kStreamAhead;
+        if (j % 64 == 0) __builtin_prefetch(reinterpret_cast<const void*>(ahead));
+        add(r, row[r] + j, j);
+      }
+    for (int r = 0; r < kRows && whole < dim; ++r) {
+      int8_t tail[kStep] = {};
+      __builtin_memcpy(tail, row[r] + whole, dim - whole);
+      add(r, tail, whole);
+    }
+    float totals[kRows * kLanes];
+    for (int a = 0; a < kRows * kLanes; a += 4) store_totals(lanes + a, totals + a);
+    const int64_t left = n - i < kRows ? n - i : kRows;
+    __builtin_memcpy(out + i * kLanes, totals, left * kLanes * sizeof(float));
+  }
+}
+
 }  // namespace
 
 void set_int8_kernels(Level&);
-void set_int8_kernels(Level& level) { level.dot_int8_rows = dot_int8_rows; }
+void set_int8_kernels(Level& level) {
+  level.dot_int8_rows = dot_int8_rows;
+  level.score_few_int8[0] = score_few_int8<1>;
+  level.score_few_int8[1] = score_few_int8<2>;
+  level.score_few_int8[2] = score_few_int8<4>;
+  level.score_few_int8[3] = score_few_int8<8>;
+}
 
 }  // namespace RL4REC_LEVEL
 }  // namespace rl4rec

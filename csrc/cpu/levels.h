@@ -32,6 +32,10 @@ struct Level {
   // up to a multiple of 4. Null without AVX2.
   void (*dot_int8_rows)(const int16_t* query, const void* const* rows, int64_t n, int64_t dim,
                         float* out);
+  // The same sums for n rows that are `stride` bytes apart and few queries, [lanes, padded dim]:
+  // out[i * lanes + l], for 1, 2, 4 and 8 lanes.
+  void (*score_few_int8[4])(const int16_t* queries, const void* rows, int64_t stride, int64_t n,
+                            int64_t dim, float* out);
   // What a thread calls before and after it scores tiles, or null.
   void (*enter)();
   void (*leave)();

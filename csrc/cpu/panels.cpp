@@ -98,6 +98,10 @@ void Panels::pack_panel(int64_t p) {
 // Writes the words of query begin_ + i.
 void Panels::pack_query(int64_t i, uint32_t* words, float* row) {
   const int64_t dim = queries_.dim;
+  if (catalog_.arithmetic == kFew && catalog_.items.storage == kInt8) {
+    RowNorms norms;
+    return queries_.to_int16(begin_ + i, reinterpret_cast<int16_t*>(words), &scales_[i], &norms);
+  }
   if (catalog_.rounds) {
     uint32_t* second = words + catalog_.words / 2;
     RowNorms norms;

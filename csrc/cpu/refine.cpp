@@ -35,6 +35,12 @@ struct QueryNorms {
 };
 
 QueryNorms norms_of(const Catalog& catalog, const Embeddings& queries, int64_t q, float* scratch) {
+  if (catalog.arithmetic == kFew && catalog.items.storage == kInt8) {
+    RowNorms norms;
+    float scale;
+    queries.to_int16(q, reinterpret_cast<int16_t*>(scratch), &scale, &norms);
+    return {double{norms.norm} + norms.error, norms.error, 0.0};
+  }
   if (catalog.rounds) {
     auto* words = reinterpret_cast<uint32_t*>(scratch);
     RowNorms norms{};
@@ -57,12 +63,19 @@ QueryNorms norms_of(const Catalog& catalog, const Embeddings& queries, int64_t q
   return {std::sqrt(norm), std::sqrt(error), 0.0};
 }
 
+// Whether kFew can read the rows of a quantized table.
+bool has_few_kernel(const Catalog& quantized) {
+  return quantized.items.storage != kInt8 ||
+         (level().score_few_int8[0] && quantized.items.dim <= kMaxInt8Dim);
+}
+
 // The pairs of a strip of items whose approximate scores do not decide which is above, by item.
 class UndecidedPairs {
  public:
   UndecidedPairs(int64_t num_items, int64_t num_queries)
       : num_queries_(num_queries),
         sizes_(num_items),
+        items_(num_items),
         queries_(new int32_t[num_items * num_queries]),
         rows_(new const void*[num_items * num_queries + kPrefetchRows]),
         scores_(num_queries) {}
@@ -72,23 +85,27 @@ class UndecidedPairs {
   }
 
   // Calls fn(item row, query, score) for each pair and removes them all. `item_row(item)` and
-  // `query_row(query)` give the factors of a score. Before the next item's row is asked for,
-  // `done()` is called. Returns how many pairs there were.
-  template <typename ItemRow, typename QueryRow, typename Fn, typename Done>
-  int64_t rescore(int64_t dim, const ItemRow& item_row, const QueryRow& query_row, const Fn& fn,
-                  const Done& done) {
+  // `query_row(query)` give the factors of a score; `prefetch(item)` is called before the former,
+  // which is for a later item if the last one is done: that is when `done()` is called.
+  template <typename ItemRow, typename QueryRow, typename Prefetch, typename Fn, typename Done>
+  Rescored rescore(int64_t dim, const ItemRow& item_row, const QueryRow& query_row,
+                   const Prefetch& prefetch_item, const Fn& fn, const Done& done) {
     // The rows of all items are in one list, so that those of the next item are prefetched in time.
-    int64_t count = 0;
-    for (size_t item = 0; item < sizes_.size(); ++item)
+    int64_t count = 0, num_items = 0;
+    for (size_t item = 0; item < sizes_.size(); ++item) {
+      if (sizes_[item] == 0) continue;
+      items_[num_items++] = item;
       for (int32_t j = 0; j < sizes_[item]; ++j)
         rows_[count++] = query_row(queries_[item * num_queries_ + j]);
-    if (count == 0) return 0;
+    }
+    if (count == 0) return {0, 0};
     std::fill_n(&rows_[count], kPrefetchRows, rows_[count - 1]);
     const bool prefetch = num_queries_ * dim * 4 > kL2CacheBytes;
     const void* const* rows = rows_.get();
-    for (size_t item = 0; item < sizes_.size(); ++item) {
-      const int64_t n = sizes_[item];
-      if (n == 0) continue;
+    for (int64_t i = -kRescoredAhead; i < num_items; ++i) {
+      if (i + kRescoredAhead < num_items) prefetch_item(items_[i + kRescoredAhead]);
+      if (i < 0) continue;
+      const int64_t item = items_[i], n = sizes_[item];
       const float* item_values = item_row(item);
       level().rows.dot_rows[kFloat32](item_values, rows, n, dim, prefetch, scores_.data());
       for (int64_t j = 0; j < n; ++j)
@@ -97,12 +114,13 @@ class UndecidedPairs {
       rows += n;
       sizes_[item] = 0;
     }
-    return count;
+    return {count, num_items};
   }
 
  private:
   int64_t num_queries_;
   std::vector<int32_t> sizes_;
+  std::vector<int64_t> items_;  // that have pairs, while these are rescored
   // Without initial values: little of them is used.
   std::unique_ptr<int32_t[]> queries_;
   std::unique_ptr<const void*[]> rows_;
@@ -201,18 +219,25 @@ Refinement::Refinement(const Catalog& exact, const Embeddings& queries, const Ca
     check(dim < (1 << 22), "refine=True needs less than ", 1 << 22, " dimensions, got ", dim);
   }
   const bool has_amx = level().wide[kSplit].score != nullptr && pays(exact, queries);
-  // int8 leaves many more pairs undecided than bfloat16, which costs AMX little more. But it is
-  // less to read, and reading is what takes the time of fewer queries.
-  if (quantized && !(has_amx && quantized->arithmetic == kInt8Quads && queries.rows > kMaxLanes))
+  const auto add = [&](const Catalog& items, Arithmetic arithmetic) {
+    approximations_.emplace_back(Catalog(items, arithmetic, queries), queries);
+  };
+  if (queries.rows <= kMaxFewQueries && pays(exact, queries)) {
+    add(exact, kFew);
+    if (quantized && has_few_kernel(*quantized))
+      add(*quantized, kFew);
+    else if (quantized)
+      approximations_.emplace_back(*quantized, queries);
+  } else if (quantized &&
+             !(has_amx && quantized->arithmetic == kInt8Quads && queries.rows > kMaxLanes)) {
+    // int8 leaves many more pairs undecided than bfloat16, which costs AMX little more. But it is
+    // less to read, and reading is what takes the time of fewer queries.
     approximations_.emplace_back(*quantized, queries);
-  if (!quantized && queries.rows <= kMaxFewQueries) {
-    approximations_.emplace_back(Catalog(exact, kFew, queries), queries);
-  } else if (has_amx) {
-    if (!quantized || quantized->arithmetic != kBFloat16Pairs)
-      approximations_.emplace_back(Catalog(exact, kBFloat16Pairs, queries), queries);
-    if (compares && dim <= kMaxSplitInt8)
-      approximations_.emplace_back(Catalog(exact, kSplitInt8, queries), queries);
-    approximations_.emplace_back(Catalog(exact, kSplit, queries), queries);
+  }
+  if (has_amx && queries.rows > kMaxFewQueries) {
+    if (!quantized || quantized->arithmetic != kBFloat16Pairs) add(exact, kBFloat16Pairs);
+    if (compares && dim <= kMaxSplitInt8) add(exact, kSplitInt8);
+    add(exact, kSplit);
   }
   for_each_query(queries, [&](int64_t q, float*) {
     float* query = reinterpret_cast<float*>(query_words_.get()) + q * padded_dim_;
@@ -331,9 +356,12 @@ void Refinement::count_block(const Exclusions& exclusions, const Block& block,
       last = {&items, p, scores};
     });
     if (last.items) collect(-1);
-    const int64_t num_rescored = undecided.rescore(
+    const Rescored rescored = undecided.rescore(
         dim, [&](int64_t i) { return item(begin + i, copy); },
         [&](int64_t i) { return query(first_query + i); },
+        [&](int64_t i) {
+          if (!strips.reads_source()) prefetch_row(exact_.items, begin + i);
+        },
         [&](const float* values, int64_t i, float score) {
           if (std::fabs(score - targets[i]) <= rounding[i])
             close.add(i, query(first_query + i), values);
@@ -344,7 +372,7 @@ void Refinement::count_block(const Exclusions& exclusions, const Block& block,
           if (copies_items()) close.rescore();  // the next item is written over this one
         });
     close.rescore();
-    strips.learn((end - begin) * block.num_queries, num_rescored);
+    strips.learn((end - begin) * block.num_queries, rescored);
   }
   for (int64_t i = 0; i < block.num_queries; ++i) counts.add(first_query + i, above[i], tied[i], 0);
 }

@@ -23,6 +23,8 @@ namespace rl4rec {
 // their norms, |s b / 256| |s' b' / 256|. Its sums are whole numbers; turning them into a score
 // takes a few roundings.
 //
+// kFew takes queries as they are, but as int16 if items are int8.
+//
 // kSplit adds up q1.t1 + q2.t1 + q1.t2, where q1 is q rounded to bfloat16 and q2 is q - q1, rounded
 // again, so that |q - q1| <= 2^-8 |q| and |q - q1 - q2| <= 2^-16 |q|, and the same for t. What it
 // leaves out is q2.t2 + (q - q1 - q2).t + (q1 + q2).(t - t1 - t2), at most 3.1 * 2^-16 |q| |t|.
@@ -49,6 +51,11 @@ struct Approximation {
   Catalog catalog;
   // Per query; infinite without a bound.
   std::vector<float> slope_norm, slope_error, slope_rest, constant;
+};
+
+// How many pairs were rescored, and how many items they have.
+struct Rescored {
+  int64_t pairs, items;
 };
 
 // The ways to score the items of a call: approximately, and exactly.

@@ -17,18 +17,10 @@ Int8Copy::Int8Copy(const Tensor& values, const Tensor& row_stats, const Embeddin
 
 bool Screen::set_query(const Embeddings& queries, int64_t row) {
   if (!copy_ || !level().dot_int8_rows || queries.dim > kMaxInt8Dim) return false;
-  alignas(64) uint32_t first[kMaxInt8Dim / 4], second[kMaxInt8Dim / 4];
   RowNorms norms;
-  queries.to_split_int8(row, first, second, &scale_, &norms);
+  queries.to_int16(row, query_, &scale_, &norms);
   const double norm = double{norms.norm} + norms.error;
   if (!(norm < 1e18)) return false;
-  // The query is copied as scale_ (a + b / 256) and multiplied as 256 a + b.
-  const auto* a = reinterpret_cast<const int8_t*>(first);
-  const auto* b = reinterpret_cast<const int8_t*>(second);
-  for (int64_t j = 0; j < queries.padded_dim(); ++j)
-    query_[j] = static_cast<int16_t>(256 * a[j] + b[j]);
-  scale_ *= 1.0f / 256;
-
   // The bound of refine.h. `rounded` is more than what it calls g and g', and the factor more than
   // the roundings of these lines. Lanes of whole numbers are turned into floats, then added.
   const double dim = static_cast<double>(queries.dim), factor = 1 + 1e-6;

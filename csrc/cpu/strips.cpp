@@ -12,13 +12,22 @@ Strips::Strips(const Refinement& refinement, const Block& block)
     ways_.emplace_back();
     ways_.back().approximation = &approximation;
     ways_.back().catalog = &approximation.catalog;
-    if (approximation.catalog.rounds)
-      ways_.back().rounding = (approximation.catalog.arithmetic == kBFloat16Pairs ? 1.5f : 2.5f) /
-                              static_cast<float>(block.num_queries);
   }
   ways_.emplace_back();
   ways_.back().approximation = nullptr;
   ways_.back().catalog = &refinement.exact();
+  for (Way& way : ways_) way.fixed = fixed_cost(*way.catalog);
+}
+
+float Strips::fixed_cost(const Catalog& catalog) const {
+  const auto num_queries = static_cast<float>(block_.num_queries);
+  const float reading = kReadingCost * static_cast<float>(catalog.items.value_bytes) / 4;
+  if (catalog.arithmetic == kFew) return reading / num_queries + kFewCost;
+  const int64_t lanes = catalog.tile.lanes;
+  const int64_t padded = (block_.num_queries + lanes - 1) / lanes * lanes;
+  const float multiplying = catalog.tile.cost * static_cast<float>(padded) / num_queries;
+  const float rounding = catalog.arithmetic == kBFloat16Pairs ? 1.5f : 2.5f;
+  return multiplying + (catalog.rounds ? rounding : reading) / num_queries;
 }
 
 const Strip& Strips::load(int64_t begin, int64_t end) {
@@ -54,10 +63,13 @@ void Strips::load_tiles(Way& way, int64_t begin, int64_t end) {
   }
 }
 
-void Strips::learn(int64_t num_pairs, int64_t num_rescored) {
+void Strips::learn(int64_t num_pairs, const Rescored& rescored) {
   constexpr float kFade = 0.98f;  // so that a way which was not taken for long is tried again
   for (Way& way : ways_) way.rescored *= kFade;
-  ways_[strip_.way].rescored = static_cast<float>(num_rescored) / static_cast<float>(num_pairs);
+  const float row = reads_source() ? 0.0f : kSingleReadingCost;
+  ways_[strip_.way].rescored =
+      (static_cast<float>(rescored.pairs) + row * static_cast<float>(rescored.items)) /
+      static_cast<float>(num_pairs);
 }
 
 }  // namespace rl4rec

@@ -26,8 +26,10 @@ class Strips {
   // lately; exactly, if a query or an item has no bound.
   const Strip& load(int64_t begin, int64_t end);
 
-  // Reports how many of the strip's pairs had to be rescored.
-  void learn(int64_t num_pairs, int64_t num_rescored);
+  // Whether the strip was read from the table whose rows are rescored.
+  bool reads_source() const { return reads_source(*strip_.catalog); }
+  // Reports how many pairs the strip has, and which of them had to be rescored.
+  void learn(int64_t num_pairs, const Rescored& rescored);
 
   // Calls fn(tile, p) for every tile and panel of the strip: a few panels at a time, which stay in
   // the cache.
@@ -35,25 +37,37 @@ class Strips {
   void for_each_tile(const Fn& fn) const {
     const int64_t panels = strip_.panels->size();
     const int64_t at_once = Partition::panels_at_once(*strip_.catalog);
+    const bool prefetches = strip_.catalog->loads_in_place && strip_.catalog->arithmetic != kFew;
     for (int64_t first = 0; first < panels; first += at_once)
-      for (int64_t t = 0; t < strip_.num_tiles; ++t)
-        for (int64_t p = first; p < std::min(first + at_once, panels); ++p) fn(strip_.tiles[t], p);
+      for (int64_t t = 0; t < strip_.num_tiles; ++t) {
+        const ItemTile& tile = strip_.tiles[t];
+        const int64_t last = std::min(first + at_once, panels);
+        for (int64_t p = first; p < last; ++p) {
+          if (prefetches && first == 0)
+            prefetch_part(*strip_.catalog, tile.ids()[tile.size() - 1] + 1, p, last);
+          fn(tile, p);
+        }
+      }
   }
 
  private:
-  // A way to score. Its cost per multiplication is that of the kernel, of rounding items, which all
-  // queries of the block share, and of rescoring, in units of dot_rows.
+  // A way to score. Its cost per pair, in units of that of dot_rows, is that of the kernel, of
+  // reading or rounding items, which all queries of the block share, and of rescoring.
   struct Way {
     const Approximation* approximation;
     const Catalog* catalog;
-    float rounding = 0.0f;
-    float rescored = 0.0f;  // share of pairs, as seen lately
+    float fixed = 0.0f;
+    float rescored = 0.0f;  // as seen lately
     std::optional<Panels> panels;
     std::vector<ItemTile> tiles;
 
-    float cost() const { return catalog->tile.cost + rounding + rescored; }
+    float cost() const { return fixed + rescored; }
   };
 
+  bool reads_source(const Catalog& catalog) const {
+    return catalog.items.data == refinement_.exact().items.data;
+  }
+  float fixed_cost(const Catalog& catalog) const;
   void load_tiles(Way& way, int64_t begin, int64_t end);
 
   const Refinement& refinement_;

@@ -160,7 +160,7 @@ void search_block(const Refinement& refinement, const Exclusions& exclusions, co
       collector.collect(strip.catalog->tile, items, p, scores, /*only_finite=*/false);
       collector.add(strip.catalog->tile, items, p, scores, !strip.approximation, compact);
     });
-    strips.learn((end - begin) * block.num_queries, num_rescored);
+    strips.learn((end - begin) * block.num_queries, {num_rescored, num_rescored});
   }
 
   // Strip by strip of the source, so that what the queries share of it is read once.

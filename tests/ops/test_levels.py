@@ -97,3 +97,22 @@ def test_refined_counts_are_those_of_the_source_at_every_level(kind, dtype):
             refined_best = rk.topk_catalog(query, copy, 20, refine=True)
         for one, other in zip((*refined, *refined_best), (*exact, *best), strict=True):
             assert torch.equal(one, other), level
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("dim", [33, 384, 4100])
+def test_few_refined_queries_have_the_counts_of_the_source_at_every_level(dim, dtype):
+    query, table = draw("near items", 8, 150, dim)
+    query[::2] *= 1e-15
+    targets, valid = torch.randint(150, (8,)), torch.ones(150, dtype=torch.bool)
+    valid[40:45] = False
+    targets[targets // 5 == 8] = 0
+    copy = rk.quantize_table(table, dtype)
+    for level in cpu_levels():
+        with use_cpu_level(level):
+            for few in (1, 2, 3, 8):
+                own = (query[:few], targets[:few])
+                exact = rk.rank_catalog(own[0], table, own[1], valid=valid)
+                refined = rk.rank_catalog(own[0], copy, own[1], valid=valid, refine=True)
+                for one, other in zip(refined, exact, strict=True):
+                    assert torch.equal(one, other), level
