@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# OpenMP reads this when torch is imported. Tests often share their cores, and threads that wait for
+# work would keep them busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
 # Triton reads this when it is imported, so it must be set before any import that may import Triton.
