@@ -77,9 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ignored = shutil.ignore_patterns(".git", ".venv", ".cache", "build", "*.so", "*_cache")
             shutil.copytree(ROOT, folder, ignore=ignored)
             shutil.rmtree(folder / "tests")
+            model = folder / "work" / MODEL
+            model.parent.mkdir(parents=True)
             if options.model:
-                shutil.copytree(options.model, folder / "work" / MODEL)
-            (folder / "work").mkdir(exist_ok=True)
+                model.symlink_to(options.model.resolve(strict=True))
             (folder / "work" / "program.py").write_text(program, encoding="utf-8")
             base, install = commands
             activate = ". .venv/bin/activate\n"

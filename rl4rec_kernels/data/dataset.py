@@ -189,7 +189,7 @@ class RecommendationDataset(FromSource, Dataset[Sample]):
         self.data_name = data_name
         self.item_metadata = item_metadata
         self.prompt_generator = prompt_generator
-        self.split = split
+        self.split: SplitName = split
         self.num_negs = num_negs
         self.num_items = num_items
         self.seed = seed

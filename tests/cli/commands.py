@@ -10,7 +10,7 @@ from pathlib import Path
 
 # Importing torch and the encoder's libraries takes seconds: one process does it for all commands.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["rl4rec_kernels.cli.app", "sentence_transformers"])
+_PROCESSES.set_forkserver_preload(["rl4rec_kernels.cli.app", "sentence_transformers", "ray.serve"])
 
 
 def python(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess:
