@@ -37,6 +37,7 @@ struct LevelRow {
   const char* base;  // has the kernels that this level does not set; "" for none
   bool (*is_supported)();
   std::vector<void (*)(Level&)> set_kernels;
+  bool is_slower = false;  // than its base on this CPU, so that it has to be asked for
 };
 
 #if defined(__x86_64__)
@@ -58,7 +59,8 @@ bool has_amx() {
 }
 #endif
 
-// The best level is the last one that is supported. A level is supported only if its base is.
+// The best level is the last one that is supported and not slower than its base. A level is
+// supported only if its base is.
 const LevelRow kTable[] = {
     {"portable",
      "",
@@ -89,7 +91,10 @@ const LevelRow kTable[] = {
     {"avx512_bf16",
      "avx512_vnni",
      [] { return HAS("avx512bf16"); },
-     {avx512_bf16::set_dot_kernels}},
+     {avx512_bf16::set_dot_kernels},
+     // AMD multiplies a pair of bfloat16 in the time of a float, Intel in about four times as much:
+     // so does widening them, which leaves the multiplications to two units.
+     static_cast<bool>(__builtin_cpu_is("intel"))},
     {"amx",
      "avx512_bf16",
      has_amx,
@@ -111,6 +116,9 @@ Level make_level(const LevelRow& row) {
   level.name = is_supported ? row.name : nullptr;
   if (is_supported)
     for (const auto set : row.set_kernels) set(level);
+  if (is_supported && row.is_slower)
+    for (TileKernels* tiles : {level.wide, level.narrow})
+      tiles[kBFloat16Pairs].cost = 2.0f * tiles[kFloat].cost;
   return level;
 }
 
@@ -126,7 +134,7 @@ void set_lane_kernels(Level& level) {
     }
 }
 
-// The levels that this CPU supports, in the order of the table.
+// The levels that this CPU supports, the best one last.
 const std::vector<Level>& supported_levels() {
   static const std::vector<Level> levels = [] {
     std::vector<Level> result;
@@ -134,7 +142,7 @@ const std::vector<Level>& supported_levels() {
       Level level = make_level(row);
       if (!level.name) continue;
       set_lane_kernels(level);
-      result.push_back(level);
+      result.insert(result.end() - row.is_slower, level);  // before its base
     }
     return result;
   }();

@@ -68,8 +68,10 @@ def cpu_level() -> str:
     """Return the level of CPU features in use.
 
     One of ``"amx"``, ``"avx512_bf16"``, ``"avx512_vnni"``, ``"avx512"``, ``"avx2"`` and
-    ``"portable"``: the best one the machine has, unless the environment variable RL4REC_CPU_LEVEL
-    named another one when the package was imported. ``"amx_emulated"`` is for tests: the kernels
+    ``"portable"``: the fastest one on this machine, unless the environment variable
+    RL4REC_CPU_LEVEL named another one when the package was imported. On Intel's CPUs without AMX
+    that is ``"avx512_vnni"``: their dot product of bfloat16 is slower than that of float32.
+    ``"amx_emulated"`` is for tests: the kernels
     of ``"amx"`` on emulated instructions, which are slow.
     """
     return torch.ops.rl4rec.cpu_level("")

@@ -49,8 +49,8 @@ def quantize_table(
     """Copy a table in bfloat16, or in int8 or float8 with a scale per row.
 
     The catalog operators score the copy two times (bfloat16) or four times (int8) as fast as
-    float32 on AMD CPUs with AVX-512's dot products; on Intel's without AMX, bfloat16 is slower than
-    float32. Queries are then rounded in the same way. With AMX they score the copy faster still,
+    float32 on AMD CPUs with AVX-512's dot products; on Intel's without AMX, bfloat16 takes as long
+    as float32. Queries are then rounded in the same way. With AMX they score the copy faster still,
     but find the exact results of float32 nearly as fast without one. With ``refine=True`` the
     results are exactly those of the table itself. On a GPU, ``refine=True`` scores the table
     itself; without it, copies save memory and time.

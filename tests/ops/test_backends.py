@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -58,3 +59,11 @@ def test_there_are_few_catalog_kernels_in_cuda():
     if DEVICE == "cpu":
         with raises(ValueError, "backend='cuda'", "GPU", "cpu"):
             rk.rank_catalog(one.half(), one.half(), torch.zeros(1).long(), backend="cuda")
+
+
+def test_slow_bfloat16_instructions_have_to_be_asked_for():
+    levels, cpuinfo = cpu_levels(), Path("/proc/cpuinfo")
+    if "avx512_bf16" not in levels or not cpuinfo.exists():
+        pytest.skip("needs a CPU with AVX-512 and bfloat16, and Linux")
+    is_intel = "GenuineIntel" in cpuinfo.read_text()
+    assert (levels.index("avx512_vnni") < levels.index("avx512_bf16")) == is_intel
