@@ -199,11 +199,12 @@ bench-service: $(VENV)/installed
 # All cases of the GPU tests: of kernels that Triton interprets, then of every kernel as compiled PTX,
 # for both generations of tensor cores, and then with faults planted, which must be found. Takes
 # about half an hour.
-EMULATED := tests/gpu/test_triton.py $(addprefix tests/ops/,test_gpu_candidates.py test_gpu_catalog.py \
-              test_log_prob.py test_log_prob_gradients.py)
+EMULATED := $(addprefix tests/ops/,test_gpu_candidates.py test_gpu_catalog.py test_log_prob.py \
+              test_log_prob_gradients.py)
 
 test-gpu-emulated: $(VENV)/installed
 	$(RUN) RL4REC_EMULATED=all $(BIN)/python -m pytest -k 'cuda or gpu or triton' tests/cuda tests/gpu tests/ops
+	$(RUN) RL4REC_EMULATED=all $(BIN)/python -m pytest -p tests.gpu.plugin tests/gpu/test_triton.py
 	for capability in 80 90; do \
 	  $(RUN) RL4REC_EMULATED=all RL4REC_CAPABILITY=$$capability $(BIN)/python -m pytest \
 	    -p tests.gpu.plugin -k '(gpu or triton) and not cuda and not compile' $(EMULATED) || exit 1; \

@@ -13,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 # Triton's own cache, by the source of a kernel: only PTX is in it, and no machine code.
 os.environ["TRITON_CACHE_DIR"] = str(ROOT / ".cache/emulated/triton")
+os.environ["TRITON_DISABLE_LINE_INFO"] = "1"  # it takes time, and is not looked at
 assert os.environ.get("TRITON_INTERPRET", "0") == "0", "Triton would interpret its kernels"
 
 import numpy as np  # noqa: E402
