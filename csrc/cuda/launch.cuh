@@ -40,6 +40,8 @@ class Device {
            attribute(cudaDevAttrComputeCapabilityMinor);
   }
   int processors() const { return attribute(cudaDevAttrMultiProcessorCount); }
+  // What a call may allocate for parts of a table: little, but enough work for all processors.
+  int64_t scratch_bytes() const { return 297 << 20; }
 
   // Lets a kernel be launched with more shared memory than the 48 KiB of every GPU.
   template <typename... Parameters>

@@ -16,7 +16,12 @@ from rl4rec_kernels.ops._arguments import NO_IDS, Catalog, Ids
 from rl4rec_kernels.ops._backends import Backend
 from rl4rec_kernels.ops._exclusions import exclusion_keys, sort_by_tile
 
-_DTYPES = (torch.bfloat16, torch.float16)
+_DTYPES = {  # of queries and items that are multiplied
+    (torch.bfloat16, torch.bfloat16),
+    (torch.float16, torch.float16),
+    (torch.float32, torch.float32),
+    (torch.float32, torch.bfloat16),
+}
 _TILE = (128, 256)  # queries and items, as in csrc/cuda/sm90/tiles.cuh
 
 
@@ -42,15 +47,16 @@ def _check_dtypes(query: Tensor, catalog: Catalog) -> None:
     Raises
     ------
     ValueError
-        If `query` and the table are not both bfloat16 or both float16.
+        If `query` and the table have dtypes that they do not, or the table is quantized.
     """
     values, _, row_stats, _ = catalog
-    if query.dtype == values.dtype and query.dtype in _DTYPES and row_stats is None:
+    if (query.dtype, values.dtype) in _DTYPES and row_stats is None:
         return
     quantized = " quantized" if row_stats is not None else ""
     raise ValueError(
-        "backend='cuda' scores a catalog if query and table are both bfloat16 or both float16, got "
-        f"{query.dtype} and{quantized} {values.dtype}; pass backend='triton' or 'auto'"
+        "backend='cuda' scores a catalog if query and table have the same dtype, or query is "
+        f"float32 and table bfloat16, got {query.dtype} and{quantized} {values.dtype}; "
+        "pass backend='triton' or 'auto'"
     )
 
 
@@ -74,6 +80,21 @@ def _check_device(query: Tensor) -> None:
         raise ValueError(
             "backend='cuda' needs kernels for catalogs, which were not compiled; install again "
             "with nvcc 12 or later, or pass backend='triton'"
+        )
+
+
+def check_topk(query: Tensor) -> None:
+    """Check that `topk_catalog` takes the queries: the bounds it collects by are Triton's scores.
+
+    Raises
+    ------
+    ValueError
+        If `query` is float32, of which Triton's scores have other bits.
+    """
+    if query.dtype == torch.float32:
+        raise ValueError(
+            "backend='cuda' finds the best items for query of bfloat16 or float16, got "
+            f"{query.dtype}; pass backend='triton' or 'auto'"
         )
 
 

@@ -216,7 +216,7 @@ def test_the_public_calls(raw):
     with raises(IndexError, "targets", 300):
         rk.rank_catalog(case.query, case.table, targets, backend="cuda")
     for changes, *named in (
-        ({"query": case.query.float()}, "float32", "bfloat16"),
+        ({"query": case.query.float(), "table": case.table.half()}, "float32", "float16"),
         ({"table": rk.quantize_table(case.table.float())}, "quantized", "int8"),
         ({"targets": [[1], [2, 3], [4]]}, "targets", "one target per query"),
     ):
@@ -225,13 +225,15 @@ def test_the_public_calls(raw):
             arguments["query"] = case.query.float()
         with raises(ValueError, "backend='cuda'", "'triton'", *named):
             rk.rank_catalog(**arguments, backend="cuda")
+    with raises(ValueError, "backend='cuda'", "'triton'", "query", "float32"):
+        rk.topk_catalog(case.query.float(), case.table, 5, backend="cuda")
 
 
 def test_the_raw_operators_check_their_arguments(raw):
     case = make_catalog_case((3, 5, 8), (BF16, BF16))
     scores = torch.zeros(3)
     for arguments, *named in (
-        ((case.query.float(), case.table.float(), scores, None), "bfloat16", "float16"),
+        ((case.query.float(), case.table.half(), scores, None), "float32", "bfloat16"),
         ((case.query[:, :7], case.table, scores, None), "query", 7, "table", 8),
         ((case.query, case.table, scores[:2], None), "target_scores", "float32 [3]"),
         ((case.query, case.table, scores, torch.ones(5)), "valid", "bool [5]"),

@@ -120,7 +120,7 @@ def test_the_public_calls(raw):
     with raises(IndexError, "targets", 300):
         rk.log_prob_catalog(case.query, case.table, [0, 300, 1], backend="cuda")
     with raises(ValueError, "backend='cuda'", "'triton'", "float32"):
-        rank_with_log_prob(case.query.float(), case.table, case.targets, **options)
+        rank_with_log_prob(case.query.float(), case.table.half(), case.targets, **options)
 
 
 def test_the_raw_operator_checks_its_arguments(raw):

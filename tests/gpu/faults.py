@@ -100,6 +100,17 @@ def hopper_sums(raw: Emulated) -> None:
     torch.testing.assert_close(found.double(), want, rtol=1e-6, atol=1e-6)
 
 
+def hopper_float32(raw: Emulated) -> None:
+    """Scores of float32, with queries that do not stay in shared memory."""
+    case = make_catalog_case((3, 300, 200), exact=False)
+    scores = raw.raw.score_pairs(case.query, case.table, None, case.targets)
+    exact = case.query.double() @ case.table.double().T
+    want = exact.gather(1, case.targets[:, None])[:, 0]
+    torch.testing.assert_close(scores.double(), want, rtol=0, atol=1e-4)
+    above, _ = raw.raw.count_catalog(case.query, case.table, scores, None)
+    assert torch.equal(above, (exact > want[:, None]).sum(1))
+
+
 CUDA: dict[str, tuple[Source, Callable[[Emulated], None]]] = {
     "a lost barrier": (
         Source("counts.cuh", "if (slot == 0) target_score = score;\n  __syncthreads();",
@@ -127,7 +138,7 @@ CUDA: dict[str, tuple[Source, Callable[[Emulated], None]]] = {
                "kPack + i] = sums[i];"), candidates),
 }  # fmt: skip
 
-TILES, SUM = "sm90/tiles.cuh", "sm90/sum.cuh"
+TILES, SUM, PARTS = "sm90/tiles.cuh", "sm90/sum.cuh", "sm90/operands.cuh"
 HOPPER: dict[str, Source] = {
     "a place that is freed too early": Source(TILES, "          wait_for_products<1>();\n", ""),
     "items that are not waited for": Source(
@@ -136,13 +147,16 @@ HOPPER: dict[str, Source] = {
     "queries that are replaced too early": Source(
         TILES, "      left.wait(unit_phase ^ 1);\n", ""),
     "fewer bytes than are copied": Source(
-        TILES, "arrive_and_expect(w.slices * kQueryBytes)", "arrive_and_expect(kQueryBytes)"),
+        TILES, "arrive_and_expect(w.slices * kParts * kQueryBytes)",
+        "arrive_and_expect(kQueryBytes)"),
     "a missing fence of stored items": Source(
-        TILES, "          fence_shared();\n          arrived", "          arrived"),
+        TILES, "fence_shared();\n              arrived", "arrived"),
     "a wrong swizzle of stored items": Source(
         "sm90/instructions.cuh", "((chunk ^ row % 8) << 4)", "(chunk << 4)"),
     "an unmasked last tile": Source(
         TILES, "if (left >= kTileItems) return true;", "if (left > 0) return true;"),
+    "a part of the queries that is used for all": Source(
+        PARTS, "queries + p * step", "queries"),
     "exclusions of other warps": Source(
         SUM, "loaded >> 12 == row % kBlockQueries / 16", "loaded >= 0"),
     "sums that keep their reference": Source(
@@ -221,10 +235,11 @@ def main() -> int:
     on_hopper = Emulated(part="cuda/sm90")
     hopper(on_hopper)
     hopper_sums(on_hopper)
+    hopper_float32(on_hopper)
     original = on_hopper.text
     for name, source in HOPPER.items():
         on_hopper.use(named_as(with_source(source, "cuda/sm90"), original))
-        check = hopper_sums if source.file == SUM else hopper
+        check = {SUM: hopper_sums, PARTS: hopper_float32}.get(source.file, hopper)
         report(f"CUDA on Hopper: {name}", partial(check, on_hopper))
     print(f"{number - missed} of {number} faults found")
     return missed

@@ -21,10 +21,13 @@ Tensor score_pairs(const Tensor& query, const Tensor& table, const OptionalTenso
   const Tensor scores = torch::stable::new_empty(items, {count}, ScalarType::Float);
   const Pairs pairs{rows ? rows->const_data_ptr<int64_t>() : nullptr,
                     items.const_data_ptr<int64_t>(), count, scores.mutable_data_ptr<float>()};
-  sides.with_type([&](auto type) {
-    using T = decltype(type);
-    sides.device.launch(pair_kernel<T>, (count + kProductRows - 1) / kProductRows, kWarpgroup,
-                        kPairBytes, sides.query.as_rows<T>(), sides.table.as_rows<T>(), pairs);
+  sides.with_types<true>([&](auto types) {
+    using Types = decltype(types);
+    constexpr int kBytes = kPairBytes<Types>;
+    sides.device.allow_shared(pair_kernel<Types>, kBytes);
+    sides.device.launch(pair_kernel<Types>, (count + kProductRows - 1) / kProductRows, kWarpgroup,
+                        kBytes, sides.query.as_rows<typename Types::Query>(),
+                        sides.table.as_rows<typename Types::Item>(), pairs);
   });
   return scores;
 }

@@ -6,6 +6,8 @@
 namespace rl4rec {
 
 struct Count {
+  static constexpr bool kSplits = true;
+
   struct State {
     float target[2];
     int above[2], tied[2];

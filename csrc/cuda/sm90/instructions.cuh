@@ -149,7 +149,6 @@ __device__ __forceinline__ void multiply_slice(float (&d)[kScores], uint32_t que
 #pragma unroll
   for (int i = 0; i < kSliceDim / kProductDim; ++i)
     multiply<T>(d, a + 2 * i, b + 2 * i, i > 0 || !first);
-  commit_products();
 }
 
 }  // namespace rl4rec

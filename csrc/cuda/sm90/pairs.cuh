@@ -16,32 +16,44 @@ struct Pairs {
   float* scores;
 };
 
-constexpr int kPairBytes = 1024 + kProductRows * kSliceRow + kItemBytes;
+constexpr int kPairQueryBytes = kProductRows * kSliceRow;
+template <typename Types>
+constexpr int kPairBytes = 1024 + Types::kQueryParts * kPairQueryBytes + kItemBytes;
 
-// Puts 64 dimensions of a row for each pair into shared memory.
+// Puts a part of 64 dimensions of a row for each pair into shared memory.
 template <typename T>
-__device__ __forceinline__ void stage_rows(uint32_t to, const Rows<T>& rows, const int* ids,
-                                           int at) {
+__device__ __forceinline__ void stage_rows(uint32_t to, const Rows<T>& rows, const int* ids, int at,
+                                           int part) {
 #pragma unroll 1
   for (int i = threadIdx.x; i < kProductRows * 8; i += kWarpgroup) {
     const int64_t id = ids[i / 8];
     const int first = at + i % 8 * 8;
-    Pack<T> pack;
-    if (id >= 0 && first < rows.dim)
-      pack = rows.aligned ? load_pack<T, true>(rows.row(id), first, rows.dim)
-                          : load_pack<T, false>(rows.row(id), first, rows.dim);
-    store_chunk(to + swizzled(i / 8, i % 8), pack.words);
+    uint32_t words[4] = {};
+    if (id >= 0 && first < rows.dim) {
+      if (sizeof(typename T::Bits) == 2 && rows.aligned) {
+        const uint4 bits = __ldg(reinterpret_cast<const uint4*>(rows.row(id) + first));
+        words[0] = bits.x, words[1] = bits.y, words[2] = bits.z, words[3] = bits.w;
+      } else {
+#pragma unroll
+        for (int j = 0; j < 8; ++j)
+          if (first + j < rows.dim)
+            words[j / 2] |= static_cast<uint32_t>(part_at(rows, id, first + j, part))
+                            << 16 * (j % 2);
+      }
+    }
+    store_chunk(to + swizzled(i / 8, i % 8), words);
   }
 }
 
-template <typename T>
+template <typename Types>
 __global__ void __launch_bounds__(kWarpgroup, 2)
-    pair_kernel(const Rows<T> query, const Rows<T> table, const Pairs pairs) {
+    pair_kernel(const Rows<typename Types::Query> query, const Rows<typename Types::Item> table,
+                const Pairs pairs) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   __shared__ int rows[kProductRows], items[kProductRows];
   __shared__ float scores[kProductRows];
   const uint32_t queries = aligned_shared();
-  const uint32_t others = queries + kProductRows * kSliceRow;
+  const uint32_t others = queries + Types::kQueryParts * kPairQueryBytes;
   const int64_t slot = static_cast<int64_t>(blockIdx.x) * kProductRows + threadIdx.x;
   if (threadIdx.x < kProductRows) {
     const int64_t item = slot < pairs.count ? pairs.items[slot] : -1;
@@ -56,13 +68,17 @@ __global__ void __launch_bounds__(kWarpgroup, 2)
   float d[kScores];
 #pragma unroll 1
   for (int at = 0; at == 0 || at < table.dim; at += kSliceDim) {
-    stage_rows(queries, query, rows, at);
-    stage_rows(others, table, items, at);
-    fence_shared();
-    __syncthreads();
-    multiply_slice<T>(d, queries, others, at == 0);
-    wait_for_products<0>();
-    __syncthreads();
+#pragma unroll
+    for (int part = Types::kItemParts - 1; part >= 0; --part) {
+      for (int p = 0; p < Types::kQueryParts - part; ++p)
+        stage_rows(queries + p * kPairQueryBytes, query, rows, at, p);
+      stage_rows(others, table, items, at, part);
+      fence_shared();
+      __syncthreads();
+      multiply_parts<Types>(d, queries, kPairQueryBytes, others, part, at == 0);
+      wait_for_products<0>();
+      __syncthreads();
+    }
   }
   // Row and column r of the tile are in register 4 (r / 8) + 2 h + e of warp r / 16.
   const int lane = lane_of_thread(), warp = warp_of_thread();

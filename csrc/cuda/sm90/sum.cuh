@@ -149,6 +149,8 @@ struct Sum {
 
 // Both, or sums alone. Excluded items are counted.
 struct SumAndCount {
+  static constexpr bool kSplits = true;
+
   struct State {
     Count::State count;
     Sum::State sum;

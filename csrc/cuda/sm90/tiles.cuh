@@ -7,7 +7,11 @@
 // compares scores while the other multiplies. Blocks that run at the same time share a range of
 // items, so that these are read from memory once.
 //
+// float32 is multiplied as bfloat16 parts, see operands.cuh: a slice of items is then a stage for
+// each part, and is multiplied with several parts of the queries.
+//
 // An epilogue is a struct with
+//   kSplits               whether it takes float32
 //   State                 what a thread keeps
 //   begin(state, row)     a block of queries; the thread has rows `row` and `row + 8`
 //   tile(state, d, row, first, odd)   scores of a tile, which it may change; the first column of
@@ -15,18 +19,16 @@
 //   end(state, row, range)
 #pragma once
 
-#include "cuda/sm90/instructions.cuh"
+#include "cuda/sm90/operands.cuh"
 
 namespace rl4rec {
 
 constexpr int kBlockQueries = 2 * kProductRows;
-constexpr int kStages = 4;
-constexpr int kResidentSlices = 6;  // of queries, that fit beside the stages
+constexpr int kResidentSlices = 6;  // of queries, of one part, that fit beside the stages
 constexpr int kQueryBytes = kBlockQueries * kSliceRow, kItemBytes = kTileItems * kSliceRow;
 constexpr int kTileThreads = 3 * kWarpgroup;
 constexpr int kConsumerWarps = 2 * kWarpgroup / kLanes;
 constexpr int kMaskWords = kTileItems / kLanes;
-constexpr int kBarrierBytes = 8 * (2 * kStages + 2);
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
@@ -43,34 +45,36 @@ struct Odd {
 };
 
 // What a kernel reads, and how the work is shared.
-template <typename T>
+template <typename Types>
 struct Work {
-  Rows<T> query, table;
-  const uint32_t* valid;  // a bit for each item of all tiles, 0 after the last one; or null
-  int slices;             // of kSliceDim dimensions
+  Rows<typename Types::Query> query;
+  Rows<typename Types::Item> table;
+  int query_width, table_width;  // columns from part to part, in what is copied by boxes
+  const uint32_t* valid;         // a bit for each item of all tiles, 0 after the last one; or null
+  int slices;                    // of kSliceDim dimensions
   int query_blocks, tiles, tiles_a_range, ranges;
-  bool resident;  // whether queries stay in shared memory
+  int first_tile, first_range;  // others were before, in other launches
+  bool resident;                // whether queries stay in shared memory
   bool by_boxes;  // whether items can be copied by boxes: rows are aligned to 16 bytes
 
+  __host__ __device__ int query_bytes() const {
+    return (resident ? slices : Types::kQuerySlices) * Types::kQueryParts * kQueryBytes;
+  }
   __host__ __device__ int64_t shared_bytes() const {  // a multiple of 1,024 is not given
-    const int queries = (resident ? slices : kStages) * kQueryBytes;
-    return 1024 + queries + kStages * kItemBytes + kBarrierBytes;
+    constexpr int kBarriers = 2 * Types::kStages + 2;
+    return 1024 + query_bytes() + Types::kStages * kItemBytes + 8 * kBarriers;
   }
 };
 
 // A score that is not finite, added up in float64; see rl4rec_kernels/ops/reference.py. The whole
 // warp must call this.
-template <typename T>
-__device__ __forceinline__ float score_in_float64(const Rows<T>& queries, const Rows<T>& items,
+template <typename Q, typename I>
+__device__ __forceinline__ float score_in_float64(const Rows<Q>& queries, const Rows<I>& items,
                                                   int64_t row, int64_t item) {
   double sum = 0.0;
 #pragma unroll 1
-  for (int64_t at = lane_of_thread() * 8; at < items.dim; at += kLanes * 8) {
-    const Pack<T> a = load_pack<T, false>(queries.row(row), at, items.dim);
-    const Pack<T> b = load_pack<T, false>(items.row(item), at, items.dim);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) sum += static_cast<double>(a[i]) * b[i];
-  }
+  for (int64_t j = lane_of_thread(); j < items.dim; j += kLanes)
+    sum += static_cast<double>(value_at(queries, row, j)) * value_at(items, item, j);
   return static_cast<float>(sum_over_lanes(sum));
 }
 
@@ -90,8 +94,9 @@ __device__ __forceinline__ void replace_scores(float (&d)[kScores], const Fn& fn
 }
 
 // Scores again what is not finite.
-template <typename T>
-__device__ __forceinline__ void settle(float (&d)[kScores], const Work<T>& w, int row, int first) {
+template <typename Types>
+__device__ __forceinline__ void settle(float (&d)[kScores], const Work<Types>& w, int row,
+                                       int first) {
   replace_scores(d, [&](int i, float score) {
     const int own_row = row + i / 2 % 2 * 8, own_item = first + i / 4 * 8 + i % 2;
     const bool exists = own_row < w.query.count && own_item < w.table.count;
@@ -108,8 +113,8 @@ __device__ __forceinline__ void settle(float (&d)[kScores], const Work<T>& w, in
 }
 
 // Which columns of a tile are items, 32 in a word.
-template <typename T>
-__device__ __forceinline__ bool items_of_tile(const Work<T>& w, int tile,
+template <typename Types>
+__device__ __forceinline__ bool items_of_tile(const Work<Types>& w, int tile,
                                               uint32_t (&words)[kMaskWords]) {
   if (!w.valid) {
     const int64_t left = w.table.count - static_cast<int64_t>(tile) * kTileItems;
@@ -129,8 +134,8 @@ __device__ __forceinline__ bool items_of_tile(const Work<T>& w, int tile,
 }
 
 // Makes the scores of a tile final, and hands them on.
-template <typename T, typename Epilogue>
-__device__ __forceinline__ void finish_tile(float (&d)[kScores], const Work<T>& w,
+template <typename Types, typename Epilogue>
+__device__ __forceinline__ void finish_tile(float (&d)[kScores], const Work<Types>& w,
                                             const Epilogue& epilogue,
                                             typename Epilogue::State& state, int row, int tile) {
   const int column = lane_of_thread() % 4 * 2, first = tile * kTileItems + column;
@@ -156,62 +161,77 @@ __device__ __forceinline__ void finish_tile(float (&d)[kScores], const Work<T>& 
 }
 
 // The warpgroup that brings queries and items.
-template <typename T>
-__device__ __forceinline__ void produce(const Work<T>& w, const CUtensorMap& query,
+template <typename Types>
+__device__ __forceinline__ void produce(const Work<Types>& w, const CUtensorMap& query,
                                         const CUtensorMap& table, uint32_t queries, uint32_t stages,
                                         Barrier full, Barrier empty) {
+  constexpr int kParts = Types::kQueryParts;
   const bool leads = threadIdx.x == 0;
   if (w.by_boxes && !leads) return;
   const int units = w.query_blocks * w.ranges;
-  int stage = 0, phase = 0, unit_phase = 0;
+  int stage = 0, phase = 0, unit_phase = 0, place = 0;
+  // A slice of all parts of a block of queries.
+  const auto copy_queries = [&](int place, int k, int block, Barrier arrived) {
+    for (int p = 0; p < kParts; ++p)
+      copy_box(queries + (place * kParts + p) * kQueryBytes, query,
+               p * w.query_width + k * kSliceDim, block * kBlockQueries, arrived);
+  };
   for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
     const int block = unit % w.query_blocks, range = unit / w.query_blocks;
     const int end = min((range + 1) * w.tiles_a_range, w.tiles);
     if (w.resident && leads) {
-      const Barrier arrived{full.address + 8 * kStages}, left{empty.address + 8 * kStages};
+      const Barrier arrived{full.address + 8 * Types::kStages};
+      const Barrier left{empty.address + 8 * Types::kStages};
       left.wait(unit_phase ^ 1);
-      arrived.arrive_and_expect(w.slices * kQueryBytes);
-      for (int k = 0; k < w.slices; ++k)
-        copy_box(queries + k * kQueryBytes, query, k * kSliceDim, block * kBlockQueries, arrived);
+      arrived.arrive_and_expect(w.slices * kParts * kQueryBytes);
+      for (int k = 0; k < w.slices; ++k) copy_queries(k, k, block, arrived);
       unit_phase ^= 1;
     }
 #pragma unroll 1
     for (int tile = range * w.tiles_a_range; tile < end; ++tile) {
 #pragma unroll 1
       for (int k = 0; k < w.slices; ++k) {
-        const Barrier arrived{full.address + 8 * stage}, left{empty.address + 8 * stage};
-        const uint32_t items = stages + stage * kItemBytes;
-        left.wait(phase ^ 1);
-        const int bytes = (w.resident ? 0 : kQueryBytes) + (w.by_boxes ? kItemBytes : 0);
-        if (leads) {
-          arrived.arrive_and_expect(bytes);
-          if (!w.resident)
-            copy_box(queries + stage * kQueryBytes, query, k * kSliceDim, block * kBlockQueries,
-                     arrived);
-          if (w.by_boxes) copy_box(items, table, k * kSliceDim, tile * kTileItems, arrived);
-        }
-        if (!w.by_boxes) {  // value by value, by all threads
 #pragma unroll 1
-          for (int i = threadIdx.x; i < kTileItems * 8; i += kWarpgroup) {
-            const int64_t item = static_cast<int64_t>(tile) * kTileItems + i / 8;
-            const int at = k * kSliceDim + i % 8 * 8;
-            Pack<T> pack;
-            if (item < w.table.count)
-              pack = load_pack<T, false>(w.table.row(item), at, w.table.dim);
-            store_chunk(items + swizzled(i / 8, i % 8), pack.words);
+        for (int part = Types::kItemParts - 1; part >= 0; --part) {
+          const Barrier arrived{full.address + 8 * stage}, left{empty.address + 8 * stage};
+          const uint32_t items = stages + stage * kItemBytes;
+          left.wait(phase ^ 1);
+          // When this stage is free, so is the place of its slice of queries, see operands.cuh.
+          const bool brings_queries = !w.resident && part == Types::kItemParts - 1;
+          if (leads) {
+            arrived.arrive_and_expect((brings_queries ? kParts * kQueryBytes : 0) +
+                                      (w.by_boxes ? kItemBytes : 0));
+            if (brings_queries) copy_queries(place, k, block, arrived);
+            if (w.by_boxes)
+              copy_box(items, table, part * w.table_width + k * kSliceDim, tile * kTileItems,
+                       arrived);
           }
-          fence_shared();
-          arrived.arrive();
+          if constexpr (Types::kItemParts == 1) {
+            if (!w.by_boxes) {  // value by value, by all threads
+#pragma unroll 1
+              for (int i = threadIdx.x; i < kTileItems * 8; i += kWarpgroup) {
+                const int64_t item = static_cast<int64_t>(tile) * kTileItems + i / 8;
+                const int at = k * kSliceDim + i % 8 * 8;
+                Pack<typename Types::Item> pack;
+                if (item < w.table.count)
+                  pack = load_pack<typename Types::Item, false>(w.table.row(item), at, w.table.dim);
+                store_chunk(items + swizzled(i / 8, i % 8), pack.words);
+              }
+              fence_shared();
+              arrived.arrive();
+            }
+          }
+          if (++stage == Types::kStages) stage = 0, phase ^= 1;
         }
-        if (++stage == kStages) stage = 0, phase ^= 1;
+        if (++place == Types::kQuerySlices) place = 0;
       }
     }
   }
 }
 
 // A warpgroup that multiplies.
-template <typename T, typename Epilogue>
-__device__ __forceinline__ void consume(const Work<T>& w, const Epilogue& epilogue,
+template <typename Types, typename Epilogue>
+__device__ __forceinline__ void consume(const Work<Types>& w, const Epilogue& epilogue,
                                         uint32_t queries, uint32_t stages, Barrier full,
                                         Barrier empty) {
   const int consumer = threadIdx.x / kWarpgroup - 1, lane = lane_of_thread();
@@ -222,48 +242,53 @@ __device__ __forceinline__ void consume(const Work<T>& w, const Epilogue& epilog
   };
   queries += consumer * kProductRows * kSliceRow;
   const int units = w.query_blocks * w.ranges;
-  int stage = 0, phase = 0, unit_phase = 0;
+  int stage = 0, phase = 0, unit_phase = 0, place = 0;
   for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
     const int block = unit % w.query_blocks, range = unit / w.query_blocks;
     const int end = min((range + 1) * w.tiles_a_range, w.tiles);
     const int row = block * kBlockQueries + own_row;
     typename Epilogue::State state;
     epilogue.begin(state, row);
-    if (w.resident) Barrier{full.address + 8 * kStages}.wait(unit_phase);
+    if (w.resident) Barrier{full.address + 8 * Types::kStages}.wait(unit_phase);
     unit_phase ^= 1;
 #pragma unroll 1
     for (int tile = range * w.tiles_a_range; tile < end; ++tile) {
       float d[kScores];
-      int before = 0;
+      int before = -1;
 #pragma unroll 1
       for (int k = 0; k < w.slices; ++k) {
-        Barrier{full.address + 8 * stage}.wait(phase);
-        const uint32_t own = queries + (w.resident ? k : stage) * kQueryBytes;
-        multiply_slice<T>(d, own, stages + stage * kItemBytes, k == 0);
-        if (k > 0) {  // the slice before has been multiplied: its place is free
-          wait_for_products<1>();
-          release(Barrier{empty.address + 8 * before});
+        const uint32_t own = queries + (w.resident ? k : place) * Types::kQueryParts * kQueryBytes;
+#pragma unroll
+        for (int part = Types::kItemParts - 1; part >= 0; --part) {
+          Barrier{full.address + 8 * stage}.wait(phase);
+          multiply_parts<Types>(d, own, kQueryBytes, stages + stage * kItemBytes, part, k == 0);
+          if (before >= 0) {  // the stage before has been multiplied: its place is free
+            wait_for_products<1>();
+            release(Barrier{empty.address + 8 * before});
+          }
+          before = stage;
+          if (++stage == Types::kStages) stage = 0, phase ^= 1;
         }
-        before = stage;
-        if (++stage == kStages) stage = 0, phase ^= 1;
+        if (++place == Types::kQuerySlices) place = 0;
       }
       wait_for_products<0>();
       release(Barrier{empty.address + 8 * before});
-      finish_tile(d, w, epilogue, state, row, tile);
+      finish_tile(d, w, epilogue, state, row, w.first_tile + tile);
     }
-    epilogue.end(state, row, range);
-    if (w.resident) release(Barrier{empty.address + 8 * kStages});
+    epilogue.end(state, row, w.first_range + range);
+    if (w.resident) release(Barrier{empty.address + 8 * Types::kStages});
   }
 }
 
-template <typename T, typename Epilogue>
+template <typename Types, typename Epilogue>
 __global__ void __launch_bounds__(kTileThreads, 1)
     tile_kernel(const __grid_constant__ CUtensorMap query,
-                const __grid_constant__ CUtensorMap table, const Work<T> w,
+                const __grid_constant__ CUtensorMap table, const Work<Types> w,
                 const Epilogue epilogue) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  constexpr int kStages = Types::kStages;
   const uint32_t queries = aligned_shared();
-  const uint32_t stages = queries + (w.resident ? w.slices : kStages) * kQueryBytes;
+  const uint32_t stages = queries + w.query_bytes();
   // Barriers of the stages, and one of the queries that stay.
   const Barrier full{stages + kStages * kItemBytes}, empty{full.address + 8 * (kStages + 1)};
   if (threadIdx.x == 0) {

@@ -28,6 +28,7 @@ class Device {
 
   int capability() const { return 90; }
   int processors() const { return 3; }
+  int64_t scratch_bytes() const { return 400'000; }
 
   template <typename... Parameters>
   void allow_shared(void (*)(Parameters...), int64_t bytes) const {
