@@ -27,10 +27,10 @@ from rl4rec_kernels.data.interactions import Interactions
 from rl4rec_kernels.data.item_fields import ItemMetadata
 from rl4rec_kernels.data.loading import load_interactions
 from rl4rec_kernels.data.prompts import MakesPrompts, check_metadata
-from rl4rec_kernels.data.raw_ids import RawIds
+from rl4rec_kernels.data.raw_ids import RawIds, Tokens
 from rl4rec_kernels.data.samples import SplitBy, split_rule, split_sequences
 from rl4rec_kernels.data.sources import FromSource
-from rl4rec_kernels.data.splits import SplitName, split_index, split_seed
+from rl4rec_kernels.data.splits import DatasetReport, SplitName, split_index, split_seed
 from rl4rec_kernels.data.times import Time
 from rl4rec_kernels.ids import RaggedIds, as_int64, most_rows, prepend
 from rl4rec_kernels.negatives.checks import sampling_weights, verify_negatives
@@ -193,15 +193,15 @@ class RecommendationDataset(FromSource, Dataset[Sample]):
         self.num_negs = num_negs
         self.num_items = num_items
         self.seed = seed
-        self.user_ids = samples.user_ids
-        self.targets = samples.targets
+        self.user_ids: np.ndarray = samples.user_ids
+        self.targets: np.ndarray | RaggedIds = samples.targets
         self._samples = samples
         self.neg_alpha = neg_alpha
-        self.user_tokens = interactions.user_tokens
-        self.item_tokens = interactions.item_tokens
-        self.raw_users = RawIds(interactions.user_tokens)
-        self.raw_items = RawIds(interactions.item_tokens)
-        self.report = samples.report
+        self.user_tokens: Tokens | None = interactions.user_tokens
+        self.item_tokens: Tokens | None = interactions.item_tokens
+        self.raw_users: RawIds = RawIds(interactions.user_tokens)
+        self.raw_items: RawIds = RawIds(interactions.item_tokens)
+        self.report: DatasetReport = samples.report
         self.negatives = np.empty((len(self), 0), dtype=np.int64)
         if num_negs:
             self.negatives = self._draw(num_negs)

@@ -112,7 +112,7 @@ class PromptGenerator:
         self.template = template
         self.item_template = item_template
         default = [name for name in DEFAULT_FIELDS if name in known]
-        self.fields = tuple(default if fields is None else fields)
+        self.fields: tuple[str, ...] = tuple(default if fields is None else fields)
         self.max_history = max_history
         self.missing = missing
         self.system_prompt = system_prompt

@@ -102,11 +102,11 @@ class Encoder:
                 raise ValueError(
                     "max_length is for models given by name; set model.max_seq_length instead"
                 )
-        self.normalize = flag("normalize", normalize)
+        self.normalize: bool = flag("normalize", normalize)
         device = _checked_device(device)
         with plain_torch(torch.device("cpu")):  # modules are made there, and then moved
-            self.model = _load(model, "cpu" if backend == "openvino" else device)
-        self.batch_size = batch_size or _batch_size(backend, self.device)
+            self.model: Any = _load(model, "cpu" if backend == "openvino" else device)
+        self.batch_size: int = batch_size or _batch_size(backend, self.device)
         if max_length is not None:
             configs = [inner.config for inner in _transformers(self.model)]
             limits = [getattr(config, "max_position_embeddings", max_length) for config in configs]

@@ -65,7 +65,7 @@ class ItemIndex:
             raise TypeError(f"origin must be a mapping of str to str, got {shown(origin)}")
         self.table = table
         self.valid = valid
-        self.origin = dict(origin)
+        self.origin: dict[str, str] = dict(origin)
 
     def __len__(self) -> int:
         """Return the number of items."""
