@@ -172,8 +172,8 @@ def run(
 
 MEMORY = """
 import torch, rl4rec_kernels as rk
-leaves = torch.randn(1024, 384, requires_grad=True), torch.randn(100_000, 384, requires_grad=True)
-targets = torch.randint(100_000, (1024,))
+leaves = torch.randn(1024, 384, requires_grad=True), torch.randn(20_000, 384, requires_grad=True)
+targets = torch.randint(20_000, (1024,))
 def work(n):
     query, table = (leaf[:n] for leaf in leaves)
     torch.autograd.grad({call}.sum(), (query, table))
@@ -188,7 +188,7 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_memory(contest: Callable[..., Any], name: str) -> None:
-    group = "memory of forward and backward, with the gradients, B=1,024, N=100,000, D=384"
+    group = "memory of forward and backward, with the gradients, B=1,024, N=20,000, D=384"
     role = "ours" if name == "log_prob_catalog" else "peer"
-    setup, work = MEMORY.format(call=CALLS[name]), "work(100_000)"
+    setup, work = MEMORY.format(call=CALLS[name]), "work(20_000)"
     contest(group, name, role, lambda: peak_growth(setup, work), memory=True)

@@ -23,7 +23,7 @@ from rl4rec_kernels.ops._arguments import (
     split_ids,
 )
 from rl4rec_kernels.ops._backends import Backend
-from rl4rec_kernels.ops._blocks import explain_ids, in_blocks, is_streamed
+from rl4rec_kernels.ops._blocks import explain_ids, in_blocks
 from rl4rec_kernels.ops._transforms import refuse_derivatives
 from rl4rec_kernels.ops.catalog import rank_catalog
 
@@ -197,7 +197,7 @@ def rank_with_log_prob(
         "rank_with_log_prob", query, table, targets, exclude, temperature, valid
     )
     chosen = _hopper.resolve_backend(backend, query, catalog)
-    if chosen == "reference" or is_streamed(query, catalog):
+    if chosen == "reference":
         counts = rank_catalog(query, table, targets, exclude, valid=valid, backend=backend)
         with torch.no_grad():
             return counts, log_prob_catalog(
