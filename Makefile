@@ -198,7 +198,7 @@ bench-service: $(VENV)/installed
 
 # All cases of the GPU tests: of kernels that Triton interprets, then of every kernel as compiled PTX,
 # for both generations of tensor cores, and then with faults planted, which must be found. Takes
-# about half an hour.
+# about three quarters of an hour.
 EMULATED := $(addprefix tests/ops/,test_gpu_candidates.py test_gpu_catalog.py test_log_prob.py \
               test_log_prob_gradients.py)
 
