@@ -12,6 +12,7 @@ struct SoftmaxCall {
   const Catalog& catalog;
   const Embeddings& queries;
   const Exclusions& exclusions;
+  const std::vector<int64_t>& targets;  // -1 if it is in another table
   const std::vector<float>& target_scores;
   const double temperature;
   const int64_t num_valid;  // items

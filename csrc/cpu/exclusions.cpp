@@ -19,6 +19,15 @@ std::vector<int64_t> read_targets(const Tensor& targets, const Catalog& catalog,
   return result;
 }
 
+std::vector<float> read_target_scores(const Tensor& given, int64_t num_queries) {
+  check(given.is_cpu() && given.scalar_type() == ScalarType::Float && given.dim() == 1 &&
+            given.size(0) == num_queries,
+        "target_scores must be float32 [", num_queries, "] on the CPU");
+  const Tensor scores = torch::stable::contiguous(given);
+  const float* data = scores.const_data_ptr<float>();
+  return {data, data + num_queries};
+}
+
 void check_target(const Catalog& catalog, int64_t id, int64_t q) {
   check<std::out_of_range>(0 <= id && id < catalog.items.rows, "targets: id ", id, " of query ", q,
                            " is not in the table, whose ids are 0 to ", catalog.items.rows - 1,

@@ -9,6 +9,8 @@ namespace rl4rec {
 // The ids in `targets`, one per query. `allows_none` allows -1, which is not in this table.
 std::vector<int64_t> read_targets(const Tensor& targets, const Catalog& catalog,
                                   int64_t num_queries, bool allows_none);
+// Their scores, where these are given.
+std::vector<float> read_target_scores(const Tensor& given, int64_t num_queries);
 // Throws unless a query's target is an item.
 void check_target(const Catalog& catalog, int64_t id, int64_t query);
 

@@ -9,15 +9,6 @@
 namespace rl4rec {
 namespace {
 
-std::vector<float> read_target_scores(const Tensor& given, int64_t num_queries) {
-  check(given.is_cpu() && given.scalar_type() == ScalarType::Float && given.dim() == 1 &&
-            given.size(0) == num_queries,
-        "target_scores must be float32 [", num_queries, "] on the CPU");
-  const Tensor scores = torch::stable::contiguous(given);
-  const float* data = scores.const_data_ptr<float>();
-  return {data, data + num_queries};
-}
-
 // Adds to `counts` what the queries of a block find among its items.
 void count_block(const Catalog& catalog, const Exclusions& exclusions, const Panels& panels,
                  const Block& block, const float* target_scores, Counts& counts) {

@@ -54,7 +54,8 @@ std::vector<float> heavy_scores(const SoftmaxCall& call, const Catalog& split,
         const double heavy =
             largest[2][q - first] + call.temperature * std::log(splits.heavy(q) * all);
         const double target = call.target_scores[q] + call.temperature * std::log(splits.heavy(q));
-        result[q] = static_cast<float>(target > heavy ? target : heavy);
+        const bool is_higher = call.targets[q] >= 0 && target > heavy;
+        result[q] = static_cast<float>(is_higher ? target : heavy);
       }
     }
   };

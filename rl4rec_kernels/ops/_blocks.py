@@ -8,7 +8,7 @@ score depends only on its query and its item.
 Long work is also cut into blocks of queries, because Ctrl-C takes effect when a call returns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -187,19 +187,37 @@ def count_slices(
     Targets of -1 are in another slice of the table. Ids must have been checked.
     """
     counts = query.new_zeros((3, query.shape[0]), dtype=torch.int64)
+    for rows, (values, *rest), *ids, scores in over_slices(
+        query, catalog, targets, exclude, target_scores, show_progress=show_progress
+    ):
+        found = torch.ops.rl4rec.rank_catalog(query[rows], values, *ids, *rest, scores)
+        counts[:, rows] += torch.stack(found)
+        counts[2, rows] -= 1  # each slice counts the target
+    return counts
+
+
+def over_slices(
+    query: Tensor,
+    catalog: Catalog,
+    targets: Tensor,
+    exclude: Ids,
+    target_scores: Tensor,
+    *,
+    show_progress: bool,
+) -> Iterator[tuple[Any, ...]]:
+    """Yield what a call for each slice and some of the queries takes.
+
+    These are the queries, as a slice of all, the rows, the targets among them, the excluded ids and
+    their offsets, and the targets' scores.
+    """
     for start, end, first, last in _pieces(query, catalog, "ranking", show_progress):
-        values, *rest = _rows(catalog, start, end)
-        found = torch.ops.rl4rec.rank_catalog(
-            query[first:last],
-            values,
+        yield (
+            slice(first, last),
+            _rows(catalog, start, end),
             local_ids(targets[first:last], start, end),
             *_local(_of_queries(exclude, first, last), start, end),
-            *rest,
             target_scores[first:last],
         )
-        counts[:, first:last] += torch.stack(found)
-        counts[2, first:last] -= 1  # each slice counts the target
-    return counts
 
 
 def rank_slices(query: Tensor, catalog: Catalog, targets: Tensor, exclude: Ids) -> RankCounts:

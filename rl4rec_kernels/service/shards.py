@@ -22,7 +22,7 @@ from rl4rec_kernels.metrics import RankCounts
 from rl4rec_kernels.ops import score_candidates
 from rl4rec_kernels.ops._arguments import NO_IDS, Catalog, Ids
 from rl4rec_kernels.ops._blocks import count_slices, local_ids, score_targets
-from rl4rec_kernels.ops._log_sums import log_sums, target_log_probs
+from rl4rec_kernels.ops._log_sums import count_and_sum, target_log_probs
 from rl4rec_kernels.ops._slices import check_slices, slice_facts
 from rl4rec_kernels.service.items import Items, rank_rows, score_rows
 from rl4rec_kernels.service.parent import end_with_ray
@@ -87,22 +87,25 @@ class Shard:
             show_progress=False,
         ).numpy()
 
-    def log_sums(
+    def count_and_sum(
         self,
         dataset: str,
         query: np.ndarray,
         targets: np.ndarray,
+        target_scores: np.ndarray,
         exclude: tuple[np.ndarray, np.ndarray] | None,
         temperature: float,
-    ) -> np.ndarray:
-        """Sum the exponentials of the scores of this shard, float64 [B, 2], see `log_sums`."""
-        return log_sums(
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Count as `count` does, and sum exponentials, float64 [B, 2], see `count_and_sum`."""
+        counts, sums = count_and_sum(
             _tensor(query),
             self._catalogs[dataset],
             self._local(dataset, targets),
             self._excluded(dataset, exclude),
+            _tensor(target_scores),
             temperature,
-        ).numpy()
+        )
+        return counts.numpy(), sums.numpy()
 
     def score_candidates(
         self, dataset: str, query: np.ndarray, values: np.ndarray, offsets: np.ndarray
@@ -183,14 +186,13 @@ class ShardedItems(Items):
         vectors = self._put(query)
         target_scores = np.maximum.reduce(self._ask("score_targets", vectors, targets))
         exclude = None if seen is None else tuple(seen)
-        parts = self._ask("count", vectors, targets, target_scores, exclude)
-        above, tied, others = map(torch.from_numpy, sum(parts))
-        counts = RankCounts(above, tied, others + 1)
         if temperature is None:
-            return counts, None
-        sums = self._ask("log_sums", vectors, targets, exclude, temperature)
+            return _counts(self._ask("count", vectors, targets, target_scores, exclude)), None
+        found = self._ask("count_and_sum", vectors, targets, target_scores, exclude, temperature)
+        parts, sums = zip(*found, strict=True)
         own = torch.from_numpy(target_scores)
-        return counts, target_log_probs(own, list(map(torch.from_numpy, sums)), temperature)
+        log_probs = target_log_probs(own, list(map(torch.from_numpy, sums)), temperature)
+        return _counts(parts), log_probs
 
     def _put(self, query: Tensor) -> Any:
         """Store the query vectors in Ray, once for all shards."""
@@ -201,6 +203,12 @@ class ShardedItems(Items):
         sent = [getattr(shard, method).remote(self._dataset, *arguments) for shard in self._shards]
         # This runs in a thread beside the actor's loop; ray.get would warn that it blocks the loop.
         return [reference.future().result() for reference in sent]
+
+
+def _counts(parts: Sequence[np.ndarray]) -> RankCounts:
+    """Add up the counts of all shards."""
+    above, tied, others = torch.from_numpy(np.sum(parts, axis=0))
+    return RankCounts(above, tied, others + 1)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -7,6 +7,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import rl4rec_kernels as rk
 from benchmarks.memory import peak_growth
 from rl4rec_kernels.ops import _backends
+from rl4rec_kernels.ops._arguments import Catalog, Ids
+from rl4rec_kernels.ops._log_sums import count_and_sum
 from tests.errors import raises
 from tests.ops import catalog_cases
 from tests.ops.cases import Case, make_case
@@ -40,6 +42,18 @@ def test_opcheck_catalog(case: CatalogCase, backend):
     grad = torch.randn_like(found[0])
     for needs in ((True, True), (False, True)):
         check(ops.log_prob_catalog_grad.default, (grad, *found, *case, 0.5, *needs))
+
+
+def test_opcheck_the_sums_of_a_slice():
+    case = catalog_cases.CASES["ragged"]
+    operator, scores = torch.ops.rl4rec.rank_log_sums_catalog.default, torch.zeros(len(case.query))
+    torch.library.opcheck(operator, (*case, 0.5, scores))
+    catalog = Catalog(case.table, case.valid, None, None)
+    got = count_and_sum(
+        case.query, catalog, case.targets, Ids(case.exclude, case.offsets), scores, 0.5
+    )
+    *counts, sums = operator(*case, 0.5, scores)
+    torch.testing.assert_close(got, (torch.stack(counts) - torch.tensor([[0], [0], [1]]), sums))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "triton"])

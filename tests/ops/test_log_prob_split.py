@@ -9,6 +9,9 @@ from torch import Tensor
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.ops import cpu_levels, rank_with_log_prob, reference, use_cpu_level
+from rl4rec_kernels.ops._arguments import Catalog, Ids
+from rl4rec_kernels.ops._blocks import local_ids
+from rl4rec_kernels.ops._log_sums import count_and_sum, target_log_probs
 from tests.ops.cases import BF16, F16, F32
 from tests.ops.catalog_cases import CatalogCase, assert_counts, every_score
 
@@ -139,6 +142,34 @@ def test_one_pass_gives_counts_and_log_probabilities(name):
             assert_counts(counts, want)
             want = rk.log_prob_catalog(query, case.table, *rest, temperature, case.valid)
             assert torch.equal(log_probs, want)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "peaked", "a target that dominates"])
+def test_slices_add_up(name):
+    case, temperature = full_case(name, exclusions=True), CASES[name][2]
+    scores = every_score(*CASES[name][:2])
+    rows = torch.arange(len(case.query))
+    targets = case.targets + torch.where(rows % 2 == 0, 0, 4120)  # in the second slice, of 90 rows
+    case = case._replace(targets=targets, valid=case.valid.index_fill(0, targets, True))
+    counts, sums = [], []
+    for start, end in ((0, 4110), (4110, N)):
+        ids = Ids(local_ids(case.exclude, start, end), case.offsets)
+        found = count_and_sum(
+            case.query,
+            Catalog(case.table[start:end], case.valid[start:end], None, None),
+            local_ids(targets, start, end),
+            ids,
+            scores[rows, targets],
+            temperature,
+        )
+        counts.append(found[0])
+        sums.append(found[1])
+    above, tied, others = sum(counts)
+    want = rk.rank_catalog(*case.arguments, valid=case.valid)
+    assert_counts(rk.RankCounts(above, tied, others + 1), want)
+    got = target_log_probs(scores[rows, targets], sums, temperature)
+    want = reference.log_prob_catalog(*case, temperature, scores=scores)
+    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-6)
 
 
 def gradients(function: Callable[..., Tensor], *leaves: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl4rec_kernels import ItemIndex, RaggedIds
+from rl4rec_kernels import ItemIndex, RaggedIds, rank_catalog
 from rl4rec_kernels.service import shards
 from rl4rec_kernels.service.batching import BatchingService, Limits
 from rl4rec_kernels.service.calls import Call, Ranked, check_call
@@ -224,16 +224,20 @@ def test_scores_that_are_not_finite(monkeypatch, scores, share, column):
         call = check_call(["x"], "toys", [column], negatives, None, False, True, 0.01)
         (got,) = LocalItems(index).answer([call], query)
         assert got.log_probs.exp().item() == pytest.approx(share, abs=1e-6)
-    sums = [
-        shards.log_sums(
+    found = [
+        shards.count_and_sum(
             query,
             shards.Catalog(table[part], None, None, None),
             shards.local_ids(torch.tensor([column]), part.start, part.stop),
             shards.NO_IDS,
+            table[column],
             0.01,
         )
         for part in parts
     ]
+    counts, sums = zip(*found, strict=True)
+    want = rank_catalog(query, table, [column])
+    assert sum(counts)[:, 0].tolist() == [int(want.above), int(want.tied), int(want.total) - 1]
     got = shards.target_log_probs(table[column], sums, 0.01).nan_to_num(-INF)
     assert got.exp().item() == pytest.approx(share, abs=1e-6)
 
