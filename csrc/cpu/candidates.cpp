@@ -1,5 +1,7 @@
 #include "cpu/candidates.h"
 
+#include "cpu/new_tensor.h"
+
 namespace rl4rec {
 
 Candidates::Candidates(const Tensor& ids, const OptionalTensor& offsets_tensor, int64_t query_rows,
@@ -68,10 +70,10 @@ void IdCheck::raise() const {
                            " (-1 is padding); check that the ids and the table belong together");
 }
 
-std::tuple<Tensor, Tensor, Tensor> Counts::to_tensors(const Tensor& like) const {
+std::tuple<Tensor, Tensor, Tensor> Counts::to_tensors() const {
   const auto to_tensor = [&](const std::vector<int64_t>& column) {
     const int64_t rows = static_cast<int64_t>(column.size());
-    const Tensor result = torch::stable::new_empty(like, {rows}, ScalarType::Long);
+    const Tensor result = new_tensor(aoti_torch_dtype_int64(), rows);
     std::copy(column.begin(), column.end(), result.mutable_data_ptr<int64_t>());
     return result;
   };

@@ -127,8 +127,8 @@ struct Counts {
     __atomic_fetch_add(&tied[row], more_tied, __ATOMIC_RELAXED);
     __atomic_fetch_add(&total[row], more_total, __ATOMIC_RELAXED);
   }
-  // (above, tied, total), each int64 [rows], on the device of `like`.
-  std::tuple<Tensor, Tensor, Tensor> to_tensors(const Tensor& like) const;
+  // (above, tied, total), each int64 [rows].
+  std::tuple<Tensor, Tensor, Tensor> to_tensors() const;
 
   std::vector<int64_t> above, tied, total;
 };

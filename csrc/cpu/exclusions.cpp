@@ -8,11 +8,15 @@ std::vector<int64_t> read_targets(const Tensor& targets, const Catalog& catalog,
                                   int64_t num_queries, bool allows_none) {
   check(targets.dim() == 1 && targets.size(0) == num_queries, "targets must be [", num_queries,
         "], one id per query");
-  const Tensor column = torch::stable::unsqueeze(targets, 1);
-  const Candidates ids(column, std::nullopt, num_queries, "targets");
+  check(targets.is_cpu(), "targets must be on the CPU");
+  const bool is_int64 = targets.scalar_type() == ScalarType::Long;
+  check(is_int64 || targets.scalar_type() == ScalarType::Int, "targets must be int32 or int64");
+  const void* ids = targets.const_data_ptr();
+  const int64_t stride = targets.stride(0);
   std::vector<int64_t> result(num_queries);
   for (int64_t q = 0; q < num_queries; ++q) {
-    const int64_t id = result[q] = ids.id(q, q);
+    const int64_t id = result[q] = is_int64 ? static_cast<const int64_t*>(ids)[q * stride]
+                                            : static_cast<const int32_t*>(ids)[q * stride];
     if (id == -1 && allows_none) continue;
     check_target(catalog, id, q);
   }

@@ -1,6 +1,7 @@
 // log_prob_candidates and the derivatives of its scores. Defined in
 // rl4rec_kernels/ops/reference.py.
 #include "cpu/candidates.h"
+#include "cpu/new_tensor.h"
 #include "cpu/softmax.h"
 
 namespace rl4rec {
@@ -120,8 +121,8 @@ std::tuple<Tensor, Tensor> log_prob_candidates(const Tensor& query, const Tensor
     partials[s].add(largest, sum);
   });
 
-  const Tensor result = torch::stable::new_empty(query, {rows}, ScalarType::Float);
-  const Tensor normalizer = torch::stable::new_empty(query, {rows, 2}, ScalarType::Double);
+  const Tensor result = new_tensor(aoti_torch_dtype_float32(), rows);
+  const Tensor normalizer = new_tensor(aoti_torch_dtype_float64(), rows, 2);
   float* log_probs = result.mutable_data_ptr<float>();
   double* normalizers = normalizer.mutable_data_ptr<double>();
   size_t s = 0;

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "cpu/catalog_sums.h"
+#include "cpu/new_tensor.h"
 #include "cpu/refine.h"
 #include "cpu/tuning.h"
 
@@ -32,9 +33,8 @@ Found find(const Tensor& query, const Tensor& table, const Tensor& target_ids,
   int64_t num_valid = catalog.items.rows;
   if (catalog.valid) num_valid = std::count(catalog.valid, catalog.valid + num_valid, true);
   std::vector<LogSum> sums;
-  Found found{torch::stable::new_empty(query, {queries.rows}, ScalarType::Float),
-              torch::stable::new_empty(query, {queries.rows, 2}, ScalarType::Double),
-              Counts(queries.rows)};
+  Found found{new_tensor(aoti_torch_dtype_float32(), queries.rows),
+              new_tensor(aoti_torch_dtype_float64(), queries.rows, 2), Counts(queries.rows)};
   const bool has_counted = sum_exponentials(
       {catalog, queries, exclusions, targets, target_scores, temperature, num_valid}, sums,
       counts ? &found.counts : nullptr);
@@ -85,7 +85,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rank_log_prob_catalog(
     const OptionalTensor& exclude_offsets, const OptionalTensor& valid, double temperature) {
   const Found found =
       find(query, table, targets, exclude, exclude_offsets, valid, temperature, true, std::nullopt);
-  const auto [above, tied, total] = found.counts.to_tensors(query);
+  const auto [above, tied, total] = found.counts.to_tensors();
   return {above, tied, total, found.log_probs};
 }
 
@@ -97,7 +97,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> rank_log_sums_catalog(
     const Tensor& target_scores) {
   const Found found = find(query, table, targets, exclude, exclude_offsets, valid, temperature,
                            true, target_scores);
-  const auto [above, tied, total] = found.counts.to_tensors(query);
+  const auto [above, tied, total] = found.counts.to_tensors();
   return {above, tied, total, found.normalizer};
 }
 

@@ -1,15 +1,16 @@
 // metrics_from_counts. Defined in rl4rec_kernels/ops/reference.py.
 #include "cpu/metrics_from_counts.h"
 
+#include "cpu/new_tensor.h"
 #include "cpu/parallel.h"
 #include "cpu/tuning.h"
 
 namespace rl4rec {
 
 Tensor Metrics::operator()(const int64_t* above, const int64_t* tied, const int64_t* total,
-                           int64_t rows, const Tensor& like) const {
+                           int64_t rows) const {
   const int64_t columns = static_cast<int64_t>(kinds_.size());
-  const Tensor result = torch::stable::new_empty(like, {rows, columns}, ScalarType::Float);
+  const Tensor result = new_tensor(aoti_torch_dtype_float32(), rows, columns);
   float* out = result.mutable_data_ptr<float>();
   parallel_for(0, rows, 1 + kMetricsPerThread / (1 + columns), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
@@ -47,7 +48,7 @@ Tensor metrics_from_counts(const Tensor& above, const Tensor& tied, const Tensor
           "; none may be negative, and above + tied must be less than total, which counts the "
           "target too");
   }
-  return metrics(values[0], values[1], values[2], rows, above);
+  return metrics(values[0], values[1], values[2], rows);
 }
 
 RL4REC_OPERATOR(metrics_from_counts,

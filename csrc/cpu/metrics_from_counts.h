@@ -14,13 +14,13 @@ class Metrics {
     check_metrics(kinds, cutoffs, ties);
   }
 
-  // The metrics of every row, float32 [rows, number of metrics], on the device of `like`.
-  Tensor operator()(const Counts& counts, const Tensor& like) const {
+  // The metrics of every row, float32 [rows, number of metrics].
+  Tensor operator()(const Counts& counts) const {
     return (*this)(counts.above.data(), counts.tied.data(), counts.total.data(),
-                   static_cast<int64_t>(counts.above.size()), like);
+                   static_cast<int64_t>(counts.above.size()));
   }
-  Tensor operator()(const int64_t* above, const int64_t* tied, const int64_t* total, int64_t rows,
-                    const Tensor& like) const;
+  Tensor operator()(const int64_t* above, const int64_t* tied, const int64_t* total,
+                    int64_t rows) const;
 
  private:
   const std::vector<int64_t>&kinds_, &cutoffs_;

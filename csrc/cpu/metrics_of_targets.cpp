@@ -2,6 +2,7 @@
 #include "metrics_of_targets.h"
 
 #include "cpu/candidates.h"
+#include "cpu/new_tensor.h"
 
 namespace rl4rec {
 namespace {
@@ -65,7 +66,7 @@ Tensor metrics_of_targets(const Tensor& above, const Tensor& tied, const Tensor&
   }
   const std::vector<Target> ordered = in_order(targets, counts[0], counts[1]);
   check_counts(targets, ordered, counts[0], counts[1], counts[2]);
-  const Tensor result = torch::stable::new_empty(above, {rows, columns}, ScalarType::Float);
+  const Tensor result = new_tensor(aoti_torch_dtype_float32(), rows, columns);
   float* out = result.mutable_data_ptr<float>();
   parallel_for(0, rows, 1 + kMetricsPerThread / (1 + columns), [&](int64_t begin, int64_t end) {
     for (int64_t q = begin; q < end; ++q) {

@@ -103,7 +103,7 @@ Counts count_candidates(const CandidateArguments& arguments, const Int8Copy* cop
 std::tuple<Tensor, Tensor, Tensor> rank_candidates(const Tensor& query, const Tensor& table,
                                                    const Tensor& ids,
                                                    const OptionalTensor& offsets) {
-  return count_candidates({query, table, ids, offsets}).to_tensors(query);
+  return count_candidates({query, table, ids, offsets}).to_tensors();
 }
 
 // The same by an int8 copy of the table.
@@ -114,14 +114,14 @@ std::tuple<Tensor, Tensor, Tensor> rank_candidates_refined(const Tensor& query, 
                                                            const Tensor& row_stats) {
   const CandidateArguments arguments(query, table, ids, offsets);
   const Int8Copy copy(values, row_stats, arguments.items);
-  return count_candidates(arguments, &copy).to_tensors(query);
+  return count_candidates(arguments, &copy).to_tensors();
 }
 
 Tensor reward_candidates(const Tensor& query, const Tensor& table, const Tensor& ids,
                          const OptionalTensor& offsets, const std::vector<int64_t>& kinds,
                          const std::vector<int64_t>& cutoffs, int64_t ties) {
   const Metrics metrics(kinds, cutoffs, ties);
-  return metrics(count_candidates({query, table, ids, offsets}), query);
+  return metrics(count_candidates({query, table, ids, offsets}));
 }
 
 RL4REC_OPERATOR(rank_candidates,

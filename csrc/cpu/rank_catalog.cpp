@@ -4,6 +4,7 @@
 
 #include "cpu/exclusions.h"
 #include "cpu/metrics_from_counts.h"
+#include "cpu/new_tensor.h"
 #include "cpu/refine.h"
 
 namespace rl4rec {
@@ -120,7 +121,7 @@ std::tuple<Tensor, Tensor, Tensor> rank_catalog(
     const OptionalTensor& target_scores) {
   return count_catalog(query, table, targets, exclude, exclude_offsets, valid, row_stats, source,
                        target_scores)
-      .to_tensors(query);
+      .to_tensors();
 }
 
 Tensor reward_catalog(const Tensor& query, const Tensor& table, const Tensor& targets,
@@ -130,8 +131,7 @@ Tensor reward_catalog(const Tensor& query, const Tensor& table, const Tensor& ta
                       const std::vector<int64_t>& cutoffs, int64_t ties) {
   const Metrics metrics(kinds, cutoffs, ties);
   return metrics(count_catalog(query, table, targets, exclude, exclude_offsets, valid, row_stats,
-                               source, std::nullopt),
-                 query);
+                               source, std::nullopt));
 }
 
 // The scores that rank_catalog compares with, float32 [B]; -inf for a target of -1.
@@ -141,7 +141,7 @@ Tensor score_catalog_targets(const Tensor& query, const Tensor& table, const Ten
   const Catalog catalog(table, row_stats, std::nullopt, queries);
   const std::vector<float> scores =
       score_targets(catalog, queries, read_targets(targets, catalog, queries.rows, true).data());
-  const Tensor result = torch::stable::new_empty(query, {queries.rows}, ScalarType::Float);
+  const Tensor result = new_tensor(aoti_torch_dtype_float32(), queries.rows);
   std::copy(scores.begin(), scores.end(), result.mutable_data_ptr<float>());
   return result;
 }

@@ -147,7 +147,7 @@ std::tuple<Tensor, Tensor, Tensor> rank_catalog_targets(
       counts.tied[i] = is_nan ? num_nan - 1 : counts.tied[i] - 1;  // not with itself
     }
   }
-  return counts.to_tensors(query);
+  return counts.to_tensors();
 }
 
 RL4REC_OPERATOR(rank_catalog_targets,

@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "cpu/exclusions.h"
+#include "cpu/new_tensor.h"
 #include "cpu/refine.h"
 #include "cpu/reservoir.h"
 #include "cpu/strips.h"
@@ -222,8 +223,8 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
   if ((source || Refinement::pays(exact, queries)) && pays_to_rescore(exact, catalog, k))
     refinement.emplace(exact, queries, source ? &catalog : nullptr, /*compares=*/false);
 
-  const Tensor scores = torch::stable::new_empty(query, {queries.rows, k}, ScalarType::Float);
-  const Tensor ids = torch::stable::new_empty(query, {queries.rows, k}, ScalarType::Long);
+  const Tensor scores = new_tensor(aoti_torch_dtype_float32(), queries.rows, k);
+  const Tensor ids = new_tensor(aoti_torch_dtype_int64(), queries.rows, k);
   const Best result{k, scores.mutable_data_ptr<float>(), ids.mutable_data_ptr<int64_t>()};
 
   // A reservoir takes up to about 36 k bytes.

@@ -58,7 +58,7 @@ def watch(table: Tensor, descriptor: int, path: str | os.PathLike[str]) -> None:
 
 def check_mapped(table: Tensor) -> None:
     """Raise OSError if the file that a table, or a part of one, is mapped from has been cut."""
-    if torch.compiler.is_compiling() or not _files or table.device.type != "cpu":
+    if torch.compiler.is_compiling() or not _files or not table.is_cpu:
         return
     if type(table) not in (Tensor, torch.nn.Parameter):
         return  # for example a fake tensor, which has no storage

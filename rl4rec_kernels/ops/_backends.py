@@ -115,6 +115,8 @@ def resolve_backend(backend: Backend, query: Tensor, *, cuda: bool = True) -> Ba
     """
     if not isinstance(backend, str) or backend not in BACKENDS:  # faster than the call alone
         choice("backend", backend, BACKENDS)
+    if query.is_cpu and backend in ("auto", "cpu"):  # faster than asking for the device
+        return "cpu"
     device = query.device.type
     if backend == "auto":
         if device in ("cpu", "meta"):

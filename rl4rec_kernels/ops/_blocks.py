@@ -26,6 +26,7 @@ are compared with it, and take so long that the fixed costs of a slice do not ma
 _LONG_WORK = 10**12  # multiplications from which on a progress bar is shown: about ten seconds
 _CALL_WORK = 5 * 10**10  # multiplications of one call on the CPU: about half a second
 _WALK = 256  # queries that share one walk over the items: fewer do not read less
+_REAL = (Tensor, torch.nn.Parameter)  # types of tensors that have values
 _MERGED = 1 << 20  # items that are merged at once, to take little memory
 
 
@@ -266,20 +267,23 @@ def merge_best(scores: Tensor, ids: Tensor, more_scores: Tensor, more_ids: Tenso
 
 def _is_real(query: Tensor, catalog: Catalog) -> bool:
     """Whether there are values to work on, on the CPU; not for compilers and fake tensors."""
-    if torch.compiler.is_compiling() or query.device.type != "cpu":
+    if torch.compiler.is_compiling() or not query.is_cpu:
         return False
-    return all(type(t) in (Tensor, torch.nn.Parameter) for t in (query, catalog.values))
+    return type(query) in _REAL and type(catalog.values) in _REAL
 
 
 def _row_bytes(catalog: Catalog) -> int:
-    tables = (catalog.values, catalog.row_stats, catalog.source)
-    return sum(t.shape[1] * t.element_size() for t in tables if t is not None)
+    values, _, row_stats, source = catalog
+    others = sum(t.shape[1] * t.element_size() for t in (row_stats, source) if t is not None)
+    return values.shape[1] * values.element_size() + others
 
 
 def _blocks(query: Tensor, num_values: int) -> list[tuple[int, int]]:
     """First query and end of each call, for a table of `num_values` values."""
     num_queries = step = query.shape[0]
-    if query.device.type == "cpu":
+    if 0 < num_queries * num_values <= _CALL_WORK:
+        return [(0, num_queries)]
+    if query.is_cpu:
         step = max(1, _CALL_WORK // max(1, num_values) // _WALK) * _WALK
     return [
         (first, min(first + step, num_queries)) for first in range(0, num_queries, max(1, step))

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,14 +24,12 @@ from rl4rec_kernels.data.labels import (
     RawRows,
     RawTargets,
     raw_item_ids,
-    read_rows,
-    read_targets,
 )
-from rl4rec_kernels.ids import RaggedIds
 from rl4rec_kernels.index.texts import check_texts
 from rl4rec_kernels.metrics import RankCounts, TieRule, parse_metrics, parse_ties
 from rl4rec_kernels.ops import metrics_from_counts
 from rl4rec_kernels.ops._arguments import check_temperature
+from rl4rec_kernels.rewards.call_ids import read_ids
 from rl4rec_kernels.rewards.completions import (
     Completion,
     Completions,
@@ -48,12 +45,10 @@ from rl4rec_kernels.rewards.formulas import (
     normalized,
     reward_parts,
 )
-from rl4rec_kernels.rewards.negatives import NOTHING_REMOVED, NegativesReport, clean_negatives
-from rl4rec_kernels.rewards.raw_ids import rows_of_raw_ids
+from rl4rec_kernels.rewards.negatives import NOTHING_REMOVED
 from rl4rec_kernels.rewards.targets import (
     Request,
     Scored,
-    Targets,
     mean_of_text,
     novelty_weights,
     offsets_of,
@@ -320,7 +315,9 @@ class RecReward:
                 f"{len(queries)} texts"
             )
         ids = {"targets": targets, "histories": histories, "neg_items": neg_items}
-        items, seen, negatives, removed = self._read(len(queries), ids)
+        items, seen, negatives, removed = read_ids(
+            self._find, self.dataset_name, ids, len(queries), self.use_negatives_only
+        )
         weights = None
         if self.item_counts is not None and self.novelty:
             weights = novelty_weights(items, self.item_counts, self.novelty)
@@ -329,23 +326,6 @@ class RecReward:
             self._warned = True
             logger.warning("%s were removed from neg_items", removed)
         return Request(queries, items, seen, negatives, removed, weights)
-
-    def _read(
-        self, num_rows: int, ids: Mapping[str, Any]
-    ) -> tuple[Targets, RaggedIds | None, RaggedIds | None, NegativesReport]:
-        """Read targets, histories and negatives; also returns what was removed of these."""
-        with suppress(TypeError):  # most calls have no texts, and looking for them takes time
-            return self._read_rows(num_rows, **ids)
-        named = rows_of_raw_ids(self._find, self.dataset_name, ids)
-        return self._read_rows(num_rows, **named)
-
-    def _read_rows(
-        self, num_rows: int, targets: Any, histories: Any, neg_items: Any
-    ) -> tuple[Targets, RaggedIds | None, RaggedIds | None, NegativesReport]:
-        items = read_targets(targets, num_rows)
-        seen = None if histories is None else read_rows("histories", histories, num_rows)
-        cleaned = clean_negatives(neg_items, items, num_rows, self.use_negatives_only)
-        return items, seen, *cleaned
 
     def _find(self) -> RetrievalBackend:
         return self._service or find_service(

@@ -1,23 +1,55 @@
-"""Items named by the ids of the data set's own file, as exports with ``raw_ids=True`` name them."""
+"""The ids of a call: rows of the table, or texts, which exports with ``raw_ids=True`` have."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from rl4rec_kernels._utils.checks import shown
 from rl4rec_kernels._utils.values import as_list
+from rl4rec_kernels.data.labels import read_rows, read_targets
 from rl4rec_kernels.data.raw_ids import RawIds
+from rl4rec_kernels.ids import RaggedIds
+from rl4rec_kernels.rewards.negatives import NegativesReport, clean_negatives
+from rl4rec_kernels.rewards.targets import Targets
 from rl4rec_kernels.service.base import RetrievalBackend
 
 
-def rows_of_raw_ids(
-    find: Callable[[], RetrievalBackend], dataset_name: str, arguments: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Turn the texts in several arguments into rows of the table, which the service knows."""
+class CallIds(NamedTuple):
+    """The checked ids of a call, and what was removed from the negatives."""
+
+    targets: Targets
+    histories: RaggedIds | None
+    negatives: RaggedIds | None
+    removed: NegativesReport
+
+
+def read_ids(
+    find: Callable[[], RetrievalBackend],
+    dataset_name: str,
+    arguments: Mapping[str, Any],
+    num_rows: int,
+    required: bool | None,
+) -> CallIds:
+    """Read ``targets``, ``histories`` and ``neg_items`` of a call.
+
+    `required` is `RecReward.use_negatives_only`.
+    """
+    with suppress(TypeError):  # most calls have no texts, and looking for them takes time
+        return _read_rows(num_rows, required, **arguments)
 
     def raw_items() -> RawIds:
         return find().raw_items(dataset_name)
 
-    return {name: _rows_of(raw_items, name, values) for name, values in arguments.items()}
+    rows = {name: _rows_of(raw_items, name, values) for name, values in arguments.items()}
+    return _read_rows(num_rows, required, **rows)
+
+
+def _read_rows(
+    num_rows: int, required: bool | None, targets: Any, histories: Any, neg_items: Any
+) -> CallIds:
+    items = read_targets(targets, num_rows)
+    seen = None if histories is None else read_rows("histories", histories, num_rows)
+    return CallIds(items, seen, *clean_negatives(neg_items, items, num_rows, required))
 
 
 def _rows_of(find: Callable[[], RawIds], name: str, values: Any) -> Any:
