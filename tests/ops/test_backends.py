@@ -53,9 +53,9 @@ def test_a_backend_that_cannot_run_here_is_rejected():
 def test_there_are_few_catalog_kernels_in_cuda():
     one = torch.ones(1, 1)
     with raises(ValueError, "backend='cuda'", "'triton'"):
-        Backend("cuda").rank_catalog(one, one, torch.zeros(1).long())
+        Backend("cuda").rank_catalog(one, one.half(), torch.zeros(1).long())
     with raises(ValueError, "backend='cuda'", "'triton'"):
-        Backend("cuda").topk_catalog(one, one, 1)
+        Backend("cuda").topk_catalog(one, one.half(), 1)
     if DEVICE == "cpu":
         with raises(ValueError, "backend='cuda'", "GPU", "cpu"):
             rk.rank_catalog(one.half(), one.half(), torch.zeros(1).long(), backend="cuda")
