@@ -9,6 +9,7 @@ from rl4rec_kernels.data.files import dataset_dir, first_file
 from rl4rec_kernels.data.folders import folder_layout
 from rl4rec_kernels.data.interactions import SEQUENCE_FILES, Interactions, read_prepared
 from rl4rec_kernels.data.layouts import files_in
+from rl4rec_kernels.data.log import check_filters
 from rl4rec_kernels.data.metadata import has_metadata, read_prepared_items
 from rl4rec_kernels.data.reading import read_interactions
 
@@ -74,8 +75,9 @@ def load_item_metadata(
     ValueError
         If the file is malformed, or a pickle (which is never read).
     """
+    filters = _has_filters(k_core, min_rating)
     directory = dataset_dir(name, data_dir)
-    if k_core or min_rating is not None:
+    if filters:
         data = load_data(name, data_dir, k_core=k_core, min_rating=min_rating)
         return data.item_metadata or {}
     prepared = first_file(directory, SEQUENCE_FILES) or interaction_files(directory, name)
@@ -110,9 +112,14 @@ def load_data(
     FileNotFoundError, TypeError, ValueError
         As `load_interactions`, `load_item_metadata` and `read_interactions`.
     """
-    if k_core or min_rating is not None:
+    if _has_filters(k_core, min_rating):
         directory = dataset_dir(name, data_dir)
         return read_interactions(directory, name=name, k_core=k_core, min_rating=min_rating)
     found = load_interactions(name, data_dir)
     metadata = found.item_metadata or load_item_metadata(name, data_dir)
     return replace(found, name=name, item_metadata=metadata)
+
+
+def _has_filters(k_core: object, min_rating: object) -> bool:
+    """Check both, and say whether they can remove anything."""
+    return any(check_filters("keep", k_core, min_rating)) or min_rating is not None

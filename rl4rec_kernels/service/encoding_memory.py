@@ -65,7 +65,8 @@ class EncodingMemory:
             rows = as_column("rows", found, len(found))
             self._calls += 1
             self._used_at[np.delete(rows, missing) if missing else rows] = self._calls
-            return torch.as_tensor(self._slots[rows]), missing
+            chosen = self._slots[rows]
+            return chosen if isinstance(chosen, Tensor) else torch.from_numpy(chosen), missing
 
     def remember(self, texts: Sequence[str], vectors: Tensor) -> None:
         """Remember the encodings [len(texts), D] of texts.
