@@ -284,6 +284,7 @@ GOOD = {
     "RecommendationDataset.from_interactions.seed": {"2**63"},
     "RecommendationDataset.from_interactions.prompt_generator": {"function"},
     "read_interactions.min_rating": {"-1"},
+    "load_item_metadata.min_rating": {"-1"},
     "RecommendationDataset.history.index": {"True", "-1"},
     "RecommendationDataset.target.index": {"True", "-1"},
     "create_dataloader.dataset": {"nested lists", "recursive list", "list of None"},
