@@ -24,7 +24,7 @@ from tests.ops import cases
 from tests.ops.catalog_cases import make_catalog_case
 from tests.ops.gpu import Backend
 
-_ORDERS = 8  # in which the blocks run, until one shows a fault
+_ORDERS = 8  # of the blocks in which a fault is looked for
 
 
 class Source(NamedTuple):
