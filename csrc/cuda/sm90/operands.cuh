@@ -2,7 +2,7 @@
 //
 // A float32 value is a + b + c but for 2^-27 of it, where a is the nearest bfloat16, b that of the
 // rest and c that of what is then left. Of the nine products of two values six are added up: those
-// left out, b c', c b' and c c', are less than 2^-26 of the product. Where only queries are float32
+// left out, b c', c b' and c c', are about 2^-26 of the product. Where only queries are float32
 // there are three products, none of which is left out. Smaller products come first.
 //
 // Queries that do not stay in shared memory have room for two slices of three parts. The first
