@@ -75,11 +75,10 @@ def load_item_metadata(
     ValueError
         If the file is malformed, or a pickle (which is never read).
     """
-    filters = _has_filters(k_core, min_rating)
-    directory = dataset_dir(name, data_dir)
-    if filters:
+    if _has_filters(k_core, min_rating):
         data = load_data(name, data_dir, k_core=k_core, min_rating=min_rating)
         return data.item_metadata or {}
+    directory = dataset_dir(name, data_dir)
     prepared = first_file(directory, SEQUENCE_FILES) or interaction_files(directory, name)
     if not prepared and not has_metadata(directory):
         try:

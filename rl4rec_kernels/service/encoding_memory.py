@@ -73,9 +73,8 @@ class EncodingMemory:
 
         A text that is remembered keeps what it has: of two threads, the first decides.
         """
-        new: np.ndarray | Tensor = vectors.detach()
-        if isinstance(new, Tensor) and new.device.type == "cpu":
-            new = new.numpy()
+        rows = vectors.detach()
+        new: np.ndarray | Tensor = rows.numpy() if rows.device.type == "cpu" else rows
         with self._lock, torch.inference_mode(False):
             self._calls += 1
             for text, vector in zip(texts, new, strict=True):
