@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.gpu.emulator import accesses, arithmetic, bits, copies, matrices, warps
+from tests.gpu.emulator import accesses, arithmetic, bits, clusters, copies, matrices, warps
 from tests.gpu.emulator.copies import Copies
 from tests.gpu.emulator.matrices import WARPGROUP, Products
 from tests.gpu.emulator.memory import Array, Fault, Memory
@@ -41,7 +41,7 @@ _PREPARE: dict[str, Any] = {
     "ld": accesses.load, "ldu": accesses.load, "st": accesses.store, "cvta": accesses.to_generic,
     "shfl": warps.shuffle, "vote": warps.vote, "redux": warps.reduce, "elect": warps.elect,
     "activemask": warps.active, "mma": matrices.product, "wgmma": matrices.group_product,
-    "cp": copies.copy, "mbarrier": copies.memory_barrier,
+    "cp": copies.copy, "mbarrier": copies.memory_barrier, "mapa": clusters.map_address,
 }  # fmt: skip
 
 
@@ -94,10 +94,14 @@ class Block(Registers):
             None if one.guard is None else self.registers[one.guard] for one in program.instructions
         ]
 
-    def start(self, memory: Memory, parameters: dict[str, bytes], block: Any, grid: Any) -> None:
-        super().start(memory, parameters, block, grid)
+    def start(
+        self, memory: Memory, parameters: dict[str, bytes], block: Any, grid: Any, cluster: Any
+    ) -> None:
+        super().start(memory, parameters, block, grid, cluster)
         self.products.clear()
         self.copies.clear()
+        self.alive = np.ones(self.threads, bool)
+        self.turns, self.ended = np.zeros(self.threads, np.int64), False  # at the cluster's barrier
 
     # What other blocks see of this one's writes.
 
@@ -124,14 +128,12 @@ class Block(Registers):
 
     def run(self) -> Iterator[None]:
         """Run to the end; other blocks may run where this yields."""
-        every = np.ones(self.threads, bool)
         size = WARPGROUP if self.program.has_units else self.threads
-        self.alive = every.copy()
         self.waiting: dict[int, list[tuple[_Unit, int, Array]]] = {}
         self.units = [
             _Unit((self.lanes >= i) & (self.lanes < i + size)) for i in range(0, self.threads, size)
         ]
-        idle = 0
+        idle = seen = 0
         while any(unit.groups for unit in self.units):
             moved = False
             for unit in random.sample(self.units, len(self.units)):
@@ -139,7 +141,9 @@ class Block(Registers):
                     moved |= self._advance(unit)
                     yield
                 moved |= self.copies.progress()
-            idle = 0 if moved else idle + 1
+            self.cluster.moves += moved
+            idle = idle + 1 if self.cluster.moves == seen else 0
+            seen = self.cluster.moves
             if idle > 400:
                 raise Fault(f"{self.program.name}: the threads of a block wait for ever")
         if any(self.waiting.values()):
@@ -147,6 +151,7 @@ class Block(Registers):
         if self.products.unfinished or self.copies.unfinished:
             raise Fault(f"{self.program.name}: ends while a copy or a product is in flight")
         self.flush()
+        self.ended = True
 
     def _step(self, at: int) -> Any:
         step = self._steps[at]
@@ -173,7 +178,8 @@ class Block(Registers):
             if guard is not None:
                 here = (~guard if one.negated else guard) & mask
             name = one.name
-            if name in _WHOLE and self._is_part(here):
+            parts = name not in _WHOLE or "cluster" in one.options
+            if not parts and self._is_part(here):
                 unit.put(at, np.broadcast_to(mask, self.threads))
                 unit.parts.add(at)
                 at = self._next(unit)
@@ -197,6 +203,11 @@ class Block(Registers):
                 if rest is None or not rest.any():
                     return True
                 mask, at = rest, at + 1
+            elif name == "barrier" and "cluster" in one.options:
+                if not clusters.pass_barrier(self, one, here):
+                    unit.put(at, np.broadcast_to(mask, self.threads))
+                    return False
+                at += 1
             elif name in ("bar", "barrier"):
                 if "warp" not in one.options and not self._barrier(unit, at, here):
                     return True
@@ -238,6 +249,7 @@ class Block(Registers):
 
     def _end(self, mask: Mask) -> None:
         self.alive &= ~np.broadcast_to(mask, self.threads)
+        self.cluster.settle()
 
     def _barrier(self, unit: _Unit, at: int, mask: Mask) -> bool:
         """Let threads arrive at a barrier; return whether they may go on at once."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests.gpu.emulator import clusters
 from tests.gpu.emulator.arithmetic import Step
 from tests.gpu.emulator.memory import Array, Fault, Memory
 from tests.gpu.emulator.program import Instruction, split
@@ -25,7 +26,8 @@ class Copies:
     def clear(self) -> None:
         self._open: list[Any] = []
         self._groups: list[list[Any]] = []
-        self.bulk: list[Any] = []
+        self.bulk: list[Any] = []  # to this block
+        self._arrivals: list[Any] = []  # of other blocks of the cluster
         self.barriers: dict[int, dict[str, int]] = {}
 
     def start(self, at: Array, size: int, warps: Array, words: Array) -> None:
@@ -47,11 +49,24 @@ class Copies:
 
     def progress(self) -> bool:
         """Let some bulk copies arrive, or all if they are early; return whether one did."""
-        arrived = False
+        arrived = bool(self._arrivals) and random.random() < 0.5 and self.let_arrive()
         while self.bulk and (not self.late or random.random() < 0.5):
             self.bulk.pop(random.randrange(len(self.bulk)))()
             arrived = True
         return arrived
+
+    def arrive_from(self, origin: Registers, arrival: Any) -> None:
+        """Arrive at a barrier of this block, or later if another block does."""
+        self._arrivals.append(arrival)
+        if origin is self._registers or not self.late:
+            self.let_arrive()
+
+    def let_arrive(self) -> bool:
+        """Let the threads of other blocks arrive at the barriers of this one."""
+        waiting, self._arrivals = self._arrivals, []
+        for arrival in waiting:
+            arrival()
+        return bool(waiting)
 
     def barrier(self, address: int) -> dict[str, int]:
         if address not in self.barriers:
@@ -69,7 +84,8 @@ class Copies:
     def unfinished(self) -> bool:
         """Copies in flight, or bytes that were announced but not copied, or the other way round."""
         announced = any(found["bytes"] for found in self.barriers.values())
-        return bool(self._open or any(self._groups) or self.bulk or announced)
+        flying = self._open or any(self._groups) or self.bulk or self._arrivals
+        return bool(flying or announced)
 
 
 def copy(registers: Registers, one: Instruction) -> Step:
@@ -116,19 +132,28 @@ def _bulk(registers: Registers, one: Instruction) -> Step:
     name, coordinates = re.fullmatch(r"\[\s*(%[\w@]+)\s*,\s*\{(.*)\}\s*\]", source).groups()
     which = registers.source(name, "u64")
     x, y = (registers.source(part, "s32") for part in split(coordinates))
-    shared = registers.shared
+    multicast = "multicast::cluster" in one.options
+    masks = registers.source(one.operands[3], "u16") if multicast else np.uint16(0)
 
     def step(mask: Mask) -> None:
         for lane in registers.active(mask):
             parameter = registers.program.parameters[int(which[lane]) >> 16 & 0xFFFF].name
             box = Box(*(int(f) for f in np.frombuffer(registers.parameters[parameter], "i8", 7)))
-            where, bar_at = (int(f(np.array([lane]))[0]) for f in (to, barrier))
+            (rank, where), (other, bar_at) = (
+                clusters.split_address(registers, int(f(np.array([lane]))[0]))
+                for f in (to, barrier)
+            )
+            if rank != other:
+                raise Fault(f"{registers.program.name}: a bulk copy and its mbarrier in two blocks")
+            wanted = int(np.broadcast_to(masks, registers.threads)[lane])
+            ranks = [i for i in range(16) if wanted >> i & 1] if multicast else [rank]
             at = box.places(where)
             warps = np.full(at.size, registers.warp_of[lane])
-            shared.claim(at.reshape(-1), 1, warps, "bulk copy")
-            shared.fenced[at] = True  # it is the copy engine that writes
-            arrive = partial(_arrive, registers, box, at, int(x[lane]), int(y[lane]), bar_at)
-            registers.copies.bulk.append(arrive)
+            for block in [registers.cluster.reach(registers, i, bar_at) for i in ranks]:
+                block.shared.claim(at.reshape(-1), 1, warps, "bulk copy")
+                block.shared.fenced[at] = True  # it is the copy engine that writes
+                arrive = partial(_arrive, block, box, at, int(x[lane]), int(y[lane]), bar_at)
+                block.copies.bulk.append(arrive)
 
     return step
 
@@ -193,6 +218,7 @@ def memory_barrier(registers: Registers, one: Instruction) -> Step:
             counts = np.broadcast_to(count, registers.threads)[lanes]
             for at, n in zip(address(lanes), counts, strict=True):
                 fields = {"count": int(n), "pending": int(n), "bytes": 0, "phase": 0}
+                fields["turn"] = registers.cluster.turn  # of the barrier of the cluster
                 copies.barriers[int(at)] = fields
 
         return init
@@ -222,12 +248,21 @@ def memory_barrier(registers: Registers, one: Instruction) -> Step:
         for at, n in zip(
             address(lanes), np.broadcast_to(number, registers.threads)[lanes], strict=True
         ):
-            barrier = copies.barrier(int(at))
-            barrier["bytes"] += int(n)
-            barrier["pending"] -= "arrive" in one.options
-            copies.settle(barrier)
+            block, place = registers, int(at)
+            if "shared::cluster" in one.options:
+                rank, place = clusters.split_address(registers, place)
+                block = registers.cluster.reach(registers, rank, place)
+            arrival = partial(_count, block.copies, place, int(n), "arrive" in one.options)
+            block.copies.arrive_from(registers, arrival)
 
     return arrive
+
+
+def _count(copies: Copies, place: int, added: int, arrives: bool) -> None:
+    barrier = copies.barrier(place)
+    barrier["bytes"] += added
+    barrier["pending"] -= arrives
+    copies.settle(barrier)
 
 
 def fence(registers: Registers, one: Instruction) -> Step:

@@ -48,24 +48,40 @@ class Registers:
         lane = np.arange(threads, dtype=np.uint32)
         self.lanes, self.warp_of = np.arange(threads), np.arange(threads) // LANES
         self.special = {"%laneid": lane % 32, "%warpid": lane // 32, "%tid.x": lane}
-        for name in ("%tid.y", "%tid.z", "%clusterid.x", "%cluster_ctarank"):
+        for name in ("%tid.y", "%tid.z", "%cluster_ctarank", "%cluster_nctarank"):
             self.special[name] = lane * 0
-        for name in ("%ntid.x", "%ntid.y", "%ntid.z", "%nclusterid.x", "%cluster_nctarank"):
+        for name in ("%ntid.x", "%ntid.y", "%ntid.z"):
             self.special[name] = lane * 0 + (threads if name == "%ntid.x" else 1)
-        for axis in "xyz":
-            self.special[f"%ctaid.{axis}"] = lane * 0
-            self.special[f"%nctaid.{axis}"] = lane * 0
+        for name in (
+            "ctaid",
+            "nctaid",
+            "clusterid",
+            "nclusterid",
+            "cluster_ctaid",
+            "cluster_nctaid",
+        ):
+            for axis in "xyz":
+                self.special[f"%{name}.{axis}"] = lane * 0
         self.shared = Shared(program.shared_bytes + shared, program.name, not program.has_units)
         self.local = np.zeros((threads, max(program.local_bytes, 1)), np.uint8)
         self.parameters: dict[str, bytes] = {}
-        self.memory = Memory()
+        self.memory, self.cluster = Memory(), None
 
-    def start(self, memory: Memory, parameters: dict[str, bytes], block: Any, grid: Any) -> None:
-        """Begin a block of the grid."""
-        self.memory, self.parameters = memory, parameters
+    def start(
+        self, memory: Memory, parameters: dict[str, bytes], block: Any, grid: Any, cluster: Any
+    ) -> None:
+        """Begin a block of the grid, in its cluster."""
+        self.memory, self.parameters, self.cluster = memory, parameters, cluster
         for axis, at, size in zip("xyz", block, grid, strict=True):
-            self.special[f"%ctaid.{axis}"][:] = at
-            self.special[f"%nctaid.{axis}"][:] = size
+            together = len(cluster) if axis == "x" else 1
+            for name, value in (
+                ("ctaid", at), ("nctaid", size), ("clusterid", at // together),
+                ("nclusterid", size // together), ("cluster_ctaid", at % together),
+                ("cluster_nctaid", together),
+            ):  # fmt: skip
+                self.special[f"%{name}.{axis}"][:] = value
+        self.special["%cluster_ctarank"][:] = block[0] % len(cluster)
+        self.special["%cluster_nctarank"][:] = len(cluster)
         self.shared.clear()
         for file in self._files:  # what is read before it is written shows
             file.fill(True if file.dtype == bool else 0x5A5A)
