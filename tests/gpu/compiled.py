@@ -7,6 +7,7 @@ whether kernels are compiled or interpreted.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from tests.gpu.emulator import Memory, Mode, Program, launch  # noqa: E402
 
 CAPABILITIES = (80, 90)
 _NUMBERS = {"fp32": np.float32, "fp64": np.float64}
-PROGRAMS: dict[str, Program] = {}
 change: Callable[[str, str], str] | None = None
 """Replaces the PTX of a kernel of a name; for `faults`."""
 ran: dict[tuple[str, int], int] = {}
@@ -78,14 +78,20 @@ def _packed(kind: str, value: Any, memory: Memory) -> bytes:
     return int(value).to_bytes(8 if kind.endswith("64") else 4, "little", signed=kind[0] == "i")
 
 
+@lru_cache(64)
+def program_of(name: str, text: str) -> Program:
+    """The kernel `name` of this PTX."""
+    return Program(text if change is None else change(name, text))
+
+
 _compile: Callable[..., Any] = JITFunction.run
 
 
 def _run(self: JITFunction, *args: Any, grid: Any, warmup: bool = False, **options: Any) -> Any:
     kernel = _compile(self, *args, grid=grid, warmup=True, **options)
-    if kernel.hash not in PROGRAMS:
-        text, name = kernel.asm["ptx"], kernel.metadata.name
-        PROGRAMS[kernel.hash] = Program(text if change is None else change(name, text))
+    text = kernel.asm["ptx"]
+    for other in kernel.asm.keys() - {"ptx"}:  # which Triton would keep
+        del kernel.asm[other]
     names = [parameter.name for parameter in self.params]
     values = dict(zip(names, args, strict=False)) | options
     memory, arguments = Memory(), []
@@ -94,12 +100,12 @@ def _run(self: JITFunction, *args: Any, grid: Any, warmup: bool = False, **optio
             arguments.append(_packed(kind, value, memory))
     arguments += [bytes(8), bytes(8)]  # Triton's scratch memory, which no kernel uses
     shape = (*grid, 1, 1)[:3]
-    key = (kernel.metadata.name, GPU.capability)
-    ran[key] = ran.get(key, 0) + shape[0] * shape[1] * shape[2]
     metadata = kernel.metadata
+    key = (metadata.name, GPU.capability)
+    ran[key] = ran.get(key, 0) + shape[0] * shape[1] * shape[2]
+    program = program_of(metadata.name, text)
     launch(
-        PROGRAMS[kernel.hash], memory, arguments, shape, 32 * metadata.num_warps, metadata.shared,
-        GPU.mode,
+        program, memory, arguments, shape, 32 * metadata.num_warps, metadata.shared, GPU.mode
     )  # fmt: skip
     return kernel
 

@@ -232,7 +232,7 @@ def main() -> int:
     for capability in (80, 90):  # without a fault
         catalog(capability)
     for name, fault in TRITON.items():
-        compiled.PROGRAMS.clear()
+        compiled.program_of.cache_clear()
         compiled.change = partial(changed, fault)
         report(f"Triton: {name}", partial(catalog, fault.capability))
     for check in (candidates, large_table):

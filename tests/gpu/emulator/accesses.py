@@ -135,10 +135,9 @@ def store(registers: Registers, one: Instruction) -> Step:
         if where == "shared":
             registers.shared.store(at, words, registers.warp_of[lanes])
         else:
-            registers.memory.check(at, whole, f"{registers.program.name}: store")
-            registers.defer(
-                at, whole, lambda: registers.memory.store(at, words, registers.program.name)
-            )
+            memory = registers.memory
+            parts = memory.check(at, whole, f"{registers.program.name}: store")
+            registers.defer(at, whole, lambda: memory.write(parts, at, words, whole))
 
     return step
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.gpu.emulator import clusters
 from tests.gpu.emulator.arithmetic import Step
-from tests.gpu.emulator.memory import Array, Fault, Memory
+from tests.gpu.emulator.memory import WORDS, Array, Fault, Memory
 from tests.gpu.emulator.program import Instruction, split
 from tests.gpu.emulator.registers import Mask, Registers
 
@@ -109,7 +109,7 @@ def copy(registers: Registers, one: Instruction) -> Step:
         if not len(lanes):
             return
         read = np.broadcast_to(given, registers.threads)[lanes]
-        if not np.isin(read, (0, size)).all():
+        if ((read != 0) & (read != size)).any():
             raise Fault(f"{one.text}: copies of a part are not emulated")
         warps = registers.warp_of[lanes]
         at = registers.shared.claim(to(lanes), size, warps, "cp.async")
@@ -150,9 +150,9 @@ def _bulk(registers: Registers, one: Instruction) -> Step:
             at = box.places(where)
             warps = np.full(at.size, registers.warp_of[lane])
             for block in [registers.cluster.reach(registers, i, bar_at) for i in ranks]:
-                block.shared.claim(at.reshape(-1), 1, warps, "bulk copy")
-                block.shared.fenced[at] = True  # it is the copy engine that writes
-                arrive = partial(_arrive, block, box, at, int(x[lane]), int(y[lane]), bar_at)
+                places = block.shared.claim(at, 16, warps, "bulk copy")
+                block.shared.words(16)[4][places] = True  # fenced: the copy engine writes
+                arrive = partial(_arrive, block, box, places, int(x[lane]), int(y[lane]), bar_at)
                 block.copies.bulk.append(arrive)
 
     return step
@@ -170,29 +170,31 @@ class Box(NamedTuple):
     size: int  # bytes of a value
 
     def places(self, where: int) -> Array:
-        """Where the bytes of the part are in shared memory, [rows, 128]."""
+        """Where the words of 16 bytes of the part are in shared memory, a row after the other."""
         if self.box_columns * self.size != _BOX or where % 1024:
             raise Fault("only boxes of 128 bytes with the swizzle of 128 bytes are emulated")
-        at = where + np.arange(self.box_rows)[:, None] * _BOX + np.arange(_BOX)
+        at = where + np.arange(0, self.box_rows * _BOX, 16)
         return at ^ ((at >> 7 & 7) << 4)
 
     def read(self, memory: Memory, x: int, y: int) -> Array:
         """Its bytes, 0 outside of the matrix."""
-        row, byte = y + np.arange(self.box_rows)[:, None], x * self.size + np.arange(_BOX)
+        word = 1 if (self.columns | x) * self.size % 16 else 16
+        row = y + np.arange(self.box_rows)[:, None]
+        byte = x * self.size + np.arange(0, _BOX, word)
         inside = (row >= 0) & (row < self.rows) & (byte >= 0) & (byte < self.columns * self.size)
-        data = np.zeros(inside.shape, np.uint8)
+        data = np.zeros((*inside.shape, word // min(word, 8)), WORDS[min(word, 8)])
         if inside.any():
             source = (self.base + row * self.pitch + byte)[inside]
-            data[inside] = memory.load(source, 1, "bulk copy")
+            data[inside] = memory.load(source, word, "bulk copy").reshape(-1, data.shape[2])
         return data
 
 
 def _arrive(registers: Registers, box: Box, at: Array, x: int, y: int, barrier: int) -> None:
-    shared = registers.shared
-    shared.bytes[at] = box.read(registers.memory, x, y)
-    shared.written[at] = True
+    data = box.read(registers.memory, x, y)
+    words, written, *_ = registers.shared.words(16)
+    words[at], written[at] = data.reshape(-1).view(np.uint64).reshape(-1, 2), True
     found = registers.copies.barrier(barrier)
-    found["bytes"] -= at.size
+    found["bytes"] -= data.nbytes
     registers.copies.settle(found)
 
 

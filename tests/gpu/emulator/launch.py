@@ -2,7 +2,8 @@
 
 import itertools
 import random
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +23,10 @@ class Mode(NamedTuple):
     late_writes: bool = True
 
 
-_prepared: dict[Any, list[Block]] = {}
+@lru_cache(16)  # a block takes 5 to 20 MB
+def _prepared(program: Program, threads: int, shared: int, mode: Mode) -> list[Block]:
+    """The blocks of a kernel, of which there are as many as have run at a time."""
+    return []
 
 
 def launch(
@@ -49,8 +53,7 @@ def launch(
     firsts = [range(0, grid[0], cluster), *(range(size) for size in grid[1:])]
     waiting = list(itertools.product(*firsts))
     random.shuffle(waiting)
-    key = (program, threads, shared, mode)
-    blocks = _prepared.setdefault(key, [])
+    blocks = _prepared(program, threads, shared, mode)
     together = -(-_TOGETHER // cluster) if program.has_atomics else 1
     wanted = min(len(waiting), together) * cluster
     while len(blocks) < wanted:

@@ -5,8 +5,8 @@ A sum is exact in float64 and then rounded towards zero, as the tensor cores do.
 
 import re
 from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Any
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,34 +36,31 @@ def matrix_moves(registers: Registers, one: Instruction) -> Step:
             return
         lanes = warps.reshape(-1)
         everywhere[lanes] = address(lanes)
-        rows_of_warp = np.repeat(registers.warp_of[warps[:, 0]], 8)
-        for i in range(count):
-            rows = everywhere[warps[:, 8 * i : 8 * i + 8]].reshape(-1)
-            if loads:
-                data = registers.shared.load(rows, 16, rows_of_warp, one.name)
-                words = np.ascontiguousarray(data).view(np.uint16).reshape(-1, 8, 8)
-                words = words.transpose(0, 2, 1) if flip else words
-                parts[i][lanes] = np.ascontiguousarray(words).view(np.uint32).reshape(-1)
-            else:
-                words = parts[i][warps].view(np.uint16).reshape(-1, 8, 8)
-                words = words.transpose(0, 2, 1) if flip else words
-                data = np.ascontiguousarray(words).reshape(-1, 8).view(np.uint64)
-                registers.shared.store(rows, data, rows_of_warp, one.name)
+        rows = everywhere[warps[:, : 8 * count]].reshape(-1)
+        rows_of_warp = np.repeat(registers.warp_of[warps[:, 0]], 8 * count)
+        if loads:
+            data = registers.shared.load(rows, 16, rows_of_warp, one.name)
+            words = data.view(np.uint16).reshape(-1, count, 8, 8)
+            words = words.swapaxes(2, 3) if flip else words
+            words = np.ascontiguousarray(words).view(np.uint32).reshape(-1, count, LANES)
+            for i, part in enumerate(parts):
+                part[warps] = words[:, i]
+        else:
+            words = np.stack([part[warps] for part in parts], 1).view(np.uint16)
+            words = words.reshape(-1, count, 8, 8)
+            words = words.swapaxes(2, 3) if flip else words
+            data = np.ascontiguousarray(words).reshape(-1, 8).view(np.uint64)
+            registers.shared.store(rows, data, rows_of_warp, one.name)
 
     return step
 
 
-def accumulated(
-    sums: Array, a: Array, b: Array, *, saturates: bool = False, exact: bool = False
-) -> Array:
-    """sums + a @ b, with a [..., M, K] and b [..., K, N]."""
+def added(sums: Array, products: Array, *, saturates: bool = False) -> Array:
+    """Sums, and products that are added to them, as float64 or int64."""
     if sums.dtype == np.int32:
-        found = sums + a @ b
-        if saturates:
-            return np.clip(found, -(2**31), 2**31 - 1).astype(np.int32)
-        return found.astype(np.int32)
-    found = sums.astype(np.float64) + a @ b
-    return found.astype(np.float32) if exact else towards_zero(found)
+        found = sums + products
+        return (np.clip(found, -(2**31), 2**31 - 1) if saturates else found).astype(np.int32)
+    return towards_zero(sums.astype(np.float64) + products)
 
 
 def product(registers: Registers, one: Instruction) -> Step:
@@ -73,18 +70,20 @@ def product(registers: Registers, one: Instruction) -> Step:
     types = [part for part in one.options if part in _SIZE or part in ("f32", "s32")]
     kind, kind_b, sums = types[-3], types[-2], np.dtype("f4" if types[-1] == "f32" else "i4")
     per = 4 // _SIZE[kind]
-    out, a, b, c = (registers.group(part, "b32", written=i == 0) for i, part in
-                    enumerate(one.operands))  # fmt: skip
+    out = registers.group(one.operands[0], "b32", written=True)
+    a, b, c = (registers.group(part, "b32") for part in one.operands[1:])
     e = np.arange(per)
     step_of = lambda count, halves: (  # noqa: E731 - the columns of A, or the rows of B
         (_LANE % 4 * per)[None, :, None]
         + 4 * per * (np.arange(count) // halves)[:, None, None] + e
     )  # fmt: skip
     rows_a = (_LANE // 4)[None, :, None] + 8 * (np.arange(len(a)) % 2)[:, None, None] + 0 * e
-    columns_a, rows_b = step_of(len(a), 2), step_of(len(b), 1)
-    columns_b = (_LANE // 4)[None, :, None] + 0 * rows_b
+    rows_b = step_of(len(b), 1)
+    from_a = _inverse(rows_a * depth + step_of(len(a), 2)).reshape(16, depth)
+    from_b = _inverse(rows_b * 8 + (_LANE // 4)[None, :, None]).reshape(depth, 8)
     slots = np.arange(4)[:, None]
-    rows_c, columns_c = _LANE // 4 + 8 * (slots // 2), _LANE % 4 * 2 + slots % 2
+    to_c = (_LANE // 4 + 8 * (slots // 2)) * 8 + _LANE % 4 * 2 + slots % 2
+    saturates = "satfinite" in one.options
 
     def gathered(parts: list[Any], lanes: Array) -> Array:
         return np.stack([part[lanes] for part in parts], 1)  # [warps, registers, 32]
@@ -93,27 +92,42 @@ def product(registers: Registers, one: Instruction) -> Step:
         warps = registers.warps(mask, "mma")
         if not len(warps):
             return
-        wide = np.int64 if sums == np.int32 else np.float64
-        left = np.zeros((len(warps), 16, depth), wide)
-        right = np.zeros((len(warps), depth, 8), wide)
-        for parts, kind_of, to, rows, columns in (
-            (a, kind, left, rows_a, columns_a),
-            (b, kind_b, right, rows_b, columns_b),
-        ):
-            words = gathered(parts, warps)
-            values = decoded(words.view(np.uint8), kind_of).reshape(*words.shape, per)
-            to[:, rows, columns] = values
-        start = np.zeros((len(warps), 16, 8), sums)
-        start[:, rows_c, columns_c] = gathered(c, warps).view(sums)
-        found = accumulated(start, left, right, saturates="satfinite" in one.options)
-        values = found[:, rows_c, columns_c].view(np.uint32)
+        left = decoded(gathered(a, warps), kind).reshape(len(warps), -1)[:, from_a]
+        right = decoded(gathered(b, warps), kind_b).reshape(len(warps), -1)[:, from_b]
+        found = (left @ right).reshape(len(warps), -1)[:, to_c]
+        values = added(gathered(c, warps).view(sums), found, saturates=saturates)
+        values = values.view(np.uint32)
         for i, part in enumerate(out):
             part[warps] = values[:, i]
 
     return step
 
 
-@lru_cache(4096)
+def _inverse(places: Array) -> Array:
+    """The number of the value that each place gets."""
+    numbers = np.empty(places.size, np.int64)
+    numbers[places.reshape(-1)] = np.arange(places.size)
+    return numbers
+
+
+class Operand(NamedTuple):
+    """Where an operand in shared memory is."""
+
+    units: Array  # of the states of shared memory, in order
+    words: Array  # [rows, words of a row]
+    size: int  # bytes of a word
+
+
+@lru_cache(1024)
+def operand(
+    descriptor: int, rows: int, depth: int, size: int, transposed: bool, grain: int
+) -> Operand:
+    """Read in words of 16 bytes, which rows consist of; value by value where it is transposed."""
+    at = operand_bytes(descriptor, rows, depth, size, transposed)
+    word = size if transposed else 16
+    return Operand(np.unique(at // grain), at[:, ::word] // word, word)
+
+
 def operand_bytes(descriptor: int, rows: int, depth: int, size: int, transposed: bool) -> Array:
     """Where the bytes of an operand [rows, depth] are in shared memory, int64 [rows, depth * size].
 
@@ -167,7 +181,7 @@ def _group_product(registers: Registers, one: Instruction) -> Step:
     width, depth = (int(part) for part in re.fullmatch(r"m64n(\d+)k(\d+)", shape).groups())
     sums_type, kind_a, kind_b = one.options[-3:]
     sums = np.dtype("f4" if sums_type == "f32" else "i4")
-    out = registers.group(one.operands[0], "b32", written=True)
+    file, out = registers.rows(one.operands[0])
     scale, *flags = one.operands[3:]
     keeps: Callable[[Array], Array] = (
         (lambda lanes, p=registers.registers[scale]: p[lanes])
@@ -184,58 +198,56 @@ def _group_product(registers: Registers, one: Instruction) -> Step:
     b_of = registers.source(one.operands[2], "u64")
     a_of = None if in_registers else registers.source(one.operands[1], "u64")
     a_parts = [registers.source(name, "b32") for name in split(one.operands[1].strip("{} "))]
-    lane, warp = np.arange(WARPGROUP) % LANES, np.arange(WARPGROUP) // LANES
-    slots = np.arange(width // 2)[:, None]
-    rows = 16 * warp + lane // 4 + 8 * (slots // 2 % 2)
-    columns = 8 * (slots // 4) + lane % 4 * 2 + slots % 2
-    per = 4 // _SIZE[kind_a]
+    fragment, from_a = _fragment(width), _left(depth, 4 // _SIZE[kind_a])
+    shared, grain = registers.shared, registers.program.grain
 
-    def left_of(lanes: Array) -> Array:
-        """A, from registers [64, depth]."""
-        values = np.zeros((64, depth), np.int64 if sums == np.int32 else np.float64)
-        for q, part in enumerate(a_parts):
-            found = decoded(part[lanes].view(np.uint8), kind_a).reshape(WARPGROUP, per)
-            at = 16 * warp + lane // 4 + 8 * (q % 2)
-            values[at[:, None], (lane % 4 * per + 4 * per * (q // 2))[:, None] + np.arange(per)] = (
-                found
-            )
-        return values
+    def placed(source: Any, flip: bool, lanes: Array, count: int, kind: str) -> Operand:
+        descriptor = same(source[lanes], "a matrix descriptor")
+        return operand(descriptor, count, depth, _SIZE[kind], flip, grain)
 
     def step(mask: Mask) -> None:
         for lanes in _warpgroups(registers, mask):
             keep = bool(same(keeps(lanes), "scale-d of wgmma"))
-            warps = np.unique(registers.warp_of[lanes])
-            places = []
-            for source, flip, count, kind in (
-                (a_of, flip_a, 64, kind_a),
-                (b_of, flip_b, width, kind_b),
-            ):
-                if source is None:
-                    places.append(None)
-                    continue
-                descriptor = same(source[lanes], "a matrix descriptor")
-                places.append(operand_bytes(descriptor, count, depth, _SIZE[kind], flip))
-            fixed = left_of(lanes) if places[0] is None else None
-            registers.products.start(
-                lanes,
-                warps,
-                [place for place in places if place is not None],
-                partial(finish, lanes, keep, places, fixed),
-            )
+            warps = registers.warp_of[lanes[::LANES]]
+            right = placed(b_of, flip_b, lanes, width, kind_b)
+            if a_of is None:
+                given = np.stack([part[lanes] for part in a_parts])
+                left, places = decoded(given, kind_a).reshape(-1)[from_a], [right]
+            else:
+                left = placed(a_of, flip_a, lanes, 64, kind_a)
+                places = [left, right]
+            finishes = partial(finish, lanes, keep, left, right)
+            registers.products.start(lanes, warps, places, finishes)
 
-    def finish(lanes: Array, keep: bool, places: list[Any], left: Any) -> None:
-        memory = registers.shared.bytes
-        if left is None:
-            left = decoded(memory[places[0]], kind_a)
-        right = decoded(memory[places[1]], kind_b)
-        start = np.zeros((64, width), sums)
-        if keep:
-            start[rows, columns] = np.stack([part[lanes] for part in out]).view(sums)
-        values = accumulated(start, left, right.T)[rows, columns].view(np.uint32)
-        for part, value in zip(out, values, strict=True):
-            part[lanes] = value
+    def finish(lanes: Array, keep: bool, left: Any, right: Operand) -> None:
+        if isinstance(left, Operand):
+            left = decoded(shared.words(left.size)[0][left.words], kind_a).reshape(64, depth)
+        items = decoded(shared.words(right.size)[0][right.words], kind_b).reshape(width, depth)
+        products = (left @ items.T).reshape(-1)[fragment]
+        here = slice(lanes[0], lanes[-1] + 1)
+        before = file[out, here].view(sums) if keep else np.zeros(fragment.shape, sums)
+        file[out, here] = added(before, products).view(np.uint32)
 
     return step
+
+
+@cache
+def _fragment(width: int) -> Array:
+    """The place in [64, width] of each sum, [registers, threads]."""
+    lane, warp = np.arange(WARPGROUP) % LANES, np.arange(WARPGROUP) // LANES
+    slots = np.arange(width // 2)[:, None]
+    rows = 16 * warp + lane // 4 + 8 * (slots // 2 % 2)
+    return rows * width + 8 * (slots // 4) + lane % 4 * 2 + slots % 2
+
+
+@cache
+def _left(depth: int, per: int) -> Array:
+    """Of an operand in registers [4, threads, per]: the number of each value of [64, depth]."""
+    lane, warp = np.arange(WARPGROUP) % LANES, np.arange(WARPGROUP) // LANES
+    part = np.arange(4)[:, None, None]
+    rows = (16 * warp + lane // 4)[:, None] + 8 * (part % 2)
+    columns = (lane % 4 * per)[:, None] + 4 * per * (part // 2) + np.arange(per)
+    return _inverse(rows * depth + columns).reshape(64, depth)
 
 
 class Products:
@@ -253,13 +265,12 @@ class Products:
     def fence(self, groups: Array) -> None:
         self._fenced.update(int(lanes[0]) for lanes in groups)
 
-    def start(self, lanes: Array, warps: Array, places: list[Array], finish: Any) -> None:
+    def start(self, lanes: Array, warps: Array, places: list[Operand], finish: Any) -> None:
         shared, group = self._registers.shared, int(lanes[0])
         if group not in self._fenced:
             raise Fault(f"{self._registers.program.name}: wgmma without wgmma.fence before it")
         for place in places:
-            shared.operand(place, warps)
-            shared.busy[place] += 1
+            shared.operand(place.units, warps)
         if not self.late:
             finish()
         self._open.setdefault(group, []).append((places, finish if self.late else None))
@@ -277,7 +288,7 @@ class Products:
                     if finish is not None:
                         finish()
                     for place in places:
-                        self._registers.shared.busy[place] -= 1
+                        self._registers.shared.busy[place.units] -= 1
             if not waiting:
                 self._fenced.discard(int(lanes[0]))
 

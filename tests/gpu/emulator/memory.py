@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-_ANY_WARP = 1 << 20  # in place of a warp: more than one has read
+_ANY_WARP = 64  # in place of a warp: more than one has read
+_TURN = 2 * _ANY_WARP
+_UNORDERED = "without a barrier between them"
 
 
 class Fault(Exception):
@@ -32,6 +34,9 @@ class _Range(NamedTuple):
         return self.views[size]
 
 
+Parts = list[tuple[_Range, Array]]
+
+
 class Memory:
     """Global memory: only the ranges that were added may be accessed."""
 
@@ -43,7 +48,7 @@ class Memory:
         if size:
             self._ranges.append(_Range(address, address + size, name, {}))
 
-    def _find(self, addresses: Array, size: int, what: str) -> list[tuple[_Range, Array]]:
+    def _find(self, addresses: Array, size: int, what: str) -> Parts:
         low, high = int(addresses.min()), int(addresses.max()) + size
         for found in self._ranges:
             if found.low <= low and high <= found.high:
@@ -63,8 +68,7 @@ class Memory:
 
     def load(self, addresses: Array, size: int, what: str) -> Array:
         """Words of `size` bytes: unsigned numbers [n], or [n, 2] of 8 bytes."""
-        self._aligned(addresses, size, what)
-        parts = self._find(addresses, size, what)
+        parts = self.check(addresses, size, what)
         if len(parts) == 1:
             first, view = parts[0][0].words(size)
             return view[(addresses - first) // size]
@@ -78,26 +82,26 @@ class Memory:
 
     def store(self, addresses: Array, values: Array, what: str) -> None:
         size = values.dtype.itemsize * (values.shape[1] if values.ndim == 2 else 1)
-        self._aligned(addresses, size, what)
-        for found, here in self._find(addresses, size, what):
+        self.write(self.check(addresses, size, what), addresses, values, size)
+
+    def write(self, parts: Parts, addresses: Array, values: Array, size: int) -> None:
+        """Store where `check` has found that it is allowed."""
+        for found, here in parts:
             first, view = found.words(size)
             where, what_here = (addresses, values) if here is np.True_ else (
                 addresses[here], values[here]
             )  # fmt: skip
             view[(where - first) // size] = what_here
 
-    def check(self, addresses: Array, size: int, what: str) -> None:
-        """Check an access that takes place later."""
-        self._aligned(addresses, size, what)
-        self._find(addresses, size, what)
-
-    def _aligned(self, addresses: Array, size: int, what: str) -> None:
-        if (addresses & (size - 1)).any():
+    def check(self, addresses: Array, size: int, what: str) -> Parts:
+        """Check an access; return the ranges, and which addresses are in each."""
+        if np.bitwise_or.reduce(addresses) & (size - 1):
             raise Fault(f"misaligned {what} of {size} bytes at {int(addresses[0]):#x}")
+        return self._find(addresses, size, what)
 
 
 class Shared:
-    """Shared memory. Its bytes have a value, and the state that the checks need.
+    """Shared memory. Its units of `grain` bytes have the state that the checks need.
 
     `written`: not since the block started, or by a copy in flight: may not be read.
     `writer`, `reader`: the last warp and its turn; turns are counted by barriers of all threads.
@@ -105,14 +109,13 @@ class Shared:
     `busy`: by how many products in flight it is read.
     """
 
-    def __init__(self, size: int, name: str, checks_races: bool) -> None:
+    def __init__(self, size: int, name: str, checks_races: bool, grain: int) -> None:
         size = -(-size // 16) * 16
-        self.name, self.size, self.checks_races = name, size, checks_races
+        self.name, self.size, self.checks_races, self.grain = name, size, checks_races, grain
         self.bytes = np.empty(size, np.uint8)
-        self.written = np.empty(size, bool)
-        self.fenced = np.empty(size, bool)
-        self.busy = np.empty(size, np.uint8)
-        self.writer, self.reader = (np.empty(size, np.int64) for _ in range(2))
+        self.written, self.fenced = (np.empty(size // grain, bool) for _ in range(2))
+        self.busy = np.empty(size // grain, np.uint8)
+        self.writer, self.reader = (np.empty(size // grain, np.int32) for _ in range(2))
         self._views: dict[int, tuple[Array, ...]] = {}
         self.clear()
 
@@ -127,22 +130,25 @@ class Shared:
 
     def barrier(self) -> None:
         """All threads have arrived."""
-        self.turn += 1
+        self.turn += _TURN
 
     def words(self, size: int) -> tuple[Array, ...]:
         """The bytes as words, then `written`, `writer`, `reader`, `fenced` and `busy` of each."""
         if size not in self._views:
             word = min(size, 8)
-            values = self.bytes.view(WORDS[word]).reshape(-1, size // word)
+            values = self.bytes.view(WORDS[word])
             states = (self.written, self.writer, self.reader, self.fenced, self.busy)
-            flat = values[:, 0] if size == word else values
-            self._views[size] = (flat, *(state.reshape(-1, size) for state in states))
+            if size > word:
+                values = values.reshape(-1, size // word)
+            if size > self.grain:
+                states = tuple(state.reshape(-1, size // self.grain) for state in states)
+            self._views[size] = (values, *states)
         return self._views[size]
 
     def index(self, addresses: Array, size: int, what: str) -> Array:
-        if (addresses & (size - 1)).any():
+        if (together := np.bitwise_or.reduce(addresses)) & (size - 1):
             raise Fault(f"{self.name}: misaligned {what} of {size} bytes in shared memory")
-        if addresses.min() < 0 or addresses.max() + size > self.size:
+        if together < 0 or addresses.max() + size > self.size:
             raise Fault(
                 f"{self.name}: out of bounds: {what} at {int(addresses.max())} of {self.size} "
                 "bytes of shared memory"
@@ -155,25 +161,31 @@ class Shared:
         if not written[at].all():
             raise Fault(f"{self.name}: {what} of shared memory that nothing wrote, or not yet")
         if self.checks_races:
-            me = (self.turn * (2 * _ANY_WARP) + warps)[:, None]
-            self._ordered(writer[at], me, f"{what} of what another warp wrote")
-            before = reader[at]
-            other = (before // (2 * _ANY_WARP) == self.turn) & (before != me)
-            reader[at] = np.where(other, self.turn * (2 * _ANY_WARP) + _ANY_WARP, me)
+            me = self._now(warps, size)
+            if self._others(writer[at], me).any():
+                raise Fault(f"{self.name}: {what} of what another warp wrote, {_UNORDERED}")
+            me = np.where(self._others(reader[at], me), self.turn + _ANY_WARP, me)
+            reader[at] = me
+            if (lost := reader[at] != me).any():  # several warps read here
+                reader[at[lost.reshape(len(at), -1).any(1)]] = self.turn + _ANY_WARP
         return values[at]
 
     def store(self, addresses: Array, data: Array, warps: Array, what: str = "store") -> None:
         size = data.dtype.itemsize * (data.shape[1] if data.ndim == 2 else 1)
-        values, written, *_ = self.words(size)
+        values, written, writer, reader, *_ = self.words(size)
         at = self.index(addresses, size, what)
-        same = (values[at] == data).reshape(len(at), -1).all(1) & written[at].all(1)
+        if self.checks_races:
+            me = self._now(warps, size)
+            raced = self._others(writer[at], me) | self._others(reader[at], me)
+            if raced.any():  # warps may write what is there already
+                wrote = written[at].reshape(len(at), -1).all(1)
+                other = ~((values[at] == data).reshape(len(at), -1).all(1) & wrote)
+                at, warps, data, addresses = at[other], warps[other], data[other], addresses[other]
+                if not len(at):
+                    return
+        self.claim(addresses, size, warps, what)
         values[at] = data
-        if self.checks_races and same.any():  # warps may write what is there already
-            at, warps, data = at[~same], warps[~same], data[~same]
-            addresses = addresses[~same]
-        if len(at):
-            self.claim(addresses, size, warps, what)
-            written[at] = True
+        written[at] = True
         if (values[at] != data).any():
             raise Fault(f"{self.name}: {what} of different values in one place")
 
@@ -184,9 +196,10 @@ class Shared:
         if busy[at].any():
             raise Fault(f"{self.name}: {what} where a product still reads")
         if self.checks_races:
-            me = (self.turn * (2 * _ANY_WARP) + warps)[:, None]
-            self._ordered(writer[at], me, f"{what} over what another warp wrote")
-            self._ordered(reader[at], me, f"{what} over what another warp read")
+            me = self._now(warps, size)
+            for before, did in ((writer, "wrote"), (reader, "read")):
+                if self._others(before[at], me).any():
+                    raise Fault(f"{self.name}: {what} over what another warp {did}, {_UNORDERED}")
             writer[at] = me
         written[at] = False
         fenced[at] = False
@@ -197,23 +210,29 @@ class Shared:
         _, written, writer, *_ = self.words(size)
         written[at] = True
         if self.checks_races:
-            writer[at] = (self.turn * (2 * _ANY_WARP) + warps)[:, None]
+            writer[at] = self._now(warps, size)
 
-    def _ordered(self, before: Array, me: Array, what: str) -> None:
-        if ((before // (2 * _ANY_WARP) == self.turn) & (before >= 0) & (before != me)).any():
-            raise Fault(f"{self.name}: {what}, without a barrier between them")
+    def _now(self, warps: Array, size: int) -> Array:
+        """Warps in this turn, as `writer` has them for words of `size` bytes."""
+        now = (self.turn + warps).astype(np.int32)
+        return now[:, None] if size > self.grain else now
 
-    def operand(self, at: Array, warps: Array) -> None:
-        """Check bytes that the tensor cores read from now on."""
-        if at.max() >= self.size:
+    def _others(self, before: Array, me: Array) -> Array:
+        """Whether it was another warp, in this turn."""
+        if before.max(initial=-1) < self.turn:
+            return np.False_
+        return (before >= self.turn) & (before != me)
+
+    def operand(self, units: Array, warps: Array) -> None:
+        """Check units that the tensor cores read from now on for adjacent warps."""
+        if units[-1] >= len(self.written):
             raise Fault(f"{self.name}: out of bounds: a product's operand in shared memory")
-        if not self.written[at].all():
+        if not self.written[units].all():
             raise Fault(f"{self.name}: a product of shared memory that nothing wrote, or not yet")
-        if not self.fenced[at].all():
+        if not self.fenced[units].all():
             raise Fault(f"{self.name}: a product of shared memory without fence.proxy.async")
         if self.checks_races:
-            before = self.writer[at]
-            turns, writers = before // (2 * _ANY_WARP), before % (2 * _ANY_WARP)
-            other = (turns == self.turn) & (before >= 0) & ~np.isin(writers, warps)
-            if other.any():
-                raise Fault(f"{self.name}: a product of what another warp wrote, without a barrier")
+            before, first, last = self.writer[units], self.turn + warps[0], self.turn + warps[-1]
+            if ((before >= self.turn) & ((before < first) | (before > last))).any():
+                raise Fault(f"{self.name}: a product of what another warp wrote, {_UNORDERED}")
+        self.busy[units] += 1

@@ -69,9 +69,11 @@ class Program:
         self._text, self._functions, self._calls = text, found, 0
         self._read(entry.end(), {}, "")
         self._place_shared()
+        del self._text, self._functions  # all kernels of a file, and what they call
         names = {one.name for one in self.instructions}
         self.read = self._read_registers()
         self.has_atomics = bool(names & {"atom", "red"})
+        self.grain = min(map(_shared_bytes, self.instructions), default=16)
         # Warps that wait for each other by other means than one barrier of all.
         self.has_units = "mbarrier" in names or any(
             one.name in ("bar", "barrier") and "sync" in one.options and len(one.operands) == 2
@@ -186,6 +188,17 @@ class Program:
         self._calls += 1
         actual = dict(zip(formal, [*results, *arguments], strict=True))
         self._read(function.end(), actual, f"@{self._calls}")
+
+
+def _shared_bytes(one: Instruction) -> int:
+    """The bytes of an access of a thread that may be one of shared memory, or 16."""
+    if one.name == "cp" and len(one.operands) > 2 and "bulk" not in one.options:
+        return int(one.operands[2], 0)
+    places = {part.split("::")[0] for part in one.options}
+    if one.name not in ("ld", "ldu", "st") or places & {"global", "param", "local", "const"}:
+        return 16
+    many = next((int(part[1]) for part in one.options if re.fullmatch(r"v\d", part)), 1)
+    return min(16, many * bits_of(one.options[-1]) // 8)
 
 
 def _parameter(text: str) -> Parameter:

@@ -38,13 +38,15 @@ class Registers:
     def __init__(self, program: Program, threads: int, shared: int) -> None:
         self.program, self.threads = program, threads
         self.registers: dict[str, Array] = {}
-        self._files = []
+        self._files: list[Array] = []
+        self._rows: dict[str, int] = {}  # in the file of its size
         for bits in (1, 16, 32, 64):
             names = [
                 n for n, b in program.registers.items() if (max(b, 16) if b > 1 else 1) == bits
             ]
             self._files.append(np.zeros((len(names), threads), _UNSIGNED[bits]))
             self.registers.update(zip(names, self._files[-1], strict=True))
+            self._rows.update((name, row) for row, name in enumerate(names))
         lane = np.arange(threads, dtype=np.uint32)
         self.lanes, self.warp_of = np.arange(threads), np.arange(threads) // LANES
         self.special = {"%laneid": lane % 32, "%warpid": lane // 32, "%tid.x": lane}
@@ -62,7 +64,8 @@ class Registers:
         ):
             for axis in "xyz":
                 self.special[f"%{name}.{axis}"] = lane * 0
-        self.shared = Shared(program.shared_bytes + shared, program.name, not program.has_units)
+        bytes_ = program.shared_bytes + shared
+        self.shared = Shared(bytes_, program.name, not program.has_units, program.grain)
         self.local = np.zeros((threads, max(program.local_bytes, 1)), np.uint8)
         self.parameters: dict[str, bytes] = {}
         self.memory, self.cluster = Memory(), None
@@ -137,6 +140,12 @@ class Registers:
         """The registers of a vector operand {a, b, ...}, or one register."""
         names = [name.strip() for name in operand.strip("{} ").split(",")]
         return [(self.target if written else self.source)(name, kind) for name in names]
+
+    def rows(self, operand: str) -> tuple[Array, Any]:
+        """The registers of a vector operand of 32 bits: all such registers, and which they are."""
+        found = [self._rows[name.strip()] for name in operand.strip("{} ").split(",")]
+        adjacent = found == list(range(found[0], found[0] + len(found)))
+        return self._files[2], slice(found[0], found[-1] + 1) if adjacent else np.array(found)
 
     def address(self, operand: str, kind: str = "u64") -> Callable[[Array], Array]:
         """A function from thread numbers to the addresses [register + offset], int64."""
