@@ -196,19 +196,30 @@ bench-compare: bench-run
 bench-service: $(VENV)/installed
 	$(RUN) $(BIN)/python benchmarks/bench_service.py benchmarks/results/service.md
 
-# All cases of the GPU tests: of kernels that Triton interprets, then of every kernel as compiled PTX,
-# for both generations of tensor cores, and then with faults planted, which must be found. Takes
-# about three quarters of an hour.
+# All cases of the GPU tests, in parts that also run alone or side by side (make -j2): the CUDA kernels as
+# compiled PTX, the kernels that Triton interprets, every Triton kernel as PTX, all tests of them for both
+# generations of tensor cores, and faults planted in the kernels, which must be found.
+PARTS    := $(addprefix test-gpu-emulated-,cuda interpreted triton sm_80 sm_90 faults)
 EMULATED := $(addprefix tests/ops/,test_gpu_candidates.py test_gpu_catalog.py test_log_prob.py \
               test_log_prob_gradients.py)
+ALL_CASES = $(RUN) RL4REC_EMULATED=all $(BIN)/python -m pytest
 
-test-gpu-emulated: $(VENV)/installed
-	$(RUN) RL4REC_EMULATED=all $(BIN)/python -m pytest -k 'cuda or gpu or triton' tests/cuda tests/gpu tests/ops
-	$(RUN) RL4REC_EMULATED=all $(BIN)/python -m pytest -p tests.gpu.plugin tests/gpu/test_triton.py
-	for capability in 80 90; do \
-	  $(RUN) RL4REC_EMULATED=all RL4REC_CAPABILITY=$$capability $(BIN)/python -m pytest \
-	    -p tests.gpu.plugin -k '(gpu or triton) and not cuda and not compile' $(EMULATED) || exit 1; \
-	done
+.PHONY: $(PARTS)
+test-gpu-emulated: $(PARTS)
+
+test-gpu-emulated-cuda: $(VENV)/installed
+	$(ALL_CASES) tests/cuda tests/gpu
+
+test-gpu-emulated-interpreted: $(VENV)/installed
+	$(ALL_CASES) -k 'cuda or gpu or triton' tests/ops
+
+test-gpu-emulated-triton: $(VENV)/installed
+	$(ALL_CASES) -p tests.gpu.plugin tests/gpu/test_triton.py
+
+test-gpu-emulated-sm_80 test-gpu-emulated-sm_90: test-gpu-emulated-sm_%: $(VENV)/installed
+	RL4REC_CAPABILITY=$* $(ALL_CASES) -p tests.gpu.plugin -k '(gpu or triton) and not cuda and not compile' $(EMULATED)
+
+test-gpu-emulated-faults: $(VENV)/installed
 	$(RUN) TRITON_INTERPRET=0 $(BIN)/python -m tests.gpu.faults
 
 # On a machine with a GPU: builds in place with the packages of $(PYTHON); downloads nothing.

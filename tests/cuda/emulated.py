@@ -169,8 +169,10 @@ def build(source: Path, part: str = "cuda") -> Path:
     for file in work.iterdir():
         if file.name not in ("emulated.so", "all.ptx"):
             file.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
-    work.rename(folder)
+    try:
+        work.rename(folder)
+    except OSError:  # another process has built it
+        shutil.rmtree(work)
     return folder
 
 
