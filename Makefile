@@ -82,7 +82,7 @@ endif
 
 test-kernels: $(VENV)/installed
 	$(RUN) $(BIN)/python -m pytest $(KERNELS)
-	$(RUN) $(BIN)/python -m pytest -p tests.gpu.plugin tests/gpu/test_triton.py
+	$(RUN) $(BIN)/python -m pytest -p tests.gpu.plugin tests/ops/test_gpu_same_bits.py tests/gpu/test_triton.py
 
 test-others: $(VENV)/installed $(ML100K)
 	$(RUN) $(BIN)/python -m pytest $(KERNELS:%=--ignore=%)
@@ -200,8 +200,8 @@ bench-service: $(VENV)/installed
 # compiled PTX, the kernels that Triton interprets, every Triton kernel as PTX, all tests of them for both
 # generations of tensor cores, and faults planted in the kernels, which must be found.
 PARTS    := $(addprefix test-gpu-emulated-,cuda interpreted triton sm_80 sm_90 faults)
-EMULATED := $(addprefix tests/ops/,test_gpu_candidates.py test_gpu_catalog.py test_log_prob.py \
-              test_log_prob_gradients.py)
+EMULATED := $(addprefix tests/ops/,test_gpu_candidates.py test_gpu_catalog.py test_gpu_same_bits.py \
+              test_log_prob.py test_log_prob_gradients.py)
 ALL_CASES = $(RUN) RL4REC_EMULATED=all $(BIN)/python -m pytest
 
 .PHONY: $(PARTS)

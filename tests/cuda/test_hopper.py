@@ -66,10 +66,11 @@ def test_copies_and_products_may_be_early(raw, emulated_hopper, dim):
     assert_counts(counts, reference.rank_catalog(*case))
 
 
+@pytest.mark.parametrize("dtype", some([BF16, F16], 2), ids=str)
 @pytest.mark.parametrize("dim", [72, *some([13, 400], 3, 0)])
-def test_pairs_have_the_scores_of_tiles_to_the_bit(raw, dim):
+def test_pairs_have_the_scores_of_tiles_to_the_bit(raw, dim, dtype):
     """Each item is a target once: its rank is that among the scores of pairs."""
-    case = make_catalog_case((1, 300, dim), (BF16, BF16), exact=False)
+    case = make_catalog_case((1, 300, dim), (dtype, dtype), exact=False)
     query, table = case.query.expand(300, -1), case.table.clone()
     table[150:] = table[:150][torch.randperm(150)]  # in other columns
     scores = raw.score_pairs(query, table, None, torch.arange(300))

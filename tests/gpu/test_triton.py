@@ -129,7 +129,9 @@ def test_the_best_of_the_catalog(dtype, room, monkeypatch):
     monkeypatch.setattr(module, "_ROOM", room)
     monkeypatch.setattr(module, "_SPARE", 200)
     case = make_catalog_case((3, 1503, 72), (dtype, dtype))
-    k = 5 if room == 8 else 150
+    k = 5
+    if room == 1:  # equal items are adjacent, so that four times as many as k reach the bound
+        case, k = case._replace(table=case.table.repeat_interleave(4, 0)[:702]), 120
     got = TRITON.topk_catalog(case.query, case.table, k)
     assert_same(got, reference_best(case, k))
     if room == 8:
@@ -163,14 +165,6 @@ def test_log_probabilities_of_the_catalog(dtype):
     for grad, wanted in zip(found, torch.autograd.grad(exact.sum(), plain), strict=True):
         tolerance = 4 * torch.finfo(dtype).eps
         torch.testing.assert_close(grad.float(), wanted, rtol=tolerance, atol=tolerance + 1e-4)
-
-
-@runs(BF16_90)
-def test_scores_of_targets_and_tiles_agree_to_the_bit(dtype):
-    case = make_catalog_case((5, 150, 72), (dtype, dtype), exact=False)
-    scores = TRITON.every_score(case.query, case.table)
-    found, ids = TRITON.topk_catalog(case.query, case.table, 150)
-    assert torch.equal(found, scores.gather(1, ids))
 
 
 @runs(F32_90, dtypes=[F32])
