@@ -1,6 +1,6 @@
 """Kernels whose scores are compared with each other: they agree to the bit, pair by pair.
 
-On a GPU, and compiled for one in the emulator; Triton's interpreter adds in an order of its own.
+On a GPU, and compiled for one in the emulator; Triton's interpreter adds in another order.
 """
 
 import os
