@@ -297,7 +297,8 @@ void score_float_targets(const Catalog& catalog, const Embeddings& queries, cons
   const Embeddings& items = catalog.items;
   parallel_for(0, queries.rows, kQueriesPerThread, [&](int64_t begin, int64_t end) {
     const int64_t padded = queries.padded_dim();
-    std::vector<float> copies(2 * kPairs * padded);
+    const bool copies_rows = queries.storage != kFloat32 || items.storage != kFloat32;
+    std::vector<float> copies(copies_rows ? 2 * std::min(kPairs, end - begin) * padded : 0);
     const auto values = [&](const Embeddings& from, int64_t row, float* copy) {
       if (from.storage == kFloat32) return reinterpret_cast<const float*>(from.row(row));
       from.copy_row(row, copy);

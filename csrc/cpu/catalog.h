@@ -86,12 +86,14 @@ class Panels {
  private:
   int64_t panel_words() const { return catalog_.words * catalog_.tile.lanes; }
   void pack_panel(int64_t p);
-  void pack_query(int64_t i, uint32_t* words, float* row);
+  void pack_query(int64_t i, uint32_t* words);
 
   const Catalog& catalog_;
   const Embeddings& queries_;
   int64_t begin_ = 0, end_ = 0;
   AlignedWords words_;
+  AlignedWords rows_;  // before they are transposed
+  std::unique_ptr<float[]> row_;
   std::vector<int32_t> offsets_;
   std::vector<float> scales_;
   std::vector<Extremes> extremes_, scale_ranges_;

@@ -22,6 +22,14 @@ Storage storage_of(const Tensor& tensor, const char* name, bool with_int8 = fals
   }
 }
 
+// (A tensor that is assigned later is first made without a value, which takes time.)
+Tensor with_contiguous_rows(const Tensor& tensor, const char* name) {
+  check(tensor.is_cpu(), name, " must be on the CPU");
+  check(tensor.dim() == 2, name, " must have 2 dimensions, got ", tensor.dim());
+  if (tensor.size(1) > 1 && tensor.stride(1) != 1) return torch::stable::contiguous(tensor);
+  return tensor;
+}
+
 template <typename T>
 void store_as(void* to, const float* values, int64_t n) {
   for (int64_t j = 0; j < n; ++j) static_cast<T*>(to)[j] = static_cast<T>(values[j]);
@@ -40,13 +48,11 @@ Extremes extremes(const uint16_t* values, int64_t n) {
           to_float(most)};
 }
 
-Embeddings::Embeddings(const Tensor& tensor, const char* name, bool with_int8) {
-  check(tensor.is_cpu(), name, " must be on the CPU");
-  check(tensor.dim() == 2, name, " must have 2 dimensions, got ", tensor.dim());
+Embeddings::Embeddings(const Tensor& tensor, const char* name, bool with_int8)
+    : owner(with_contiguous_rows(tensor, name)) {
   storage = storage_of(tensor, name, with_int8);
-  rows = tensor.size(0);
-  dim = tensor.size(1);
-  owner = dim > 1 && tensor.stride(1) != 1 ? torch::stable::contiguous(tensor) : tensor;
+  rows = owner.size(0);
+  dim = owner.size(1);
   data = static_cast<const char*>(owner.const_data_ptr());
   value_bytes = static_cast<int64_t>(owner.element_size());
   row_bytes = owner.stride(0) * value_bytes;

@@ -12,9 +12,8 @@ namespace {
 
 using FourWords [[gnu::vector_size(16)]] = uint32_t;
 
-// Writes word w of row r to to[w * rows + r]. Both counts are multiples of 4, unless it is one row.
+// Writes word w of row r to to[w * rows + r]. Both counts are multiples of 4.
 void transpose(const uint32_t* from, int64_t rows, int64_t words, uint32_t* to) {
-  if (rows == 1) return void(std::copy_n(from, words, to));
   for (int64_t w = 0; w + 4 <= words; w += 4)
     for (int64_t r = 0; r < rows; r += 4) {
       FourWords in[4], pairs[4];
@@ -70,6 +69,8 @@ void Panels::pack(int64_t begin, int64_t end) {
   end_ = end;
   const int64_t lanes = catalog_.tile.lanes;
   words_ = make_words(size() * panel_words());
+  rows_ = make_words(catalog_.tile.vector_lanes * catalog_.words);
+  row_.reset(new float[queries_.padded_dim()]);
   offsets_.assign(size() * lanes, 0);
   scales_.assign(size() * lanes, 1.0f);
   extremes_.assign(size() * lanes, kNoValues);
@@ -81,22 +82,22 @@ void Panels::pack(int64_t begin, int64_t end) {
 void Panels::pack_panel(int64_t p) {
   const int64_t lanes = catalog_.tile.lanes, group = catalog_.tile.vector_lanes;
   const int64_t words = catalog_.words;
-  const AlignedWords rows = make_words(group * words);
-  std::vector<float> row(queries_.padded_dim());
   const int64_t end = std::min((p + 1) * lanes, end_ - begin_);
   for (int64_t first = p * lanes; first < end; first += group) {
     const int64_t n = std::min(group, end - first);
+    uint32_t* rows = group == 1 ? words_.get() + first * words : rows_.get();
     for (int64_t l = 0; l < n; ++l) {
-      pack_query(first + l, rows.get() + l * words, row.data());
+      pack_query(first + l, rows + l * words);
       scale_ranges_[p].include(scales_[first + l]);
     }
-    if (n < group) std::fill(rows.get() + n * words, rows.get() + group * words, 0);
-    transpose(rows.get(), group, words, words_.get() + first * words);
+    if (group == 1) continue;
+    if (n < group) std::fill(rows + n * words, rows + group * words, 0);
+    transpose(rows, group, words, words_.get() + first * words);
   }
 }
 
 // Writes the words of query begin_ + i.
-void Panels::pack_query(int64_t i, uint32_t* words, float* row) {
+void Panels::pack_query(int64_t i, uint32_t* words) {
   const int64_t dim = queries_.dim;
   if (catalog_.arithmetic == kFew && catalog_.items.storage == kInt8) {
     RowNorms norms;
@@ -118,6 +119,7 @@ void Panels::pack_query(int64_t i, uint32_t* words, float* row) {
     if (queries_.storage == kBFloat16) {
       std::copy_n(static_cast<const uint16_t*>(queries_.row(begin_ + i)), dim, halves);
     } else {
+      float* row = row_.get();
       queries_.copy_row(begin_ + i, row);
       for (int64_t j = 0; j < dim; ++j) halves[j] = torch::headeronly::BFloat16(row[j]).x;
     }
@@ -126,6 +128,7 @@ void Panels::pack_query(int64_t i, uint32_t* words, float* row) {
         extremes_[i].has_subnormal() || extremes_[i].has_large();
     return;
   }
+  float* row = row_.get();
   queries_.copy_row(begin_ + i, row);
   scales_[i] = round_query(catalog_, row, dim, row);
   if (catalog_.arithmetic == kInt8Quads) {

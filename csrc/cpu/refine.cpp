@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "cpu/strips.h"
 #include "cpu/tuning.h"
@@ -24,8 +25,8 @@ double underflow(int64_t dim) { return (dim + 1) * std::ldexp(1.0, -120); }
 template <typename Fn>
 void for_each_query(const Embeddings& queries, const Fn& fn) {
   parallel_for(0, queries.rows, kQueriesPerThread, [&](int64_t begin, int64_t end) {
-    std::vector<float> scratch(2 * queries.padded_dim());
-    for (int64_t q = begin; q < end; ++q) fn(q, scratch.data());
+    const std::unique_ptr<float[]> scratch(new float[2 * queries.padded_dim()]);
+    for (int64_t q = begin; q < end; ++q) fn(q, scratch.get());
   });
 }
 
@@ -51,8 +52,14 @@ QueryNorms norms_of(const Catalog& catalog, const Embeddings& queries, int64_t q
       queries.to_bfloat16(q, words, nullptr, &norms.norm, &norms.error);
     return {double{norms.norm} + norms.error, norms.error, norms.rest};
   }
-  float* rounded = scratch + queries.padded_dim();
   queries.copy_row(q, scratch);
+  if (catalog.arithmetic == kFew) {  // nothing is rounded
+    double squares[8] = {};          // which the compiler adds to at once
+    for (int64_t j = 0; j < queries.padded_dim(); j += 8)
+      for (int64_t i = 0; i < 8; ++i) squares[i] += double{scratch[j + i]} * scratch[j + i];
+    return {std::sqrt(std::accumulate(squares, squares + 8, 0.0)), 0.0, 0.0};
+  }
+  float* rounded = scratch + queries.padded_dim();
   const float scale = round_query(catalog, scratch, queries.dim, rounded);
   double norm = 0.0, error = 0.0;
   for (int64_t j = 0; j < queries.dim; ++j) {
@@ -219,6 +226,7 @@ Refinement::Refinement(const Catalog& exact, const Embeddings& queries, const Ca
     check(dim < (1 << 22), "refine=True needs less than ", 1 << 22, " dimensions, got ", dim);
   }
   const bool has_amx = level().wide[kSplit].score != nullptr && pays(exact, queries);
+  approximations_.reserve(4);
   const auto add = [&](const Catalog& items, Arithmetic arithmetic) {
     approximations_.emplace_back(Catalog(items, arithmetic, queries), queries);
   };

@@ -7,6 +7,7 @@ namespace rl4rec {
 
 Strips::Strips(const Refinement& refinement, const Block& block)
     : refinement_(refinement), block_(block) {
+  ways_.reserve(refinement.approximations().size() + 1);
   for (const Approximation& approximation : refinement.approximations()) {
     if (!refinement.is_bounded(block) || !approximation.is_bounded(block)) continue;
     ways_.emplace_back();

@@ -65,7 +65,9 @@ def flag(name: str, value: object) -> bool:
 
     Other values have a truth value too, but ``"no"`` would mean yes.
     """
-    if not isinstance(value, bool | np.bool_):
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, np.bool_):
         raise ValueError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
 
@@ -126,7 +128,8 @@ def whole_number(name: str, value: object, minimum: int, maximum: int | None = N
 
     ``True`` and ``5.0`` are not whole numbers.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    # Asking for Integral takes much longer.
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, Integral)):
         raise TypeError(f"{name} must be a whole number, got {shown(value)}")
     result = int(value)
     if result < minimum or (maximum is not None and result > maximum):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from rl4rec_kernels._utils.forking import fork_safe_lock
 
@@ -58,7 +59,7 @@ def watch(table: Tensor, descriptor: int, path: str | os.PathLike[str]) -> None:
 
 def check_mapped(table: Tensor) -> None:
     """Raise OSError if the file that a table, or a part of one, is mapped from has been cut."""
-    if torch.compiler.is_compiling() or not _files or not table.is_cpu:
+    if is_compiling() or not _files or not table.is_cpu:
         return
     if type(table) not in (Tensor, torch.nn.Parameter):
         return  # for example a fake tensor, which has no storage

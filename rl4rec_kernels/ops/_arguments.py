@@ -79,6 +79,8 @@ def as_embeddings(query: Any, table: Any) -> Any:
     they were given, and widening the query loses nothing and copies no table. Without autocast a
     query of another dtype is an error.
     """
+    if isinstance(query, Tensor) and isinstance(table, Tensor) and query.dtype is table.dtype:
+        return query, table
     query, table = as_tensor("query", query), as_tensor("table", table)
     stats = table.row_stats if isinstance(table, QuantizedTable) else table
     both = isinstance(query, Tensor) and isinstance(stats, Tensor)
@@ -108,7 +110,7 @@ def check_embeddings(query: Any, table: Any) -> None:
     for name, tensor in (("query", query), ("table", table)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor or array, got {type(tensor).__name__}")
-        if tensor.layout != _DENSE:
+        if tensor.layout is not _DENSE:
             raise TypeError(f"{name} must be dense, got {tensor.layout}; use .to_dense()")
         if tensor.dtype not in _FLOATS:
             raise TypeError(
@@ -119,7 +121,7 @@ def check_embeddings(query: Any, table: Any) -> None:
             raise ValueError(
                 f"{name} must be a matrix, one embedding per row, got shape {tuple(tensor.shape)}"
             )
-    if query.dtype not in (table.dtype, torch.float32):
+    if query.dtype is not table.dtype and query.dtype is not torch.float32:
         raise TypeError(
             f"query is {query.dtype} but table is {table.dtype}: they must share a "
             "dtype, or query be float32; convert with query.float()"
@@ -217,7 +219,7 @@ def as_targets(targets: Any, query: Tensor) -> Tensor:
     TypeError, ValueError, IndexError
         If they are not one id per query.
     """
-    if isinstance(targets, list | tuple | np.ndarray):
+    if not isinstance(targets, Tensor) and isinstance(targets, list | tuple | np.ndarray):
         ids = as_int64("targets", targets, IndexError)
         targets = torch.as_tensor(ids, device=query.device)
     if not isinstance(targets, Tensor) or targets.dtype not in _INTS:
@@ -239,6 +241,8 @@ def split_targets(targets: Any, query: Tensor) -> Tensor | Targets:
     TypeError, ValueError, IndexError
         If they are neither.
     """
+    if isinstance(targets, Tensor):
+        return as_targets(targets, query)
     is_list = isinstance(targets, list | tuple) and not isinstance(targets, RaggedIds)
     is_several = is_list and any(isinstance(row, list | tuple | np.ndarray) for row in targets)
     if not isinstance(targets, RaggedIds) and not is_several:
@@ -305,7 +309,9 @@ def split_ids(name: str, ids: Any, query: Tensor) -> tuple[Tensor, Tensor | None
         If shapes or devices do not match `query`.
     """
     offsets, rows = None, query.shape[0]
-    if isinstance(ids, list | tuple) and not isinstance(ids, RaggedIds):
+    if isinstance(ids, Tensor):
+        pass  # the usual case; asking for it first is faster
+    elif isinstance(ids, list | tuple) and not isinstance(ids, RaggedIds):
         ids = pack_ids(name, ids, rows)
     elif isinstance(ids, np.ndarray):
         ids = as_tensor(name, ids).to(query.device)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from rl4rec_kernels._utils.mapped import check_mapped
 from rl4rec_kernels._utils.progress import progress
@@ -35,7 +36,7 @@ def is_streamed(query: Tensor, catalog: Catalog) -> bool:
 
     Not while a compiler or a fake tensor asks for shapes only.
     """
-    return _is_real(query, catalog) and catalog.values.shape[0] * _row_bytes(catalog) > SLICE_BYTES
+    return _is_real(query, catalog) and _bytes(catalog) > SLICE_BYTES
 
 
 def in_blocks(
@@ -52,7 +53,8 @@ def in_blocks(
     are two arguments. The result is a tensor or a tuple of them.
     """
     values, *rest = catalog
-    blocks = _blocks(query, values.numel()) if _is_real(query, catalog) else []
+    is_short = not _is_real(query, catalog) or query.shape[0] * values.numel() <= _CALL_WORK
+    blocks = [] if is_short else _blocks(query, values.numel())
     if len(blocks) < 2:
         own: Any = targets if isinstance(targets, Targets) else (targets,)
         return operator(query, values, *own, *exclude, *rest, *options)
@@ -267,15 +269,17 @@ def merge_best(scores: Tensor, ids: Tensor, more_scores: Tensor, more_ids: Tenso
 
 def _is_real(query: Tensor, catalog: Catalog) -> bool:
     """Whether there are values to work on, on the CPU; not for compilers and fake tensors."""
-    if torch.compiler.is_compiling() or not query.is_cpu:
+    if is_compiling() or not query.is_cpu:
         return False
     return type(query) in _REAL and type(catalog.values) in _REAL
 
 
-def _row_bytes(catalog: Catalog) -> int:
+def _bytes(catalog: Catalog) -> int:
     values, _, row_stats, source = catalog
-    others = sum(t.shape[1] * t.element_size() for t in (row_stats, source) if t is not None)
-    return values.shape[1] * values.element_size() + others
+    result = values.nbytes
+    if row_stats is not None:
+        result += row_stats.nbytes
+    return result if source is None else result + source.nbytes
 
 
 def _blocks(query: Tensor, num_values: int) -> list[tuple[int, int]]:
@@ -293,7 +297,7 @@ def _blocks(query: Tensor, num_values: int) -> list[tuple[int, int]]:
 def _pieces(query: Tensor, catalog: Catalog, what: str, show: bool) -> Any:
     """Each slice with each block of queries: first row and end, first query and end."""
     num_rows, dim = catalog.values.shape
-    step = max(1, SLICE_BYTES // max(1, _row_bytes(catalog)))
+    step = max(1, SLICE_BYTES * num_rows // max(1, _bytes(catalog)))
     pieces = [
         (start, min(start + step, num_rows), *block)
         for start in range(0, num_rows, step)

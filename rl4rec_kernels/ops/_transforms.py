@@ -4,6 +4,7 @@ A score is linear in its query and in its item, so its tangent is a sum of score
 operators have no place for a tangent: torch would take it for 0 without saying so.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from rl4rec_kernels.ops import _backends
+from rl4rec_kernels.ops._arguments import Catalog
 
 
 def is_transformed() -> bool:
@@ -28,6 +30,13 @@ def refuse_derivatives(name: str, remedy: str, *tensors: Any) -> None:
     for tensor in tensors:
         if isinstance(tensor, Tensor) and (tensor.requires_grad or _has_tangent(tensor)):
             raise NotImplementedError(f"{name} cannot be differentiated here; {remedy}")
+
+
+def without_gradient(query: Tensor, catalog: Catalog) -> AbstractContextManager[Any]:
+    """`torch.no_grad`, or a context that does nothing, which is faster, if none is asked for."""
+    tensors = (query, catalog.values, catalog.source)
+    asked = any([tensor.requires_grad for tensor in tensors if tensor is not None])
+    return torch.no_grad() if asked else nullcontext()
 
 
 def _has_tangent(tensor: Tensor) -> bool:

@@ -31,7 +31,7 @@ from rl4rec_kernels.ops._blocks import (
     rank_slices,
 )
 from rl4rec_kernels.ops._targets import rank_targets
-from rl4rec_kernels.ops._transforms import refuse_derivatives
+from rl4rec_kernels.ops._transforms import refuse_derivatives, without_gradient
 from rl4rec_kernels.ops.metrics import metric_arguments, metrics_from_counts
 from rl4rec_kernels.ops.quantize import QuantizedTable
 
@@ -176,7 +176,7 @@ def reward_catalog(
         counts = RankCounts(*in_blocks(operator, query, catalog, wanted, excluded, None))
         return metrics_from_counts(counts, metrics, ties)
     operator = _backends.operators(backend).reward_catalog
-    with torch.no_grad():
+    with without_gradient(query, catalog):
         return in_blocks(operator, query, catalog, wanted, excluded, *numbers)
 
 
@@ -242,7 +242,7 @@ def topk_catalog(
         check_ids(catalog.values.shape[0], None, excluded)
         return best_of_slices(query, catalog, k, excluded)
     operator = _backends.operators(backend).topk_catalog
-    with torch.no_grad():
+    with without_gradient(query, catalog):
         return in_blocks(operator, query, catalog, k, excluded)
 
 
