@@ -23,7 +23,8 @@ struct Lanes {
     const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row));
     const __m512i values = _mm512_cvtepi8_epi16(bytes), factors = _mm512_loadu_si512(query);
 #if defined(__AVX512VNNI__)
-    sums = _mm512_dpwssd_epi32(sums, values, factors);
+    // Not the intrinsic, around which GCC 12 copies the sums from register to register.
+    asm("vpdpwssd %2, %1, %0" : "+v"(sums) : "v"(values), "v"(factors));
 #else
     sums = _mm512_add_epi32(sums, _mm512_madd_epi16(values, factors));
 #endif

@@ -24,6 +24,7 @@ class Screen {
   // or the query has no bound, because it is not finite, or huge.
   bool set_query(const Embeddings& queries, int64_t row);
   void add(int64_t id) {
+    __builtin_prefetch(copy_->row_stats + 3 * id);  // decide() reads it when all are scored
     ids_[size_] = id;
     rows_[size_++] = copy_->items.row(id);
   }
