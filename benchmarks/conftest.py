@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.in_turn import measure_in_turn
+
 THREADS = len(os.sched_getaffinity(0))
 
 
@@ -53,5 +55,33 @@ def contest(benchmark: Any) -> Callable[..., Any]:
         if memory:
             benchmark.extra_info["mebibytes"] = result
         return result
+
+    return run
+
+
+@pytest.fixture
+def contest_in_turn(benchmark: Any) -> Callable[..., Any]:
+    """Measure functions at one size, as ``contest_in_turn(group, {name: function, ...}, x)``.
+
+    The first is ours. Without functions the page has the `note` why this was not measured.
+    """
+
+    def run(
+        group: str,
+        contestants: dict[str, Callable[[], Any]],
+        x: int,
+        axis: str,
+        note: str | None = None,
+    ) -> None:
+        benchmark.group = group
+        measured: list[dict[str, Any]] = []
+        if contestants:
+            measured = benchmark.pedantic(measure_in_turn, args=(contestants,), rounds=1)
+        else:
+            benchmark.pedantic(lambda: None, rounds=1)
+        own = [{**found, "x": x, "axis": axis, "plot": False} for found in measured]
+        benchmark.extra_info["in_turn"] = own
+        if note is not None:
+            benchmark.extra_info["note"] = note
 
     return run

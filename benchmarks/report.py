@@ -5,7 +5,8 @@ the first of ours in the group, and with the fastest limit. Groups that are meas
 sizes become a table and a plot; times of ours that a peer beats at the same size are bold. The page
 shows the first run. Unless the machine was busy, the ratios of the peers are written next to it, as
 JSON that benchmarks/compare.py reads: the lowest of all runs, since some peers take 1.5 times as
-long in one run as in the next.
+long in one run as in the next. Contestants that were measured in turn are in one entry of the run,
+see benchmarks/in_turn.py.
 """
 
 import json
@@ -30,8 +31,22 @@ def groups_of(run: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Contestants by group, in the order in which they ran."""
     groups = defaultdict(list)
     for entry in run["benchmarks"]:
-        groups[entry["group"]].append({**entry["extra_info"], **entry["stats"]})
-    return dict(groups)
+        info = entry["extra_info"]
+        groups[entry["group"]] += info.get("in_turn", [{**info, **entry["stats"]}])
+    return {group: contestants for group, contestants in groups.items() if contestants}
+
+
+def notes_of(run: dict[str, Any]) -> list[str]:
+    """What the page says before its tables: what is bold, and what was not measured."""
+    infos = [entry["extra_info"] for entry in run["benchmarks"]]
+    notes = [info["note"] for info in infos if "note" in info]
+    if any("in_turn" in info for info in infos):
+        notes.insert(
+            0,
+            "Contestants were measured in turn, in 5 to 40 rounds. A time of ours is bold if a "
+            "peer took less in at least three of four rounds.",
+        )
+    return list(dict.fromkeys(notes))
 
 
 def ratios_of(run: dict[str, Any]) -> Ratios:
@@ -116,14 +131,17 @@ def curves_of(group: str, contestants: list[dict[str, Any]], picture: Path) -> l
         curves[_name(c)][c["x"]] = c["median"]
         if c["role"] == "peer":
             peers[c["x"]] = min(peers.get(c["x"], c["median"]), c["median"])
-    ours = {_name(c) for c in contestants if c["role"] == "ours"}
+    behind = {
+        (_name(c), c["x"])
+        for c in contestants
+        if c["role"] == "ours" and c.get("behind", c["median"] > peers.get(c["x"], float("inf")))
+    }
 
     def cell(name: str, x: int) -> str:
         if x not in curves[name]:
             return ""
         time = f"{curves[name][x] * 1e3:.2f} ms"
-        lost = name in ours and curves[name][x] > peers.get(x, float("inf"))
-        return f"**{time}**" if lost else time
+        return f"**{time}**" if (name, x) in behind else time
 
     sizes = sorted({x for curve in curves.values() for x in curve})
     lines = [f"| {' | '.join([contestants[0]['axis'], *(f'{x:,}' for x in sizes)])} |"]
@@ -159,6 +177,8 @@ def page_of(run: dict[str, Any], page: Path) -> str:
     ]
     if note := busy(run):
         lines += ["", f"**{note}**"]
+    for note in notes_of(run):
+        lines += ["", note]
     for group, contestants in groups_of(run).items():
         if "x" in contestants[0]:
             picture = page.with_name(f"{page.stem}_{re.sub('[^a-z0-9]+', '_', group.lower())}.png")

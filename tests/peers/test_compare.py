@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 from benchmarks import compare as module
-from benchmarks import report
+from benchmarks import in_turn, report
 from benchmarks.compare import compare
 from benchmarks.report import busy, combine, page_of, ratios_of
 
@@ -130,3 +130,25 @@ def test_exit_status(
     runs = write_runs(tmp_path, *peers)
     monkeypatch.setattr(sys, "argv", ["compare.py", str(ratios), *runs])
     assert module.main() == status
+
+
+def test_contestants_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = iter([3, 3, 3, 1, 3] * 9), iter([2] * 45)
+    monkeypatch.setattr(in_turn, "ROUNDS", (4, 4))
+    monkeypatch.setattr(in_turn, "seconds_of", lambda function, calls: function())
+    found = in_turn.measure_in_turn({"ours": lambda: next(slow), "a peer": lambda: next(fast)})
+    assert [(c["name"], c["role"], c["median"]) for c in found] == [
+        ("ours", "ours", 3),
+        ("a peer", "peer", 2),
+    ]
+    assert found[0]["behind"]  # in three of four rounds
+
+    times = [{**c, "x": 8, "axis": "queries", "plot": False} for c in found]
+    cells = {"group": "grid", "extra_info": {"in_turn": times}, "stats": {}}
+    left_out = {"group": "more", "extra_info": {"in_turn": [], "note": "Not enough."}, "stats": {}}
+    page = page_of(run_of(cells, left_out), tmp_path / "page.md")
+    assert "| **ours** | **3000.00 ms** |" in page
+    assert "at least three of four rounds" in page
+    assert "Not enough." in page
+    times[0]["behind"] = False  # though its median is higher
+    assert "| **ours** | 3000.00 ms |" in page_of(run_of(cells), tmp_path / "page.md")
