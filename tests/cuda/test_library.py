@@ -56,6 +56,12 @@ def by_kernel(listing: str, start: str) -> dict[tuple[str, str], str]:
     return result
 
 
+@pytest.fixture(scope="module")
+def code(library, cuobjdump) -> dict[tuple[str, str], str]:
+    """The instructions of each kernel; they take seconds to read."""
+    return by_kernel(run(cuobjdump, "--dump-sass", str(library)), "Function : ")
+
+
 def test_no_kernel_spills_registers(library, cuobjdump):
     usage = by_kernel(run(cuobjdump, "--dump-resource-usage", str(library)), " Function ")
     for (architecture, name), text in sorted(usage.items()):
@@ -73,8 +79,7 @@ def test_no_kernel_spills_registers(library, cuobjdump):
             assert sum(kernel in name for arch, name in usage if arch == architecture) == 3, kernel
 
 
-def test_rows_are_read_in_words_of_128_bits(library, cuobjdump):
-    code = by_kernel(run(cuobjdump, "--dump-sass", str(library)), "Function : ")
+def test_rows_are_read_in_words_of_128_bits(code):
     for kernel in KERNELS:
         for architecture in ARCHITECTURES:
             texts = [
@@ -87,8 +92,7 @@ def test_rows_are_read_in_words_of_128_bits(library, cuobjdump):
                 assert text.count("LDG.E.128") >= 4, f"{kernel} on {architecture}"
 
 
-def test_the_kernels_for_hopper_multiply_from_shared_memory(library, cuobjdump):
-    code = by_kernel(run(cuobjdump, "--dump-sass", str(library)), "Function : ")
+def test_the_kernels_for_hopper_multiply_from_shared_memory(code):
     kernels = {name: text for (_, name), text in code.items() if "tile_kernel" in name}
     # That count and sum, for two dtypes and two pairs of them, and that collect, for two dtypes.
     assert len(kernels) == 10
