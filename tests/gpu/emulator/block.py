@@ -45,19 +45,24 @@ _PREPARE: dict[str, Any] = {
 }  # fmt: skip
 
 
-# Instructions that a warp executes as a whole.
-_WHOLE = {
-    "shfl",
-    "vote",
-    "redux",
-    "elect",
-    "mma",
-    "wgmma",
-    "ldmatrix",
-    "stmatrix",
-    "bar",
-    "barrier",
+# What happens besides an instruction's step: a warp executes it as a whole, or its threads part or
+# wait, or other threads may go on after it.
+_PLAIN, _WHOLE, _BRANCH, _END, _BARRIER, _OF_CLUSTER, _PAUSE, _MBARRIER = range(8)
+_KINDS = {
+    **dict.fromkeys(
+        ("shfl", "vote", "redux", "elect", "mma", "wgmma", "ldmatrix", "stmatrix"), _WHOLE
+    ),
+    **dict.fromkeys(("ret", "exit"), _END),
+    **dict.fromkeys(("bar", "barrier"), _BARRIER),
+    **dict.fromkeys(("atom", "fence", "membar"), _PAUSE),
+    "bra": _BRANCH,
+    "mbarrier": _MBARRIER,
 }
+
+
+def _kind_of(one: Instruction) -> int:
+    kind = _KINDS.get(one.name, _PLAIN)
+    return _OF_CLUSTER if kind == _BARRIER and "cluster" in one.options else kind
 
 
 class _Unit:
@@ -67,18 +72,21 @@ class _Unit:
         self.groups: dict[int, Array] = {0: members.copy()}
         self.parts: set[int] = set()  # where parts of a warp wait for the rest
 
-    def put(self, at: int, mask: Array) -> None:
+        self.least: int | None = 0  # where those are that are furthest behind and need not wait
+
+    def put(self, at: int, mask: Array, *, waits: bool = False) -> None:
         if mask.any():
             self.groups[at] = self.groups[at] | mask if at in self.groups else mask.copy()
+            if waits:
+                self.parts.add(at)
+            elif at not in self.parts and (self.least is None or at < self.least):
+                self.least = at
 
     def pop(self, at: int) -> Array:
         self.parts.discard(at)
-        return self.groups.pop(at)
-
-    @property
-    def least(self) -> int | None:
-        """Where the threads are that are furthest behind and need not wait."""
-        return min(self.groups.keys() - self.parts, default=None)
+        found = self.groups.pop(at)
+        self.least = min(self.groups.keys() - self.parts, default=None)
+        return found
 
 
 class Block(Registers):
@@ -93,6 +101,8 @@ class Block(Registers):
         self._guards = [
             None if one.guard is None else self.registers[one.guard] for one in program.instructions
         ]
+        self._every = np.ones(threads, bool)
+        self._kinds = [_kind_of(one) for one in program.instructions]
 
     def start(
         self, memory: Memory, parameters: dict[str, bytes], block: Any, grid: Any, cluster: Any
@@ -165,27 +175,34 @@ class Block(Registers):
     def _advance(self, unit: _Unit) -> bool:
         """Run the threads that are furthest behind until they must wait; return if they moved."""
         instructions, guards = self.program.instructions, self._guards
+        steps, kinds, end = self._steps, self._kinds, len(self._steps)
         at = self._next(unit)
         mask = self._full(unit.pop(at))
         while True:
-            if at in unit.groups:
-                mask = self._full(mask | unit.pop(at))
-            if at == len(instructions):
+            if unit.groups:
+                if (least := unit.least) is not None and at > least:
+                    unit.put(at, self._each(mask))
+                    at = least
+                    mask = self._full(unit.pop(at))
+                if at in unit.groups:
+                    mask = self._full(mask | unit.pop(at))
+            if at == end:
                 self._end(mask)
                 return True
-            one, guard = instructions[at], guards[at]
-            here = mask
+            here, guard, kind = mask, guards[at], kinds[at]
             if guard is not None:
-                here = (~guard if one.negated else guard) & mask
-            name = one.name
-            parts = name not in _WHOLE or "cluster" in one.options
-            if not parts and self._is_part(here):
-                unit.put(at, np.broadcast_to(mask, self.threads))
-                unit.parts.add(at)
+                here = (~guard if instructions[at].negated else guard) & mask
+            if kind == _PLAIN:
+                if guard is None or here.any():
+                    (steps[at] or self._step(at))(here)
+                at += 1
+                continue
+            one = instructions[at]
+            if kind in (_WHOLE, _BARRIER) and self._is_part(here):
+                unit.put(at, self._each(mask), waits=True)
                 at = self._next(unit)
                 mask = self._full(unit.pop(at))
-                continue
-            if name == "bra":
+            elif kind == _BRANCH:
                 target = self.program.labels[one.operands[0]]
                 if guard is None or here.all() or not (mask & ~here).any():
                     at = target
@@ -196,35 +213,30 @@ class Block(Registers):
                     unit.put(at + 1, mask & ~here)
                     at = self._next(unit)
                     mask = self._full(unit.pop(at))
-                    continue
-            elif name in ("ret", "exit"):
+            elif kind == _END:
                 self._end(here)
                 rest = mask & ~here if guard is not None else None
                 if rest is None or not rest.any():
                     return True
                 mask, at = rest, at + 1
-            elif name == "barrier" and "cluster" in one.options:
+            elif kind == _OF_CLUSTER:
                 if not clusters.pass_barrier(self, one, here):
-                    unit.put(at, np.broadcast_to(mask, self.threads))
+                    unit.put(at, self._each(mask))
                     return False
                 at += 1
-            elif name in ("bar", "barrier"):
+            elif kind == _BARRIER:
                 if "warp" not in one.options and not self._barrier(unit, at, here):
                     return True
                 at += 1
             else:
                 self._step(at)(here)
                 at += 1
-                if name in ("atom", "fence", "membar"):
-                    unit.put(at, np.broadcast_to(mask, self.threads))
-                    return True
-                if name == "mbarrier":
-                    unit.put(at, np.broadcast_to(mask, self.threads))
-                    return self._went_on(one, here)
-            if unit.groups and (least := unit.least) is not None and at > least:
-                unit.put(at, np.broadcast_to(mask, self.threads))
-                at = least
-                mask = self._full(unit.pop(at))
+                if kind != _WHOLE:
+                    unit.put(at, self._each(mask))
+                    return kind == _PAUSE or self._went_on(one, here)
+
+    def _each(self, mask: Mask) -> Array:
+        return self._every if mask is np.True_ else mask
 
     def _next(self, unit: _Unit) -> int:
         if (least := unit.least) is None:

@@ -1,5 +1,6 @@
 """Instructions by which the threads of a warp exchange values."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,22 +21,35 @@ def shuffle(registers: Registers, one: Instruction) -> Step:
     value, by = registers.source(one.operands[1], "b32"), registers.source(one.operands[2], "u32")
     bounds = registers.source(one.operands[3], "u32")
     mode, threads = one.options[1], registers.threads
-    fixed = not isinstance(by, np.ndarray) and not isinstance(bounds, np.ndarray)
-    always = _sources(mode, np.int64(by), np.int64(bounds)) if fixed else None
+    varies = isinstance(by, np.ndarray) or isinstance(bounds, np.ndarray)
 
     def step(mask: Mask) -> None:
         warps = registers.warps(mask, "shfl.sync")
-        if always is None:
-            given = [np.broadcast_to(x, threads)[warps].astype(np.int64) for x in (by, bounds)]
-            source, ok = _sources(mode, *given)
-            target[warps] = np.take_along_axis(value[warps], source, 1)
+        if not len(warps):
+            return
+        given = value[warps]
+        if varies:
+            counts, limits = (np.broadcast_to(x, threads)[warps].astype(np.int64)
+                              for x in (by, bounds))  # fmt: skip
+            first = int(counts[0, 0]), int(limits[0, 0])
         else:
-            source, ok = always
-            target[warps] = value[warps][:, source]
+            first = int(by), int(bounds)
+        if varies and ((counts != first[0]).any() or (limits != first[1]).any()):
+            source, ok = _sources(mode, counts, limits)
+            target[warps] = np.take_along_axis(given, source, 1)
+        else:
+            source, ok = _same_sources(mode, *first)
+            target[warps] = given[:, source]
         if inside is not None:
             inside[warps] = ok
 
     return step
+
+
+@cache
+def _same_sources(mode: str, count: int, bound: int) -> tuple[Array, Array]:
+    """`_sources` where all lanes have the same operands."""
+    return _sources(mode, np.int64(count), np.int64(bound))
 
 
 def _sources(mode: str, count: Array, bound: Array) -> tuple[Array, Array]:
