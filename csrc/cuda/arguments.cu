@@ -28,10 +28,13 @@ bool is_float(const Tensor& tensor) {
   return type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16;
 }
 
-Matrix::Matrix(const Tensor& tensor, const char* name, int32_t device) : owner(tensor) {
+Matrix::Matrix(const Tensor& tensor, const char* name, int32_t device, bool quantized)
+    : owner(tensor) {
   check(on_device(tensor, device), name, " must be on ", kDeviceName, ", with the other tensors");
   check(tensor.dim() == 2, name, " must have 2 dimensions, got ", tensor.dim());
-  check(is_float(tensor), name, " must be float32, float16 or bfloat16");
+  const ScalarType type = tensor.scalar_type();
+  quantized = quantized && (type == ScalarType::Char || type == ScalarType::Float8_e4m3fn);
+  check(is_float(tensor) || quantized, name, " must be float32, float16 or bfloat16");
   if (tensor.size(1) > 1 && tensor.stride(1) != 1) owner = torch::stable::contiguous(tensor);
   rows = owner.size(0), dim = owner.size(1), stride = owner.stride(0);
   check(dim <= 1 << 30, name, " must have at most 2^30 dimensions, got ", dim);

@@ -31,9 +31,9 @@ using torch::stable::Tensor;
 
 bool is_float(const Tensor& tensor);  // of a supported dtype
 
-// A matrix of embeddings whose last dimension is contiguous.
+// A matrix of embeddings whose last dimension is contiguous; some kernels take `quantized` ones.
 struct Matrix {
-  Matrix(const Tensor& tensor, const char* name, int32_t device);
+  Matrix(const Tensor& tensor, const char* name, int32_t device, bool quantized = false);
 
   template <typename T>
   Rows<T> as_rows() const {

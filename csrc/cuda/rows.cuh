@@ -43,6 +43,13 @@ struct Float16 {
 struct BFloat16 {
   using Bits = uint16_t;
 };
+// Of quantized tables, which have a scale for each row.
+struct Int8 {
+  using Bits = uint8_t;
+};
+struct Float8 {  // e4m3; its NaN, which no table has, is another number
+  using Bits = uint8_t;
+};
 
 template <typename T>
 struct Rows {
@@ -74,6 +81,11 @@ struct Pack {
       return __uint_as_float(words[i]);
     } else if constexpr (std::is_same_v<T, BFloat16>) {
       return __uint_as_float(i % 2 ? words[i / 2] & 0xffff0000u : words[i / 2] << 16);
+    } else if constexpr (std::is_same_v<T, Int8>) {
+      return static_cast<int8_t>(words[i / 4] >> 8 * (i % 4));
+    } else if constexpr (std::is_same_v<T, Float8>) {  // as float32 but for the bias of exponents
+      const uint32_t bits = words[i / 4] >> 8 * (i % 4);
+      return __uint_as_float((bits & 0x80) << 24 | (bits & 0x7f) << 20) * 0x1p120f;
     } else {
       const uint16_t bits = static_cast<uint16_t>(words[i / 2] >> 16 * (i % 2));
       return torch::headeronly::Half(bits, torch::headeronly::Half::from_bits());
@@ -96,7 +108,7 @@ __device__ __forceinline__ Pack<T> load_pack(const typename T::Bits* row, int64_
     for (int i = 0; i < Pack<T>::kSize; ++i)
       if (at + i < dim)
         pack.words[i / kPerWord] |= static_cast<uint32_t>(__ldg(row + at + i))
-                                    << 16 * (i % kPerWord);
+                                    << 8 * sizeof(typename T::Bits) * (i % kPerWord);
   }
   return pack;
 }

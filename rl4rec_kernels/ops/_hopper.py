@@ -9,12 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rl4rec_kernels.ops import _backends
 from rl4rec_kernels.ops._arguments import NO_IDS, Catalog, Ids
 from rl4rec_kernels.ops._backends import Backend
 from rl4rec_kernels.ops._exclusions import exclusion_keys, sort_by_tile
+from rl4rec_kernels.ops._rounding import round_queries
 
 _DTYPES = {  # of queries and items that are multiplied
     (torch.bfloat16, torch.bfloat16),
@@ -47,17 +49,18 @@ def _check_dtypes(query: Tensor, catalog: Catalog) -> None:
     Raises
     ------
     ValueError
-        If `query` and the table have dtypes that they do not, or the table is quantized.
+        If `query` and the table have dtypes that they do not.
     """
-    values, _, row_stats, _ = catalog
-    if (query.dtype, values.dtype) in _DTYPES and row_stats is None:
+    values, _, row_stats, source = catalog
+    table = values if source is None else source
+    if source is None and row_stats is not None:  # queries are rounded
         return
-    quantized = " quantized" if row_stats is not None else ""
-    raise ValueError(
-        "backend='cuda' scores a catalog if query and table have the same dtype, or query is "
-        f"float32 and table bfloat16, got {query.dtype} and{quantized} {values.dtype}; "
-        "pass backend='triton' or 'auto'"
-    )
+    if (query.dtype, table.dtype) not in _DTYPES:
+        raise ValueError(
+            "backend='cuda' scores a catalog if query and table have the same dtype, or query is "
+            f"float32 and table bfloat16, got {query.dtype} and {table.dtype}; "
+            "pass backend='triton' or 'auto'"
+        )
 
 
 def _check_device(query: Tensor) -> None:
@@ -83,18 +86,19 @@ def _check_device(query: Tensor) -> None:
         )
 
 
-def check_topk(query: Tensor) -> None:
-    """Check that `topk_catalog` takes the queries: the bounds it collects by are Triton's scores.
+def check_topk(query: Tensor, catalog: Catalog) -> None:
+    """Check that `topk_catalog` takes the arguments: it collects by bounds of Triton's scores.
 
     Raises
     ------
     ValueError
-        If `query` is float32, of which Triton's scores have other bits.
+        If `query` is float32, of which Triton's scores have other bits, or the table is quantized.
     """
-    if query.dtype == torch.float32:
+    if query.dtype == torch.float32 or catalog.row_stats is not None:
+        quantized = "" if catalog.row_stats is None else " and a quantized table"
         raise ValueError(
             "backend='cuda' finds the best items for query of bfloat16 or float16, got "
-            f"{query.dtype}; pass backend='triton' or 'auto'"
+            f"{query.dtype}{quantized}; pass backend='triton' or 'auto'"
         )
 
 
@@ -127,12 +131,12 @@ def rank_catalog(
     `target_scores` are given if targets may be elsewhere (-1). `bad` is set if an id is out of
     range or a target is not valid. The total of a row whose target is out of range is negative.
     """
-    assert row_stats is None and source is None  # noqa: PT018 - see _check_dtypes
-    call = _Call(raw, query, table, targets, Ids(exclude, exclude_offsets), valid, bad)
+    catalog = Catalog(table, valid, row_stats, source)
+    call = _Call(raw, query, catalog, targets, Ids(exclude, exclude_offsets), bad)
     scores = call.score_targets() if target_scores is None else target_scores.contiguous()
     wrong = ~call.known if target_scores is None else ~call.known & (call.targets != -1)
     bad |= wrong.any()
-    counts = raw.count_catalog(query, table, scores, call.valid)
+    counts = raw.count_catalog(*call.sides, scores, call.valid, *call.scales)
     return call.without_excluded(counts, scores, wrong)
 
 
@@ -148,7 +152,8 @@ def log_prob_catalog(
     bad: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """As Triton's `log_prob_catalog`, by the raw operators `score_pairs` and `sum_catalog`."""
-    call = _Call(raw, query, table, targets, Ids(exclude, exclude_offsets), valid, bad)
+    catalog = Catalog(table, valid, None, None)
+    call = _Call(raw, query, catalog, targets, Ids(exclude, exclude_offsets), bad)
     bad |= (~call.known).any()
     return call.log_probs(call.score_targets(), temperature)
 
@@ -165,12 +170,26 @@ def rank_log_prob_catalog(
     bad: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Both of them, to the bit, by one pass over the items."""
-    call = _Call(raw, query, table, targets, Ids(exclude, exclude_offsets), valid, bad)
+    catalog = Catalog(table, valid, None, None)
+    call = _Call(raw, query, catalog, targets, Ids(exclude, exclude_offsets), bad)
     bad |= (~call.known).any()
     scores = call.score_targets()
     counts = call.targets.new_zeros((2, len(targets)))
     log_probs, _ = call.log_probs(scores, temperature, counts)
     return *call.without_excluded(counts, scores, ~call.known), log_probs
+
+
+def operands_of(
+    query: Tensor, catalog: Catalog
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor | None, Tensor | None]]:
+    """The queries and items that are multiplied, and the scales of both."""
+    values, _, row_stats, source = catalog
+    if source is not None:  # exact, and fast enough on the tensor cores
+        values, row_stats = source, None
+    query, query_scale, table_scale = round_queries(query, values, row_stats)
+    if table_scale is not None:  # of all tiles, so that they are read in pairs
+        table_scale = F.pad(table_scale, (0, -len(values) % _TILE[1])).contiguous()
+    return (query, values), (query_scale, table_scale)
 
 
 class _Call:
@@ -180,14 +199,14 @@ class _Call:
         self,
         raw: Any,
         query: Tensor,
-        table: Tensor,
+        catalog: Catalog,
         targets: Tensor,
         exclude: Ids,
-        valid: Tensor | None,
         bad: Tensor,
     ) -> None:
-        self.raw, self.query, self.table, self.bad = raw, query, table, bad
-        self.num_queries, self.num_items = query.shape[0], table.shape[0]
+        self.raw, self.bad = raw, bad
+        self.sides, self.scales = operands_of(query, catalog)
+        self.num_queries, self.num_items, valid = len(query), len(catalog.values), catalog.valid
         self.valid = None if valid is None else valid.contiguous()
         self.targets = targets.long().contiguous()
         self.known = (self.targets >= 0) & (self.targets < self.num_items)
@@ -198,7 +217,10 @@ class _Call:
 
     def score_targets(self) -> Tensor:
         """The score of each query's target; -inf for those that are not in the table."""
-        scores: Tensor = self.raw.score_pairs(self.query, self.table, None, self.targets)
+        return self.score_pairs(None, self.targets)
+
+    def score_pairs(self, rows: Tensor | None, items: Tensor) -> Tensor:
+        scores: Tensor = self.raw.score_pairs(*self.sides, rows, items, *self.scales)
         return scores
 
     def without_excluded(
@@ -212,13 +234,13 @@ class _Call:
         ids, offsets = self.exclude
         if ids is not None:
             keys = exclusion_keys(ids, offsets, self.num_queries, num_items, self.bad)
-            repeated = torch.nn.functional.pad(keys[1:] == keys[:-1], (1, 0))  # next to each other
+            repeated = F.pad(keys[1:] == keys[:-1], (1, 0))  # next to each other
             rows, items = keys.clamp(min=0) // num_items, keys % num_items
             counted = (keys >= 0) & ~repeated & (items != self.targets[rows])
             if valid is not None:
                 counted &= valid[items]
             pairs = torch.where(counted, items, -1)
-            found = self.raw.score_pairs(self.query, self.table, rows, pairs)
+            found = self.score_pairs(rows, pairs)
             for part, hits in (
                 (above, found > scores[rows]),
                 (tied, found == scores[rows]),
@@ -242,8 +264,7 @@ class _Call:
             rows, items = keys.clamp(min=0) // self.num_items, keys.clamp(min=0) % self.num_items
             pairs = ((rows % _TILE[0]) * _TILE[1] + items % _TILE[1]).int()
         sums = self.raw.sum_catalog(
-            self.query,
-            self.table,
+            *self.sides,
             None if counts is None else scores,
             self.valid,
             pairs,

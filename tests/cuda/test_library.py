@@ -94,10 +94,14 @@ def test_rows_are_read_in_words_of_128_bits(code):
 
 def test_the_kernels_for_hopper_multiply_from_shared_memory(code):
     kernels = {name: text for (_, name), text in code.items() if "tile_kernel" in name}
-    # That count and sum, for two dtypes and two pairs of them, and that collect, for two dtypes.
-    assert len(kernels) == 10
+    # That count, collect and sum for two dtypes; the first and the last also for float32 and two
+    # tables, the first and the second for two quantized tables.
+    assert len(kernels) == 14
     for name, text in kernels.items():
-        products = [found.start() for found in re.finditer(r"HGMMA\.64x256x16\.F32", text)]
+        products = [
+            found.start()
+            for found in re.finditer(r"HGMMA\.64x256x16\.F32|IGMMA\.64x256x32\.S8", text)
+        ]
         parts = 6 if "Float32ES" in name else 3 if "Float32" in name else 1
         assert len(products) == 4 * parts, name  # slices of 64 dimensions
         assert "UTMALDG.2D" in text, name

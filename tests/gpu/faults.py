@@ -17,7 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+import rl4rec_kernels as rk
 from rl4rec_kernels.ops import _hopper, reference
+from rl4rec_kernels.ops._arguments import Catalog
 from tests.cuda.emulated import ROOT, Emulated, architecture_of, flags_of, nvcc, run, write_all
 from tests.gpu import compiled
 from tests.ops import cases
@@ -116,6 +118,23 @@ def hopper_float32(raw: Emulated) -> None:
     assert torch.equal(above, (exact > want[:, None]).sum(1))
 
 
+def hopper_quantized(raw: Emulated) -> None:
+    """Counts of int8, whose queries and items have scales."""
+    case = make_catalog_case((3, 300, 72), exact=False)
+    table = rk.quantize_table(case.table)
+    sides, scales = _hopper.operands_of(
+        case.query, Catalog(table.values, None, table.row_stats, None)
+    )
+    scores = raw.raw.score_pairs(*sides, None, case.targets, *scales)
+    above, tied = raw.raw.count_catalog(*sides, scores, None, *scales)
+    every = (sides[0].double() @ sides[1].double().T).float()
+    a, b = scales[0][:, None], scales[1][:300]
+    every = every * a.maximum(b) * a.minimum(b)
+    want = every.gather(1, case.targets[:, None])
+    assert torch.equal(above, (every > want).sum(1))
+    assert torch.equal(tied, (every == want).sum(1))
+
+
 CUDA: dict[str, tuple[Source, Callable[[Emulated], None]]] = {
     "a lost barrier": (
         Source("counts.cuh", "if (slot == 0) target_score = score;\n  __syncthreads();",
@@ -144,6 +163,7 @@ CUDA: dict[str, tuple[Source, Callable[[Emulated], None]]] = {
 }  # fmt: skip
 
 TILES, SUM, PARTS = "sm90/tiles.cuh", "sm90/sum.cuh", "sm90/operands.cuh"
+PAIRS = "sm90/pairs.cuh"
 HOPPER: dict[str, Source] = {
     "a place that is freed too early": Source(TILES, "          wait_for_products<1>();\n", ""),
     "items that are not waited for": Source(
@@ -162,6 +182,8 @@ HOPPER: dict[str, Source] = {
         TILES, "if (left >= kTileItems) return true;", "if (left > 0) return true;"),
     "a part of the queries that is used for all": Source(
         PARTS, "queries + p * step", "queries"),
+    "pairs without the scale of their item": Source(
+        PAIRS, "scale_at(pairs.scales.item, item)", "1.0f"),
     "exclusions of other warps": Source(
         SUM, "loaded >> 12 == row % kBlockQueries / 16", "loaded >= 0"),
     "sums that keep their reference": Source(
@@ -244,10 +266,12 @@ def main() -> int:
     hopper(on_hopper)
     hopper_sums(on_hopper)
     hopper_float32(on_hopper)
+    hopper_quantized(on_hopper)
     original = on_hopper.text
     for name, source in HOPPER.items():
         on_hopper.use(named_as(with_source(source, "cuda/sm90"), original))
-        check = {SUM: hopper_sums, PARTS: hopper_float32}.get(source.file, hopper)
+        checks = {SUM: hopper_sums, PARTS: hopper_float32, PAIRS: hopper_quantized}
+        check = checks.get(source.file, hopper)
         report(f"CUDA on Hopper: {name}", partial(check, on_hopper))
     print(f"{number - missed} of {number} faults found")
     return missed

@@ -1,6 +1,7 @@
 // The catalog on Hopper: scores of pairs, and counts and the best over all items. Compiled for
 // sm_90a only. rl4rec_kernels/ops/_hopper.py makes rank_catalog of them; sums are in
-// log_prob.cu.
+// log_prob.cu. Scales are those of int8, of queries and items, and of float8, of items: float32
+// [B], and as many as items are in all tiles.
 #include "cuda/sm90/collect.cuh"
 #include "cuda/sm90/count.cuh"
 #include "cuda/sm90/pairs.cuh"
@@ -12,16 +13,18 @@ namespace {
 // The scores of pairs of a query and an item, float32 [P]; -inf where the item is not in the table.
 // Without `rows`, which must be in range, pair i has query i.
 Tensor score_pairs(const Tensor& query, const Tensor& table, const OptionalTensor& rows,
-                   const Tensor& items) {
-  const Sides sides(query, table);
+                   const Tensor& items, const OptionalTensor& query_scale,
+                   const OptionalTensor& table_scale) {
+  const Sides sides(query, table, query_scale, table_scale);
   const int64_t count = rows ? items.numel() : sides.query.rows;
   check(is_vector(items, query, ScalarType::Long, count) &&
             (!rows || is_vector(*rows, query, ScalarType::Long, count)),
         "rows and items must be contiguous int64 [", count, "] on ", kDeviceName);
   const Tensor scores = torch::stable::new_empty(items, {count}, ScalarType::Float);
   const Pairs pairs{rows ? rows->const_data_ptr<int64_t>() : nullptr,
-                    items.const_data_ptr<int64_t>(), count, scores.mutable_data_ptr<float>()};
-  sides.with_types<true>([&](auto types) {
+                    items.const_data_ptr<int64_t>(), count, scores.mutable_data_ptr<float>(),
+                    sides.scales};
+  sides.with_types<true, true>([&](auto types) {
     using Types = decltype(types);
     constexpr int kBytes = kPairBytes<Types>;
     sides.device.allow_shared(pair_kernel<Types>, kBytes);
@@ -35,8 +38,9 @@ Tensor score_pairs(const Tensor& query, const Tensor& table, const OptionalTenso
 // Counts of items that score above a query's target, and of those that score the same, int64
 // [2, B]; the target is among the latter. Rows that are not `valid` are not counted.
 Tensor count_catalog(const Tensor& query, const Tensor& table, const Tensor& target_scores,
-                     const OptionalTensor& valid) {
-  const Sides sides(query, table);
+                     const OptionalTensor& valid, const OptionalTensor& query_scale,
+                     const OptionalTensor& table_scale) {
+  const Sides sides(query, table, query_scale, table_scale);
   const int64_t num_queries = sides.query.rows;
   check(is_vector(target_scores, query, ScalarType::Float, num_queries),
         "target_scores must be contiguous float32 [", num_queries, "] on ", kDeviceName);
@@ -52,8 +56,9 @@ Tensor count_catalog(const Tensor& query, const Tensor& table, const Tensor& tar
 // any order and while there is room, and adds their number to `found`, int32 [B]. Rows that are not
 // `valid` are left out, and so is what scores NaN.
 void collect_catalog(const Tensor& query, const Tensor& table, const Tensor& bounds,
-                     const OptionalTensor& valid, Tensor keys, Tensor found) {
-  const Sides sides(query, table);
+                     const OptionalTensor& valid, Tensor keys, Tensor found,
+                     const OptionalTensor& query_scale, const OptionalTensor& table_scale) {
+  const Sides sides(query, table, query_scale, table_scale);
   const int64_t num_queries = sides.query.rows;
   check(is_vector(bounds, query, ScalarType::Long, num_queries) &&
             is_vector(found, query, ScalarType::Int, num_queries),
@@ -69,12 +74,14 @@ void collect_catalog(const Tensor& query, const Tensor& table, const Tensor& bou
 }
 
 RL4REC_CUDA_OPERATOR(score_pairs,
-                     "(Tensor query, Tensor table, Tensor? rows, Tensor items) -> Tensor")
+                     "(Tensor query, Tensor table, Tensor? rows, Tensor items, "
+                     "Tensor? query_scale=None, Tensor? table_scale=None) -> Tensor")
 RL4REC_CUDA_OPERATOR(count_catalog,
-                     "(Tensor query, Tensor table, Tensor target_scores, Tensor? valid) -> Tensor")
+                     "(Tensor query, Tensor table, Tensor target_scores, Tensor? valid, "
+                     "Tensor? query_scale=None, Tensor? table_scale=None) -> Tensor")
 RL4REC_CUDA_OPERATOR(collect_catalog,
                      "(Tensor query, Tensor table, Tensor bounds, Tensor? valid, Tensor(a!) keys, "
-                     "Tensor(b!) found) -> ()")
+                     "Tensor(b!) found, Tensor? query_scale=None, Tensor? table_scale=None) -> ()")
 
 }  // namespace
 }  // namespace rl4rec

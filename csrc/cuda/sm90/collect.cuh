@@ -9,7 +9,8 @@ namespace rl4rec {
 // rl4rec_kernels/ops/triton/topk_catalog.py.
 struct Collect {
   static constexpr bool kSplits = false;  // bounds are Triton's, whose float32 has other bits
-  static constexpr int kGroups = 4;       // of the columns of a thread, whose maxima are known
+  static constexpr bool kScales = true;
+  static constexpr int kGroups = 4;  // of the columns of a thread, whose maxima are known
 
   struct State {
     float bound[2];

@@ -67,11 +67,12 @@ __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, in
       : "memory");
 }
 
-constexpr int kSliceDim = 64;  // dimensions of a slice: 128 bytes of a row, the width of a swizzle
-constexpr int kSliceRow = 128;
+constexpr int kSliceRow = 128;  // bytes of a row in a slice, the width of a swizzle
+template <typename T>
+constexpr int kSliceDim = kSliceRow / sizeof(typename T::Bits);  // dimensions of a slice
 constexpr int kWarpgroup = 128;
-constexpr int kProductRows = 64, kTileItems = 256, kProductDim = 16;  // of one product
-constexpr int kScores = kProductRows * kTileItems / kWarpgroup;       // of a thread
+constexpr int kProductRows = 64, kTileItems = 256, kProductBytes = 32;  // of one product
+constexpr int kScores = kProductRows * kTileItems / kWarpgroup;         // of a thread
 
 // Where 16 bytes of a slice are: `row` and `chunk` (0 to 7) of a matrix with the swizzle.
 __device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
@@ -85,7 +86,7 @@ __device__ __forceinline__ void store_chunk(uint32_t address, const uint32_t (&w
 }
 
 // Describes a slice of rows at an address that is a multiple of 1,024: 8 rows of 128 bytes after
-// each other, with the swizzle of 128 bytes. kProductDim dimensions further it is 2 more.
+// each other, with the swizzle of 128 bytes. kProductBytes further it is 2 more.
 __device__ __forceinline__ uint64_t describe(uint32_t address) {
   return static_cast<uint64_t>((address & 0x3ffff) >> 4) | 1ull << 16 |
          static_cast<uint64_t>(8 * kSliceRow >> 4) << 32 | 1ull << 62;
@@ -102,15 +103,16 @@ __device__ __forceinline__ void wait_for_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
 }
 
-#define RL4REC_R8(d, i)                                                                       \
-  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
-      "+f"(d[i + 6]), "+f"(d[i + 7])
-#define RL4REC_R32(d, i) \
-  RL4REC_R8(d, i), RL4REC_R8(d, i + 8), RL4REC_R8(d, i + 16), RL4REC_R8(d, i + 24)
-#define RL4REC_PRODUCT(type)                                                                    \
+#define RL4REC_R8(kind, d, i)                                                                 \
+  kind(d[i]), kind(d[i + 1]), kind(d[i + 2]), kind(d[i + 3]), kind(d[i + 4]), kind(d[i + 5]), \
+      kind(d[i + 6]), kind(d[i + 7])
+#define RL4REC_R32(kind, d, i)                                                  \
+  RL4REC_R8(kind, d, i), RL4REC_R8(kind, d, i + 8), RL4REC_R8(kind, d, i + 16), \
+      RL4REC_R8(kind, d, i + 24)
+#define RL4REC_PRODUCT(types, kind, flags)                                                      \
   asm volatile(                                                                                 \
       "{\n.reg .pred keep;\nsetp.ne.b32 keep, %130, 0;\n"                                       \
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type                              \
+      "wgmma.mma_async.sync.aligned.m64n256" types                                              \
       " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
       "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "   \
       "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "   \
@@ -119,20 +121,23 @@ __device__ __forceinline__ void wait_for_products() {
       "%87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, "     \
       "%103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, "    \
       "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127},"                      \
-      " %128, %129, keep, 1, 1, 0, 0;\n}\n"                                                     \
-      : RL4REC_R32(d, 0), RL4REC_R32(d, 32), RL4REC_R32(d, 64), RL4REC_R32(d, 96)               \
+      " %128, %129, keep" flags ";\n}\n"                                                        \
+      : RL4REC_R32(kind, d, 0), RL4REC_R32(kind, d, 32), RL4REC_R32(kind, d, 64),               \
+        RL4REC_R32(kind, d, 96)                                                                 \
       : "l"(a), "l"(b), "r"(static_cast<int>(keep)))
 
-// d = a · b, or d + a · b with `keep`: 64 queries, 256 items, 16 dimensions. A thread has rows
-// 16 warp + lane / 4 + {0, 8} and columns 8 j + lane % 4 * 2 + {0, 1}; value 4 j + 2 h + e is that
-// of row h and column e of column group j. All scores, of tiles and of pairs, are chains of this
-// instruction over the dimensions in order, so they are equal to the bit.
-template <typename T>
-__device__ __forceinline__ void multiply(float (&d)[kScores], uint64_t a, uint64_t b, bool keep) {
-  if constexpr (std::is_same_v<T, BFloat16>) {
-    RL4REC_PRODUCT("bf16");
+// d = a · b, or d + a · b with `keep`: 64 queries, 256 items, 16 dimensions, or 32 of int8. A
+// thread has rows 16 warp + lane / 4 + {0, 8} and columns 8 j + lane % 4 * 2 + {0, 1}; value 4 j +
+// 2 h + e is that of row h and column e of column group j. All scores, of tiles and of pairs, are
+// chains of this instruction over the dimensions in order, so they are equal to the bit.
+template <typename T, typename Sum>
+__device__ __forceinline__ void multiply(Sum (&d)[kScores], uint64_t a, uint64_t b, bool keep) {
+  if constexpr (std::is_same_v<T, Int8>) {
+    RL4REC_PRODUCT("k32.s32.s8.s8", "+r", "");
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    RL4REC_PRODUCT("k16.f32.bf16.bf16", "+f", ", 1, 1, 0, 0");
   } else {
-    RL4REC_PRODUCT("f16");
+    RL4REC_PRODUCT("k16.f32.f16.f16", "+f", ", 1, 1, 0, 0");
   }
 }
 
@@ -141,13 +146,13 @@ __device__ __forceinline__ void multiply(float (&d)[kScores], uint64_t a, uint64
 #undef RL4REC_R8
 
 // The products of a slice of queries and a slice of items; `first` is whether it is the first one.
-template <typename T>
-__device__ __forceinline__ void multiply_slice(float (&d)[kScores], uint32_t queries,
-                                               uint32_t items, bool first) {
+template <typename T, typename Sum>
+__device__ __forceinline__ void multiply_slice(Sum (&d)[kScores], uint32_t queries, uint32_t items,
+                                               bool first) {
   const uint64_t a = describe(queries), b = describe(items);
   begin_products();
 #pragma unroll
-  for (int i = 0; i < kSliceDim / kProductDim; ++i)
+  for (int i = 0; i < kSliceRow / kProductBytes; ++i)
     multiply<T>(d, a + 2 * i, b + 2 * i, i > 0 || !first);
 }
 

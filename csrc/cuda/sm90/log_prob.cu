@@ -15,7 +15,7 @@ constexpr int64_t kMostRanges = 256;  // what is kept for a query does not grow 
 Tensor sum_catalog(const Tensor& query, const Tensor& table, const OptionalTensor& target_scores,
                    const OptionalTensor& valid, const OptionalTensor& pairs,
                    const OptionalTensor& starts, double scale, OptionalTensor counts) {
-  const Sides sides(query, table);
+  const Sides sides(query, table, std::nullopt, std::nullopt);
   const int64_t num_queries = sides.query.rows, tiles = sides.tiles();
   const int64_t cells = sides.query_blocks() * tiles;
   check(target_scores.has_value() == counts.has_value() && pairs.has_value() == starts.has_value(),

@@ -24,43 +24,62 @@ __global__ void __launch_bounds__(kPackThreads)
 // the values.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    prepare_kernel(const Rows<T> rows, uint16_t* prepared, int64_t width) {
-  constexpr int kParts = Operands<T, T>::kQueryParts;
+    prepare_kernel(const Rows<T> rows, typename Multiplied<T>::Bits* prepared, int64_t width) {
   const int64_t row = blockIdx.x;
-  for (int part = 0; part < kParts; ++part)
+  for (int part = 0; part < kParts<T>; ++part)
     for (int64_t j = threadIdx.x; j < width; j += kThreads)
-      prepared[(row * kParts + part) * width + j] = j < rows.dim ? part_at(rows, row, j, part) : 0;
+      prepared[(row * kParts<T> + part) * width + j] =
+          j < rows.dim ? part_at(rows, row, j, part) : 0;
+}
+
+bool is_vector(const Tensor& tensor, const Tensor& like, ScalarType type, int64_t size) {
+  return on_device(tensor, like.get_device_index()) && tensor.scalar_type() == type &&
+         tensor.dim() == 1 && tensor.size(0) == size && (size <= 1 || tensor.stride(0) == 1);
 }
 
 // Queries and items of dtypes that can be multiplied, on a device that has the kernels.
 struct Sides {
-  Sides(const Tensor& query_tensor, const Tensor& table_tensor)
+  Sides(const Tensor& query_tensor, const Tensor& table_tensor, const OptionalTensor& query_scale,
+        const OptionalTensor& table_scale)
       : device(query_tensor),
-        query(query_tensor, "query", query_tensor.get_device_index()),
-        table(table_tensor, "table", query_tensor.get_device_index()) {
+        query(query_tensor, "query", query_tensor.get_device_index(), true),
+        table(table_tensor, "table", query_tensor.get_device_index(), true) {
     check(device.capability() == 90, "the kernels for catalogs run on compute capability 9.0, not ",
           device.capability() / 10, ".", device.capability() % 10);
     const ScalarType type = query.owner.scalar_type(), other = table.owner.scalar_type();
-    check(type == other || (type == ScalarType::Float && other == ScalarType::BFloat16),
-          "query and table must be of one dtype, or float32 and bfloat16");
+    const bool is_float8 = type == ScalarType::BFloat16 && other == ScalarType::Float8_e4m3fn;
+    const bool is_int8 = type == ScalarType::Char && other == type;
+    check((type == other && type != ScalarType::Float8_e4m3fn) || is_float8 ||
+              (type == ScalarType::Float && other == ScalarType::BFloat16),
+          "query and table must be of one dtype, float32 and bfloat16, or bfloat16 and float8");
     check(query.dim == table.dim, "query has ", query.dim, " dimensions, table ", table.dim);
     const int64_t limit = std::numeric_limits<int32_t>::max() - kTileItems;
     check(query.rows <= limit && table.rows <= limit, "query and table must have at most ", limit,
           " rows, got ", query.rows, " and ", table.rows);
+    constexpr int64_t kMostSummed = 1 << 17;  // of products of int8 in int32
+    check(!is_int8 || query.dim <= kMostSummed, "query must have at most ", kMostSummed,
+          " dimensions of int8, got ", query.dim);
+    scales = {read_scales(query_scale, "query_scale", is_int8, query.rows),
+              read_scales(table_scale, "table_scale", is_int8 || is_float8, tiles() * kTileItems)};
   }
 
-  // Calls fn(Operands<...>()). Without kSplit, float32 is an error.
-  template <bool kSplit, typename Fn>
+  // Calls fn(Operands<...>()). Without kSplits float32 is an error, without kScales quantized
+  // tables.
+  template <bool kSplits, bool kScales, typename Fn>
   void with_types(const Fn& fn) const {
-    const ScalarType type = query.owner.scalar_type();
-    if (type == ScalarType::BFloat16) return fn(Operands<BFloat16, BFloat16>());
+    const ScalarType type = query.owner.scalar_type(), other = table.owner.scalar_type();
     if (type == ScalarType::Half) return fn(Operands<Float16, Float16>());
-    if constexpr (kSplit) {
-      if (table.owner.scalar_type() == type) return fn(Operands<Float32, Float32>());
-      return fn(Operands<Float32, BFloat16>());
-    } else {
-      check(false, "query must be bfloat16 or float16");
+    if constexpr (kScales) {
+      if (type == ScalarType::Char) return fn(Operands<Int8, Int8>());
+      if (other == ScalarType::Float8_e4m3fn) return fn(Operands<BFloat16, Float8>());
     }
+    if constexpr (kSplits) {
+      if (type == ScalarType::Float && other == type) return fn(Operands<Float32, Float32>());
+      if (type == ScalarType::Float) return fn(Operands<Float32, BFloat16>());
+    }
+    check(type == ScalarType::BFloat16 && other == type,
+          "this operator does not take the dtypes of query and table");
+    fn(Operands<BFloat16, BFloat16>());
   }
 
   int64_t query_blocks() const { return (query.rows + kBlockQueries - 1) / kBlockQueries; }
@@ -68,12 +87,22 @@ struct Sides {
 
   const Device device;
   Matrix query, table;
-};
+  Scales scales;
 
-bool is_vector(const Tensor& tensor, const Tensor& like, ScalarType type, int64_t size) {
-  return on_device(tensor, like.get_device_index()) && tensor.scalar_type() == type &&
-         tensor.dim() == 1 && tensor.size(0) == size && (size <= 1 || tensor.stride(0) == 1);
-}
+ private:
+  // Of items as many as there are in all tiles, so that they are read in pairs.
+  const float* read_scales(const OptionalTensor& given, const char* name, bool needed,
+                           int64_t size) const {
+    check(given.has_value() == needed, name,
+          " is needed for int8, and that of the table for float8");
+    if (!given) return nullptr;
+    const float* data = static_cast<const float*>(given->const_data_ptr());
+    check(is_vector(*given, query.owner, ScalarType::Float, size) &&
+              reinterpret_cast<uintptr_t>(data) % sizeof(float2) == 0,
+          name, " must be contiguous float32 [", size, "] on ", kDeviceName);
+    return data;
+  }
+};
 
 // Shares the tiles among blocks, one of which runs on a multiprocessor at a time. Unless ranges are
 // given, of those that take up to eight rounds the ones are chosen whose rounds, the last one
@@ -98,33 +127,35 @@ int64_t share_tiles(Work<Types>& w, int64_t at_once, int64_t tiles_a_range) {
 // A matrix as the copy engine reads it: itself, or a copy with padded rows, or with parts.
 template <typename T>
 struct Boxes {
-  static constexpr int kParts = Operands<T, T>::kQueryParts;
+  using Made = Multiplied<T>;
+  using Bits = typename Made::Bits;
+  static constexpr int kChunk = 16 / sizeof(Bits);
 
   static bool can_read(const Rows<T>& rows) {
-    return kParts == 1 && rows.dim > 0 && reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 &&
-           (rows.count <= 1 || (rows.stride % 8 == 0 && rows.stride >= rows.dim));
+    return !kIsMade<T> && rows.dim > 0 && reinterpret_cast<uintptr_t>(rows.data) % 16 == 0 &&
+           (rows.count <= 1 || (rows.stride % kChunk == 0 && rows.stride >= rows.dim));
   }
   // Columns of a part: parts begin where slices do.
   static int64_t width_of(int64_t dim) {
-    constexpr int kMultiple = kParts == 1 ? 8 : kSliceDim;
+    constexpr int kMultiple = kParts<T> == 1 ? kChunk : kSliceDim<Made>;
     return dim == 0 ? kMultiple : (dim + kMultiple - 1) / kMultiple * kMultiple;
   }
 
   Boxes(const Sides& sides, const Rows<T>& rows, int box_rows) {
-    constexpr bool kIsBFloat16 = !std::is_same_v<T, Float16>;
     width = static_cast<int>(width_of(rows.dim));
     if (can_read(rows)) {
       const int64_t stride = rows.count <= 1 ? width : rows.stride;
-      map = describe_matrix(rows.data, kIsBFloat16, rows.count, rows.dim, 2 * stride, box_rows);
+      map = describe_matrix<Made>(rows.data, rows.count, rows.dim, stride, box_rows);
       return;
     }
-    const int64_t columns = kParts * width;
+    const int64_t columns = kParts<T> * width;
     const int64_t sizes[] = {rows.count, columns};
-    copy = torch::stable::new_empty(sides.query.owner, sizes, ScalarType::BFloat16);
-    uint16_t* data = static_cast<uint16_t*>(copy->mutable_data_ptr());
+    constexpr ScalarType kBytes = sizeof(Bits) == 1 ? ScalarType::Char : ScalarType::BFloat16;
+    copy = torch::stable::new_empty(sides.query.owner, sizes, kBytes);
+    Bits* data = static_cast<Bits*>(copy->mutable_data_ptr());
     sides.device.launch(prepare_kernel<T>, rows.count, kThreads, 0, rows, data,
                         static_cast<int64_t>(width));
-    map = describe_matrix(data, kIsBFloat16, rows.count, columns, 2 * columns, box_rows);
+    map = describe_matrix<Made>(data, rows.count, columns, columns, box_rows);
   }
 
   CUtensorMap map;
@@ -132,13 +163,15 @@ struct Boxes {
   OptionalTensor copy;
 };
 
-// Tiles of a launch: all, or as many as there is room for parts of, in whole ranges.
+// Tiles of a launch: all, or as many as there is room to make values of, in whole ranges.
 template <typename Types>
-int64_t tiles_at_once(const Sides& sides, int64_t tiles_a_range) {
-  using Items = Boxes<typename Types::Item>;
-  if (Items::kParts == 1) return sides.tiles();
+int64_t tiles_at_once(const Sides& sides, const Rows<typename Types::Item>& table,
+                      int64_t tiles_a_range) {
+  using Item = typename Types::Item;
+  if (Types::kByValue || Boxes<Item>::can_read(table)) return sides.tiles();
   const int64_t unit = tiles_a_range ? tiles_a_range : 1;
-  const int64_t bytes = 2 * Items::kParts * Items::width_of(sides.table.dim) * kTileItems * unit;
+  const int64_t width = kParts<Item> * Boxes<Item>::width_of(sides.table.dim);
+  const int64_t bytes = width * sizeof(typename Multiplied<Item>::Bits) * kTileItems * unit;
   return std::max<int64_t>(1, sides.device.scratch_bytes() / bytes) * unit;
 }
 
@@ -160,20 +193,22 @@ void score_tiles(const Sides& sides, const OptionalTensor& valid, const Epilogue
                         static_cast<const uint8_t*>(valid->const_data_ptr()), num_items,
                         static_cast<uint32_t*>(words->mutable_data_ptr()));
   }
-  sides.with_types<Epilogue::kSplits>([&](auto types) {
+  sides.with_types<Epilogue::kSplits, Epilogue::kScales>([&](auto types) {
     using Types = decltype(types);
     Work<Types> w = {};
     w.query = sides.query.as_rows<typename Types::Query>();
     w.table = sides.table.as_rows<typename Types::Item>();
     w.valid = words ? static_cast<const uint32_t*>(words->const_data_ptr()) : nullptr;
-    w.slices = w.query.dim == 0 ? 1 : static_cast<int>((w.query.dim + kSliceDim - 1) / kSliceDim);
+    w.scales = sides.scales;
+    constexpr int kSlice = kSliceDim<typename Types::Product>;
+    w.slices = w.query.dim == 0 ? 1 : static_cast<int>((w.query.dim + kSlice - 1) / kSlice);
     w.query_blocks = static_cast<int>(sides.query_blocks());
     w.resident = w.slices * Types::kQueryParts <= kResidentSlices;
-    w.by_boxes = Types::kItemParts > 1 || Boxes<typename Types::Item>::can_read(w.table);
+    w.by_boxes = !Types::kByValue || Boxes<typename Types::Item>::can_read(w.table);
     const Boxes<typename Types::Query> queries(sides, w.query, kBlockQueries);
     w.query_width = queries.width;
     sides.device.allow_shared(tile_kernel<Types, Epilogue>, w.shared_bytes());
-    const int64_t step = tiles_at_once<Types>(sides, tiles_a_range);
+    const int64_t step = tiles_at_once<Types>(sides, w.table, tiles_a_range);
     for (int64_t first = 0; first < tiles; first += step) {
       w.first_tile = static_cast<int>(first);
       w.tiles = static_cast<int>(tiles - first < step ? tiles - first : step);

@@ -149,7 +149,7 @@ struct Sum {
 
 // Both, or sums alone. Excluded items are counted.
 struct SumAndCount {
-  static constexpr bool kSplits = true;
+  static constexpr bool kSplits = true, kScales = false;
 
   struct State {
     Count::State count;

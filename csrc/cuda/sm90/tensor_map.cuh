@@ -4,14 +4,21 @@
 
 #include <cuda.h>
 
-#include "cuda/launch.cuh"
+#include "cuda/rows.cuh"
 
 namespace rl4rec {
 
-// A matrix of 16-bit values, of which a copy takes `box_rows` rows and 64 columns, to shared memory
-// with the swizzle of 128 bytes. `pitch` are the bytes from row to row, a multiple of 16.
-inline CUtensorMap describe_matrix(const void* data, bool bfloat16, int64_t rows, int64_t dim,
-                                   int64_t pitch, int box_rows) {
+// A matrix of values of 8 or 16 bits, of which a copy takes `box_rows` rows and 128 bytes of each,
+// to shared memory with the swizzle of 128 bytes. `stride` are the values from row to row, a
+// multiple of 16 bytes.
+template <typename T>
+CUtensorMap describe_matrix(const void* data, int64_t rows, int64_t dim, int64_t stride,
+                            int box_rows) {
+  constexpr int kBytes = sizeof(typename T::Bits);
+  constexpr CUtensorMapDataType kType = kBytes == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                                        : std::is_same_v<T, Float16>
+                                            ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                            : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   using Encode = decltype(&cuTensorMapEncodeTiled);
   static const Encode encode = [] {
     void* found = nullptr;
@@ -26,13 +33,12 @@ inline CUtensorMap describe_matrix(const void* data, bool bfloat16, int64_t rows
   }();
   CUtensorMap map;
   const cuuint64_t sizes[] = {static_cast<cuuint64_t>(dim), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(pitch)};
-  const cuuint32_t box[] = {64, static_cast<cuuint32_t>(box_rows)}, steps[] = {1, 1};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(kBytes * stride)};
+  const cuuint32_t box[] = {128 / kBytes, static_cast<cuuint32_t>(box_rows)}, steps[] = {1, 1};
   const CUresult error =
-      encode(&map, bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-             const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      encode(&map, kType, 2, const_cast<void*>(data), sizes, strides, box, steps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   check<std::runtime_error>(error == CUDA_SUCCESS, "cannot describe a matrix of ", rows, " x ", dim,
                             " to the copy engine: error ", static_cast<int>(error));
   return map;

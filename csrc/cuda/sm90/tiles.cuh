@@ -1,17 +1,17 @@
 // Scores of all queries and items, tile by tile, on Hopper's tensor cores.
 //
-// A block takes 128 queries, which stay in shared memory if they have at most 384 dimensions, and a
-// range of items. One warpgroup brings slices of 256 items and 64 dimensions by bulk copies, four
-// of them in flight. Two others multiply, 64 queries each, and hand the scores of each tile to an
-// epilogue while they are in registers. Each slice is used by both, but at its own time: one
-// compares scores while the other multiplies. Blocks that run at the same time share a range of
+// A block takes 128 queries, which stay in shared memory if they have at most 384 dimensions of 16
+// bits, and a range of items. One warpgroup brings slices of 256 items and 128 bytes by bulk
+// copies, four of them in flight. Two others multiply, 64 queries each, and hand the scores of each
+// tile to an epilogue while they are in registers. Each slice is used by both, but at its own time:
+// one compares scores while the other multiplies. Blocks that run at the same time share a range of
 // items, so that these are read from memory once.
 //
 // float32 is multiplied as bfloat16 parts, see operands.cuh: a slice of items is then a stage for
 // each part, and is multiplied with several parts of the queries.
 //
 // An epilogue is a struct with
-//   kSplits               whether it takes float32
+//   kSplits, kScales      whether it takes float32, and quantized tables
 //   State                 what a thread keeps
 //   begin(state, row)     a block of queries; the thread has rows `row` and `row + 8`
 //   tile(state, d, row, first, odd)   scores of a tile, which it may change; the first column of
@@ -49,9 +49,10 @@ template <typename Types>
 struct Work {
   Rows<typename Types::Query> query;
   Rows<typename Types::Item> table;
+  Scales scales;                 // of the items of all tiles, 0 after the last one
   int query_width, table_width;  // columns from part to part, in what is copied by boxes
   const uint32_t* valid;         // a bit for each item of all tiles, 0 after the last one; or null
-  int slices;                    // of kSliceDim dimensions
+  int slices;
   int query_blocks, tiles, tiles_a_range, ranges;
   int first_tile, first_range;  // others were before, in other launches
   bool resident;                // whether queries stay in shared memory
@@ -70,12 +71,13 @@ struct Work {
 // warp must call this.
 template <typename Q, typename I>
 __device__ __forceinline__ float score_in_float64(const Rows<Q>& queries, const Rows<I>& items,
-                                                  int64_t row, int64_t item) {
+                                                  const Scales& scales, int64_t row, int64_t item) {
   double sum = 0.0;
 #pragma unroll 1
   for (int64_t j = lane_of_thread(); j < items.dim; j += kLanes)
     sum += static_cast<double>(value_at(queries, row, j)) * value_at(items, item, j);
-  return static_cast<float>(sum_over_lanes(sum));
+  return static_cast<float>(sum_over_lanes(sum) * scale_at(scales.query, row) *
+                            scale_at(scales.item, item));
 }
 
 __device__ __forceinline__ bool is_open(float score) { return !(fabsf(score) <= kMaxFloat); }
@@ -104,8 +106,9 @@ __device__ __forceinline__ void settle(float (&d)[kScores], const Work<Types>& w
 #pragma unroll 1
     for (; open != 0; open &= open - 1) {
       const int lane = __popc((open - 1) & ~open);
-      const float found = score_in_float64(w.query, w.table, __shfl_sync(kAllLanes, own_row, lane),
-                                           __shfl_sync(kAllLanes, own_item, lane));
+      const float found =
+          score_in_float64(w.query, w.table, w.scales, __shfl_sync(kAllLanes, own_row, lane),
+                           __shfl_sync(kAllLanes, own_item, lane));
       if (lane_of_thread() == lane) score = found;
     }
     return is_masked(score) ? kNan : score;
@@ -160,12 +163,34 @@ __device__ __forceinline__ void finish_tile(float (&d)[kScores], const Work<Type
   epilogue.tile(state, d, row, first, odd);
 }
 
+// The same for sums of products of values that have scales.
+template <typename Types, typename Epilogue>
+__device__ __forceinline__ void scale_tile(const typename Types::Sum (&sums)[kScores],
+                                           const Work<Types>& w, const Epilogue& epilogue,
+                                           typename Epilogue::State& state, int row, int tile) {
+  const int first = tile * kTileItems + lane_of_thread() % 4 * 2;
+  const auto of_items = reinterpret_cast<const float2*>(w.scales.item + first);
+  float of_rows[2], d[kScores];
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+    of_rows[h] = row + 8 * h < w.query.count ? scale_at(w.scales.query, row + 8 * h) : 1.0f;
+#pragma unroll
+  for (int j = 0; j < kScores / 4; ++j) {
+    const float2 own = __ldg(of_items + 4 * j);
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      d[4 * j + i] =
+          scaled(static_cast<float>(sums[4 * j + i]), of_rows[i / 2], i % 2 ? own.y : own.x);
+  }
+  finish_tile(d, w, epilogue, state, row, tile);
+}
+
 // The warpgroup that brings queries and items.
 template <typename Types>
 __device__ __forceinline__ void produce(const Work<Types>& w, const CUtensorMap& query,
                                         const CUtensorMap& table, uint32_t queries, uint32_t stages,
                                         Barrier full, Barrier empty) {
-  constexpr int kParts = Types::kQueryParts;
+  constexpr int kParts = Types::kQueryParts, kSlice = kSliceDim<typename Types::Product>;
   const bool leads = threadIdx.x == 0;
   if (w.by_boxes && !leads) return;
   const int units = w.query_blocks * w.ranges;
@@ -173,8 +198,8 @@ __device__ __forceinline__ void produce(const Work<Types>& w, const CUtensorMap&
   // A slice of all parts of a block of queries.
   const auto copy_queries = [&](int place, int k, int block, Barrier arrived) {
     for (int p = 0; p < kParts; ++p)
-      copy_box(queries + (place * kParts + p) * kQueryBytes, query,
-               p * w.query_width + k * kSliceDim, block * kBlockQueries, arrived);
+      copy_box(queries + (place * kParts + p) * kQueryBytes, query, p * w.query_width + k * kSlice,
+               block * kBlockQueries, arrived);
   };
   for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
     const int block = unit % w.query_blocks, range = unit / w.query_blocks;
@@ -203,16 +228,15 @@ __device__ __forceinline__ void produce(const Work<Types>& w, const CUtensorMap&
                                       (w.by_boxes ? kItemBytes : 0));
             if (brings_queries) copy_queries(place, k, block, arrived);
             if (w.by_boxes)
-              copy_box(items, table, part * w.table_width + k * kSliceDim, tile * kTileItems,
-                       arrived);
+              copy_box(items, table, part * w.table_width + k * kSlice, tile * kTileItems, arrived);
           }
-          if constexpr (Types::kItemParts == 1) {
+          if constexpr (Types::kByValue) {
             if (!w.by_boxes) {  // value by value, by all threads
 #pragma unroll 1
               for (int i = threadIdx.x; i < kTileItems * 8; i += kWarpgroup) {
                 const int64_t item = static_cast<int64_t>(tile) * kTileItems + i / 8;
-                const int at = k * kSliceDim + i % 8 * 8;
                 Pack<typename Types::Item> pack;
+                const int at = k * kSlice + i % 8 * pack.kSize;
                 if (item < w.table.count)
                   pack = load_pack<typename Types::Item, false>(w.table.row(item), at, w.table.dim);
                 store_chunk(items + swizzled(i / 8, i % 8), pack.words);
@@ -253,7 +277,11 @@ __device__ __forceinline__ void consume(const Work<Types>& w, const Epilogue& ep
     unit_phase ^= 1;
 #pragma unroll 1
     for (int tile = range * w.tiles_a_range; tile < end; ++tile) {
-      float d[kScores];
+      typename Types::Sum d[kScores];
+      if constexpr (Types::kScales) {  // the registers are not kept for the sums of the tile before
+#pragma unroll
+        for (int i = 0; i < kScores; ++i) d[i] = 0;
+      }
       int before = -1;
 #pragma unroll 1
       for (int k = 0; k < w.slices; ++k) {
@@ -273,7 +301,11 @@ __device__ __forceinline__ void consume(const Work<Types>& w, const Epilogue& ep
       }
       wait_for_products<0>();
       release(Barrier{empty.address + 8 * before});
-      finish_tile(d, w, epilogue, state, row, w.first_tile + tile);
+      if constexpr (Types::kScales) {
+        scale_tile(d, w, epilogue, state, row, w.first_tile + tile);
+      } else {
+        finish_tile(d, w, epilogue, state, row, w.first_tile + tile);
+      }
     }
     epilogue.end(state, row, w.first_range + range);
     if (w.resident) release(Barrier{empty.address + 8 * Types::kStages});

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rl4rec_kernels.ops._rounding import round_queries
 from rl4rec_kernels.ops.triton.launch import (
     Sides,
     is_hopper,
@@ -20,7 +21,6 @@ from rl4rec_kernels.ops.triton.launch import (
     to_float32,
 )
 
-_LEAST = 2.0**-149  # above 0 in float32
 BLOCK = 128
 """Queries and items of a tile. Two programs fit on a multiprocessor: one compares scores while the
 other multiplies."""
@@ -57,21 +57,9 @@ def operands(query: Tensor, table: Tensor, row_stats: Tensor | None) -> Operands
     errors are those of a float32 sum (measured in docs/gpu.md), unless torch's precision of float32
     products asks for less. Ranks are exact relative to these scores.
     """
-    query_scale = table_scale = None
-    if row_stats is not None:
-        table_scale = row_stats[:, 0].contiguous()
-        if table.dtype == torch.int8:
-            largest = query.float().abs().amax(1) if query.shape[1] else query.new_zeros(len(query))
-            query_scale = torch.where(largest == 0, 1.0, (largest / 127).clamp(min=_LEAST)).float()
-            # int8 has no NaN; a scale of NaN makes all scores NaN.
-            query_scale = torch.where(query_scale.isfinite(), query_scale, torch.nan)
-            query = (query.float() / query_scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-        else:
-            query = query.to(torch.bfloat16)
-            if table.dtype == torch.bfloat16:
-                table_scale = None  # always 1
-            else:  # see _from_float8
-                table, table_scale = table.view(torch.uint8), 256 * table_scale
+    query, query_scale, table_scale = round_queries(query, table, row_stats)
+    if table_scale is not None and table.dtype != torch.int8:  # see _from_float8
+        table, table_scale = table.view(torch.uint8), 256 * table_scale
     dtype = _product_dtype(query.dtype, table.dtype)
     # Also knows what set_float32_matmul_precision was given, whose own getter may raise.
     exact = torch.backends.cuda.matmul.fp32_precision != "tf32"
