@@ -28,7 +28,7 @@ from rl4rec_kernels import Encoder
 from rl4rec_kernels._utils.imports import is_installed
 from rl4rec_kernels.ops import cpu_levels, use_cpu_level
 from tests.cuda.emulated import Emulated
-from tests.interpreted import patch_once
+from tests.interpreted import make_fast
 
 _import_or_skip = pytest.importorskip
 
@@ -50,7 +50,7 @@ atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 def interpreted() -> None:
     """Triton's interpreter, where kernels are interpreted."""
     if os.environ.get("TRITON_INTERPRET") == "1" and is_installed("triton"):
-        patch_once()
+        make_fast()
 
 
 @pytest.fixture(scope="session")
