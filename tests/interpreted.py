@@ -6,8 +6,13 @@ from typing import Any
 
 def make_fast() -> None:
     """Do once what Triton's interpreter does for each call and for each operation."""
+    from triton.runtime import interpreter
+
     _patch_once()
     _keep_types()
+    # It would compute whether sums of int32 overflow, but says so only where `debug` is set.
+    options = interpreter.interpreter_builder.options
+    object.__setattr__(options, "sanitize_overflow", options.debug)
 
 
 def _patch_once() -> None:
