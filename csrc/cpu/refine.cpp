@@ -379,9 +379,9 @@ void Refinement::count_block(const Exclusions& exclusions, const Block& block,
         [&] {
           if (copies_items()) close.rescore();  // the next item is written over this one
         });
-    close.rescore();
     strips.learn((end - begin) * block.num_queries, rescored);
   }
+  close.rescore();
   for (int64_t i = 0; i < block.num_queries; ++i) counts.add(first_query + i, above[i], tied[i], 0);
 }
 

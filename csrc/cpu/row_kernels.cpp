@@ -33,6 +33,7 @@ constexpr int kRowsAtOnce = 1;
 #endif
 constexpr int kWidth = kVectorBytes / sizeof(float);
 constexpr int kParts = kStep / kWidth;
+constexpr int kSumRegisters = kVectorBytes == 64 ? 16 : 8;  // of sums, half of all
 
 using Floats [[gnu::vector_size(kVectorBytes)]] = float;
 using Words [[gnu::vector_size(kVectorBytes)]] = uint32_t;
@@ -239,7 +240,7 @@ void to_bfloat16(const void* row, int64_t dim, uint32_t* first, uint32_t* second
   auto* firsts = reinterpret_cast<uint16_t*>(first);
   auto* seconds = reinterpret_cast<uint16_t*>(second);
   Sums norms, errors;
-  const auto convert = [&](const T* step, int64_t j) {
+  for_each_step(from, dim, [&](const T* step, int64_t j) {
 #pragma GCC unroll 8
     for (int p = 0; p < kParts; ++p) {
       const Floats value = load(step + p * kWidth), near = nearest_bfloat16(value);
@@ -249,8 +250,7 @@ void to_bfloat16(const void* row, int64_t dim, uint32_t* first, uint32_t* second
       store_bfloat16(near, firsts + j + p * kWidth);
       if (seconds) store_bfloat16(nearest_bfloat16(rest), seconds + j + p * kWidth);
     }
-  };
-  for_each_step(from, dim, convert);
+  });
   *norm = length(norms, dim);
   *error = length(errors, dim);
   if (!(*norm < 1e18f && *error < 1e18f)) *norm = *error = __builtin_inff();
@@ -320,33 +320,61 @@ void extremes(const uint16_t* values, int64_t n, uint16_t* least, uint16_t* most
   *most = high >> 1;
 }
 
+// Several rows at a time keep more reads under way, and share the loads of the queries.
+template <typename T, int kLanes, int kRows>
+[[gnu::always_inline]] inline void score_few_rows(const float* queries, const char* rows,
+                                                  int64_t stride, int64_t dim, float* scores,
+                                                  Sums& squares) {
+  const int64_t padded = (dim + kStep - 1) / kStep * kStep, whole = dim - dim % kStep;
+  const int64_t ahead = kRows * stride > kStreamAhead ? kRows * stride : kStreamAhead;
+  Sums sums[kRows * kLanes];
+  const auto add = [&](int r, const T* step, int64_t j, int p) {
+    const Floats value = load(step + p * kWidth);
+    squares.parts[p] += value * value;
+#pragma GCC unroll 8
+    for (int l = 0; l < kLanes; ++l)
+      sums[r * kLanes + l].parts[p] += load(queries + l * padded + j + p * kWidth) * value;
+  };
+  for (int64_t j = 0; j < whole; j += kStep) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kParts; ++p) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const T* step = reinterpret_cast<const T*>(rows + r * stride) + j;
+        // By numbers: no pointer may go beyond its array, as the last ones would.
+        const uintptr_t next = reinterpret_cast<uintptr_t>(step + p * kWidth) + ahead;
+        __builtin_prefetch(reinterpret_cast<const void*>(next));
+        add(r, step, j, p);
+      }
+    }
+  }
+  if (whole < dim) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const Tail<T> tail(reinterpret_cast<const T*>(rows + r * stride) + whole, dim - whole);
+#pragma GCC unroll 8
+      for (int p = 0; p < kParts; ++p) add(r, tail.values, whole, p);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows * kLanes; ++i) scores[i] = sums[i].total();
+}
+
 // Every row is loaded once, for all queries and for its length: the rows stream from memory.
 template <typename T, int kLanes>
 void score_few(const float* queries, const void* rows, int64_t stride, int64_t n, int64_t dim,
                float* scores, float* norm) {
-  const int64_t padded = (dim + kStep - 1) / kStep * kStep, whole = dim - dim % kStep;
+  constexpr int kSums = kSumRegisters / (kLanes * kParts);
+  constexpr int kRows = kSums > 4 ? 4 : kSums > 0 ? kSums : 1;
   Sums squares;  // of all rows: one sum is enough for a bound
-  for (int64_t r = 0; r < n; ++r) {
-    const T* row = reinterpret_cast<const T*>(static_cast<const char*>(rows) + r * stride);
-    Sums sums[kLanes];
-    const auto add = [&](const T* step, int64_t j) {
-#pragma GCC unroll 8
-      for (int p = 0; p < kParts; ++p) {
-        // By numbers: no pointer may go beyond its array, as the last ones would.
-        const uintptr_t ahead = reinterpret_cast<uintptr_t>(step + p * kWidth) + kStreamAhead;
-        __builtin_prefetch(reinterpret_cast<const void*>(ahead));
-        const Floats value = load(step + p * kWidth);
-        squares.parts[p] += value * value;
-#pragma GCC unroll 8
-        for (int l = 0; l < kLanes; ++l)
-          sums[l].parts[p] += load(queries + l * padded + j + p * kWidth) * value;
-      }
-    };
-    for (int64_t j = 0; j < whole; j += kStep) add(row + j, j);
-    if (whole < dim) add(Tail<T>(row + whole, dim - whole).values, whole);
-#pragma GCC unroll 8
-    for (int l = 0; l < kLanes; ++l) scores[r * kLanes + l] = sums[l].total();
-  }
+  const char* row = static_cast<const char*>(rows);
+  int64_t r = 0;
+  for (; r + kRows <= n; r += kRows)
+    score_few_rows<T, kLanes, kRows>(queries, row + r * stride, stride, dim, scores + r * kLanes,
+                                     squares);
+  for (; r < n; ++r)
+    score_few_rows<T, kLanes, 1>(queries, row + r * stride, stride, dim, scores + r * kLanes,
+                                 squares);
   *norm = length(squares, n * dim);
 }
 
