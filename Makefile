@@ -70,8 +70,9 @@ demo: $(VENV)/demo
 grpo: $(VENV)/installed $(ML100K)
 	$(RUN) $(BIN)/python examples/grpo_trl.py --data $(CACHE)/ml-100k $(OPTIONS)
 
-# Without TESTS, two processes share the tests, which takes a bit more than half the time.
-KERNELS := tests/ops tests/cuda tests/gpu
+# Without TESTS, two processes share the tests, each about half of the time: those of kernels with a few
+# that need neither Ray nor the encoded items of the real data sets, and all others.
+KERNELS := $(addprefix tests/,ops cuda gpu index rewards _utils)
 
 test: $(VENV)/installed $(ML100K)
 ifdef TESTS

@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / ".gpu/bundle.tgz"
 PYTHON = sys.executable
-GPU_TESTS = ["tests/ops/test_on_gpu.py", "tests/ops/test_gpu_candidates.py"]
-GPU_TESTS += ["tests/ops/test_gpu_catalog.py", "tests/cuda/test_gpu.py", "tests/cuda"]
+GPU_TESTS = ["tests/ops/test_on_gpu.py", "tests/ops/test_gpu_same_bits.py"]
+GPU_TESTS += ["tests/ops/test_gpu_candidates.py", "tests/ops/test_gpu_catalog.py"]
+GPU_TESTS += ["tests/cuda/test_gpu.py", "tests/cuda"]
 
 
 class Step(NamedTuple):
