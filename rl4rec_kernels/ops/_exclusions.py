@@ -40,15 +40,27 @@ def sort_by_tile(
     A tile is a block of queries and one of items, of these sizes. `targets` must be in range; they
     are not excluded.
     """
-    num_queries, (rows_of_tile, items_of_tile) = targets.shape[0], tile
+    num_queries = targets.shape[0]
     if exclude is None or exclude.numel() == 0:
         return None, None
     keys = exclusion_keys(exclude, offsets, num_queries, num_items, bad)
     rows, items = keys.clamp(min=0) // num_items, keys.clamp(min=0) % num_items
+    dropped = (keys < 0) | (items == targets.long()[rows])
+    return group_by_tile(keys, dropped, num_queries, num_items, tile)
+
+
+def group_by_tile(
+    keys: Tensor, dropped: Tensor, num_queries: int, num_items: int, tile: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Sort numbers row * N + id by tile; return them, and where those of each tile begin.
+
+    Those that are dropped come last, behind the last tile.
+    """
+    rows_of_tile, items_of_tile = tile
+    rows, items = keys.clamp(min=0) // num_items, keys.clamp(min=0) % num_items
     num_tiles = -(-num_items // items_of_tile)
     tiles = rows // rows_of_tile * num_tiles + items // items_of_tile
     num_cells = -(-num_queries // rows_of_tile) * num_tiles
-    kept = (keys < 0) | (items == targets.long()[rows])
-    tiles, order = torch.where(kept, num_cells, tiles).sort(stable=True)
+    tiles, order = torch.where(dropped, num_cells, tiles).sort(stable=True)
     cells = torch.arange(num_cells + 1, dtype=torch.int64, device=keys.device)
     return keys[order], torch.searchsorted(tiles, cells)

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rl4rec_kernels.ops import _backends
+from rl4rec_kernels.ops import _backends, _hopper_topk
 from rl4rec_kernels.ops._arguments import NO_IDS, Catalog, Ids
 from rl4rec_kernels.ops._backends import Backend
-from rl4rec_kernels.ops._exclusions import exclusion_keys, sort_by_tile
-from rl4rec_kernels.ops._rounding import round_queries
+from rl4rec_kernels.ops._exclusions import exclusion_keys
+from rl4rec_kernels.ops._hopper_sides import excluded_pairs, operands_of, scales_of_tiles
 
 _DTYPES = {  # of queries and items that are multiplied
     (torch.bfloat16, torch.bfloat16),
@@ -24,7 +24,8 @@ _DTYPES = {  # of queries and items that are multiplied
     (torch.float32, torch.float32),
     (torch.float32, torch.bfloat16),
 }
-_TILE = (128, 256)  # queries and items, as in csrc/cuda/sm90/tiles.cuh
+
+topk_catalog = _hopper_topk.topk_catalog
 
 
 def resolve_backend(backend: Backend, query: Tensor, catalog: Catalog) -> Backend:
@@ -83,22 +84,6 @@ def _check_device(query: Tensor) -> None:
         raise ValueError(
             "backend='cuda' needs kernels for catalogs, which were not compiled; install again "
             "with nvcc 12 or later, or pass backend='triton'"
-        )
-
-
-def check_topk(query: Tensor, catalog: Catalog) -> None:
-    """Check that `topk_catalog` takes the arguments: it collects by bounds of Triton's scores.
-
-    Raises
-    ------
-    ValueError
-        If `query` is float32, of which Triton's scores have other bits, or the table is quantized.
-    """
-    if query.dtype == torch.float32 or catalog.row_stats is not None:
-        quantized = "" if catalog.row_stats is None else " and a quantized table"
-        raise ValueError(
-            "backend='cuda' finds the best items for query of bfloat16 or float16, got "
-            f"{query.dtype}{quantized}; pass backend='triton' or 'auto'"
         )
 
 
@@ -179,19 +164,6 @@ def rank_log_prob_catalog(
     return *call.without_excluded(counts, scores, ~call.known), log_probs
 
 
-def operands_of(
-    query: Tensor, catalog: Catalog
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor | None, Tensor | None]]:
-    """The queries and items that are multiplied, and the scales of both."""
-    values, _, row_stats, source = catalog
-    if source is not None:  # exact, and fast enough on the tensor cores
-        values, row_stats = source, None
-    query, query_scale, table_scale = round_queries(query, values, row_stats)
-    if table_scale is not None:  # of all tiles, so that they are read in pairs
-        table_scale = F.pad(table_scale, (0, -len(values) % _TILE[1])).contiguous()
-    return (query, values), (query_scale, table_scale)
-
-
 class _Call:
     """What the operators on the catalog share."""
 
@@ -205,7 +177,8 @@ class _Call:
         bad: Tensor,
     ) -> None:
         self.raw, self.bad = raw, bad
-        self.sides, self.scales = operands_of(query, catalog)
+        *self.sides, query_scale, table_scale = operands_of(query, catalog)
+        self.scales = query_scale, scales_of_tiles(table_scale)
         self.num_queries, self.num_items, valid = len(query), len(catalog.values), catalog.valid
         self.valid = None if valid is None else valid.contiguous()
         self.targets = targets.long().contiguous()
@@ -258,11 +231,14 @@ class _Call:
     ) -> tuple[Tensor, Tensor]:
         """The result of `log_prob_catalog`; `counts` [2, B] are added to, as `count_catalog`."""
         own = self.targets.clamp(0, max(0, self.num_items - 1))
-        keys, starts = sort_by_tile(*self.exclude, own, self.num_items, self.bad, _TILE)
-        pairs = None
-        if keys is not None:
-            rows, items = keys.clamp(min=0) // self.num_items, keys.clamp(min=0) % self.num_items
-            pairs = ((rows % _TILE[0]) * _TILE[1] + items % _TILE[1]).int()
+        ids, offsets = self.exclude
+        pairs = starts = None
+        if ids is not None:
+            keys = exclusion_keys(ids, offsets, self.num_queries, self.num_items, self.bad)
+            dropped = (keys < 0) | (
+                keys % self.num_items == own[keys.clamp(min=0) // self.num_items]
+            )
+            pairs, starts = excluded_pairs(keys, dropped, self.num_queries, self.num_items)
         sums = self.raw.sum_catalog(
             *self.sides,
             None if counts is None else scores,
@@ -276,11 +252,3 @@ class _Call:
         add_ranges = _backends.kernels("triton").add_ranges
         found: tuple[Tensor, Tensor] = add_ranges(*sums, scores, temperature)
         return found
-
-
-def topk_catalog(raw: Any, *args: Any) -> tuple[Tensor, Tensor]:
-    """As `ops.reference.topk_catalog`; only the pass over all items is by `collect_catalog`.
-
-    Triton samples the items before it, and searches again where there was too little room.
-    """
-    return _backends.kernels("triton").topk_catalog(*args, collect=raw.collect_catalog)

@@ -74,8 +74,7 @@ def rank_catalog(
         must be float32, finite and shorter than 1e18.
     backend : {"auto", "cpu", "cuda", "triton", "reference"}
         The implementation to use. ``"auto"`` uses C++ on the CPU and Triton on a GPU. ``"cuda"``
-        needs a GPU of compute capability 9.0 (Hopper), and one target per query; `topk_catalog`
-        takes neither float32 queries nor quantized tables with it.
+        needs a GPU of compute capability 9.0 (Hopper), and one target per query.
 
     Returns
     -------
@@ -225,8 +224,6 @@ def topk_catalog(
     """
     query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
     k = check_k(k, catalog.values.shape[0])
-    if backend == "cuda":
-        _hopper.check_topk(query, catalog)
     refuse_derivatives(
         "topk_catalog",
         "detach its arguments, and score what it finds by score_candidates",

@@ -54,6 +54,15 @@ def main() -> None:
 
 def run_hopper() -> None:
     """Rank catalogs that need each way to read a table: by boxes, value by value, in slices."""
+    for dtype in (torch.int8, torch.float8_e4m3fn):
+        case = make_catalog_case((5, 3_000, 144), exact=False)
+        query, targets = case.query.cuda(), case.targets.cuda()
+        table = rk.quantize_table(case.table.cuda(), dtype)
+        counts = rk.rank_catalog(query, table, targets, backend="cuda")
+        for count, want in zip(counts, rk.rank_catalog(query, table, targets), strict=True):
+            assert torch.equal(count, want), dtype
+        found = rk.topk_catalog(query, table, 10, backend="cuda")
+        assert torch.equal(found[1], rk.topk_catalog(query, table, 10)[1]), dtype
     for dtype in (torch.bfloat16, torch.float16):
         for shape in ((5, 300, 64), (130, 600, 13), (3, 300, 400)):
             case = make_catalog_case(shape, (dtype, dtype), exclusions=True)
@@ -87,7 +96,7 @@ def run_triton() -> None:
             assert torch.equal(counts.above.cpu(), reference.rank_catalog(*catalog).above)
             rk.reward_catalog(query, table, targets, seen, valid=valid)
             want = reference.topk_catalog(*catalog[:2], 10, *catalog[3:])[1]
-            takes_cuda = IS_HOPPER and query.dtype == table.dtype != torch.float32
+            takes_cuda = IS_HOPPER and table.dtype in (query.dtype, torch.bfloat16)
             for backend in ("triton", "cuda")[: 1 + takes_cuda]:
                 found = rk.topk_catalog(query, table, 10, seen, valid=valid, backend=backend)
                 assert torch.equal(found[1].cpu(), want), backend

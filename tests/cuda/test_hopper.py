@@ -18,9 +18,7 @@ from tests.ops.cases import BF16, F16, F32
 from tests.ops.catalog_cases import (
     CatalogCase,
     assert_counts,
-    assert_same,
     make_catalog_case,
-    reference_best,
 )
 
 # (B, N, D): ones, no dimensions, around a tile's 256 items, a block's 128 queries and a slice's 64
@@ -86,7 +84,7 @@ def test_pairs_have_the_scores_of_tiles_to_the_bit(raw, dim, dtype):
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
 @pytest.mark.parametrize("dim", [13, 72, 384, 1024])
 def test_pairs_have_the_scores_of_triton_to_the_bit(dim, dtype):
-    """`topk_catalog` samples with Triton's tiles, and collects with those of CUDA C++."""
+    """Gradients of log-probabilities score what CUDA C++ has summed with Triton's tiles."""
     torch.ops.load_library(str(built_library()))
     query, table = (torch.randn(500, dim, device="cuda").to(dtype) for _ in range(2))
     targets = torch.randint(500, (500,), device="cuda")
@@ -112,32 +110,21 @@ def test_items_that_reach_a_bound_are_collected(raw, dim):
     scores = reference.score_catalog(case.query, table)[0].float()
     every = torch.where(case.valid & ~scores.isnan(), keys_of(scores), torch.iinfo(torch.int64).min)
     bounds = every.sort(1, descending=True).values[:, 20].clone()  # among equal scores
-    keys, found = torch.full((3, 15), 7), torch.zeros(3, dtype=torch.int32)
+    none = torch.iinfo(torch.int64).min
+    keys, found = torch.full((3, 15), none), torch.zeros(3, dtype=torch.int32)
     if isinstance(raw, OnGpu):
         pytest.skip("the public call is tested there")
-    raw.collect_catalog(case.query, table, bounds, case.valid, keys, found)
+    raw.collect_catalog(case.query, table, bounds, case.valid, None, None, None, keys, found)
     assert found.tolist() == [21] * 3  # more than there is room for
     for own, wanted in zip(keys, every, strict=True):
         assert len(set(own.tolist())) == 15
         assert set(own.tolist()) <= set(wanted.sort(descending=True).values[:21].tolist())
     bounds, found = torch.full((3,), torch.iinfo(torch.int64).min + 1), torch.zeros_like(found)
     keys = torch.full((3, 300), torch.iinfo(torch.int64).min)
-    raw.collect_catalog(case.query, table, bounds.clamp(min=-0x7F800000 << 32), None, keys, found)
+    bounds, rest = bounds.clamp(min=-0x7F800000 << 32), (None, None, None, None)
+    raw.collect_catalog(case.query, table, bounds, *rest, keys, found)
     every = torch.where(scores.isnan(), torch.iinfo(torch.int64).min, keys_of(scores))
     assert torch.equal(keys.sort(1).values, every.sort(1).values)
-
-
-def test_the_best_of_the_catalog(raw, monkeypatch):
-    module = __import__("rl4rec_kernels.ops.triton.topk_catalog", fromlist=["_ROOM"])
-    monkeypatch.setattr(module, "_SPARE", 200)
-    device = "cuda" if isinstance(raw, OnGpu) else "cpu"
-    case = make_catalog_case((2, 700, 72), (BF16, BF16), exclusions=True)
-    moved = CatalogCase(*(part.to(device) for part in case))
-    exclude, offsets = torch.tensor([1, 2, 2, -1, 699]), torch.tensor([0, 4, 5])
-    seen = rk.RaggedIds(exclude.to(device), offsets.to(device))
-    got = rk.topk_catalog(moved.query, moved.table, 5, seen, valid=moved.valid, backend="cuda")
-    want = reference_best(case._replace(exclude=exclude, offsets=offsets), 5)
-    assert_same(tuple(part.cpu() for part in got), want)
 
 
 def test_scores_that_are_not_finite(raw):
@@ -223,8 +210,6 @@ def test_the_public_calls(raw):
         arguments = {"query": case.query, "table": case.table, "targets": case.targets} | changes
         with raises(ValueError, "backend='cuda'", "'triton'", *named):
             rk.rank_catalog(**arguments, backend="cuda")
-    with raises(ValueError, "backend='cuda'", "'triton'", "query", "float32"):
-        rk.topk_catalog(case.query.float(), case.table, 5, backend="cuda")
 
 
 def test_the_raw_operators_check_their_arguments(raw):

@@ -9,6 +9,8 @@ from torch import Tensor
 
 import rl4rec_kernels as rk
 from rl4rec_kernels.ops import _hopper, reference
+from rl4rec_kernels.ops._arguments import Catalog
+from rl4rec_kernels.ops._hopper_sides import operands_of, scales_of_tiles
 from rl4rec_kernels.ops._rounding import round_queries
 from tests.cuda.conftest import OnGpu
 from tests.errors import raises
@@ -82,9 +84,9 @@ def test_pairs_have_the_scores_of_tiles_to_the_bit(raw, emulated_hopper, dim, dt
     case, table, exact = quantized((1, 300, dim), dtype)
     order = torch.randperm(150)  # in other columns
     values, row_stats = (torch.cat([part[:150], part[:150][order]]) for part in table[:2])
-    sides, scales = _hopper.operands_of(
-        case.query.expand(300, -1), _hopper.Catalog(values, None, row_stats, None)
-    )
+    catalog = Catalog(values, None, row_stats, None)
+    *sides, query_scale, table_scale = operands_of(case.query.expand(300, -1), catalog)
+    scales = query_scale, scales_of_tiles(table_scale)
     scores = raw.score_pairs(*sides, None, torch.arange(300), *scales)
     torch.testing.assert_close(scores[:150].double(), exact[0, :150], rtol=0, atol=dim * 2.0**-20)
     with emulated_hopper.mode(Mode(False, False, False)):

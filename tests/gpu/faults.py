@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 import rl4rec_kernels as rk
-from rl4rec_kernels.ops import _hopper, reference
+from rl4rec_kernels.ops import _hopper, _hopper_topk, reference
 from rl4rec_kernels.ops._arguments import Catalog
+from rl4rec_kernels.ops._hopper_sides import operands_of, scales_of_tiles
 from tests.cuda.emulated import ROOT, Emulated, architecture_of, flags_of, nvcc, run, write_all
 from tests.gpu import compiled
 from tests.ops import cases
@@ -122,9 +123,9 @@ def hopper_quantized(raw: Emulated) -> None:
     """Counts of int8, whose queries and items have scales."""
     case = make_catalog_case((3, 300, 72), exact=False)
     table = rk.quantize_table(case.table)
-    sides, scales = _hopper.operands_of(
-        case.query, Catalog(table.values, None, table.row_stats, None)
-    )
+    catalog = Catalog(table.values, None, table.row_stats, None)
+    *sides, query_scale, table_scale = operands_of(case.query, catalog)
+    scales = query_scale, scales_of_tiles(table_scale)
     scores = raw.raw.score_pairs(*sides, None, case.targets, *scales)
     above, tied = raw.raw.count_catalog(*sides, scores, None, *scales)
     every = (sides[0].double() @ sides[1].double().T).float()
@@ -133,6 +134,21 @@ def hopper_quantized(raw: Emulated) -> None:
     want = every.gather(1, case.targets[:, None])
     assert torch.equal(above, (every > want).sum(1))
     assert torch.equal(tied, (every == want).sum(1))
+
+
+def hopper_best(raw: Emulated) -> None:
+    """The best of items, more of which reach the bound of the sample than there is room for."""
+    case = make_catalog_case((2, 700, 16), (cases.BF16, cases.BF16))
+    case.query[:, 0], case.table[:, 0] = 1.0, 50.0
+    case.table[::5] = 0.0
+    spare, _hopper_topk._SPARE = _hopper_topk._SPARE, 30
+    try:
+        bad = torch.zeros(1, dtype=torch.int32)
+        sides = case.query, case.table, 2
+        _, ids = _hopper_topk.topk_catalog(raw.raw, *sides, None, None, None, None, None, bad)
+    finally:
+        _hopper_topk._SPARE = spare
+    assert ids.tolist() == reference.topk_catalog(*sides)[1].tolist()
 
 
 CUDA: dict[str, tuple[Source, Callable[[Emulated], None]]] = {
@@ -163,7 +179,7 @@ CUDA: dict[str, tuple[Source, Callable[[Emulated], None]]] = {
 }  # fmt: skip
 
 TILES, SUM, PARTS = "sm90/tiles.cuh", "sm90/sum.cuh", "sm90/operands.cuh"
-PAIRS = "sm90/pairs.cuh"
+PAIRS, COLLECT, EXCLUDED = "sm90/pairs.cuh", "sm90/collect.cuh", "sm90/excluded.cuh"
 HOPPER: dict[str, Source] = {
     "a place that is freed too early": Source(TILES, "          wait_for_products<1>();\n", ""),
     "items that are not waited for": Source(
@@ -184,8 +200,13 @@ HOPPER: dict[str, Source] = {
         PARTS, "queries + p * step", "queries"),
     "pairs without the scale of their item": Source(
         PAIRS, "scale_at(pairs.scales.item, item)", "1.0f"),
+    "a full room that keeps the first items": Source(
+        COLLECT, "if (slot >= capacity) slot = static_cast<int>(hash(item) % capacity);",
+        "if (slot >= capacity) return;"),
+    "items of a tile that have one id": Source(
+        COLLECT, "(0x7fffffff - item));", "(0x7fffffff - first));"),
     "exclusions of other warps": Source(
-        SUM, "loaded >> 12 == row % kBlockQueries / 16", "loaded >= 0"),
+        EXCLUDED, "loaded >> 12 == row % kBlockQueries / 16", "loaded >= 0"),
     "sums that keep their reference": Source(
         SUM, "      s.sum[h] = s.sum[h] * factor(s.largest[h], larger) + other_sum * "
         "factor(other, larger);\n", "      s.sum[h] += other_sum;\n"),
@@ -267,10 +288,12 @@ def main() -> int:
     hopper_sums(on_hopper)
     hopper_float32(on_hopper)
     hopper_quantized(on_hopper)
+    hopper_best(on_hopper)
     original = on_hopper.text
     for name, source in HOPPER.items():
         on_hopper.use(named_as(with_source(source, "cuda/sm90"), original))
-        checks = {SUM: hopper_sums, PARTS: hopper_float32, PAIRS: hopper_quantized}
+        checks = {SUM: hopper_sums, EXCLUDED: hopper_sums, PARTS: hopper_float32}
+        checks |= {PAIRS: hopper_quantized, COLLECT: hopper_best}
         check = checks.get(source.file, hopper)
         report(f"CUDA on Hopper: {name}", partial(check, on_hopper))
     print(f"{number - missed} of {number} faults found")

@@ -97,7 +97,7 @@ def hopper() -> Any:
 
 @pytest.mark.parametrize("dtype", some([BF16, F16], 2), ids=str)
 @pytest.mark.parametrize("dim", [72, *some([13, 384, 1024], 4, 0)])
-def test_tiles_on_hopper_collect_what_the_sample_of_triton_bounds(hopper, dim, dtype, monkeypatch):
+def test_tiles_on_hopper_have_the_scores_of_triton(hopper, dim, dtype, monkeypatch):
     module = __import__("rl4rec_kernels.ops.triton.topk_catalog", fromlist=["_SPARE"])
     monkeypatch.setattr(module, "_SPARE", 200)
     case = equal_in_other_tiles((dtype, dtype), (3, 702, dim))

@@ -24,7 +24,7 @@ Tensor score_pairs(const Tensor& query, const Tensor& table, const OptionalTenso
   const Pairs pairs{rows ? rows->const_data_ptr<int64_t>() : nullptr,
                     items.const_data_ptr<int64_t>(), count, scores.mutable_data_ptr<float>(),
                     sides.scales};
-  sides.with_types<true, true>([&](auto types) {
+  sides.with_types<true>([&](auto types) {
     using Types = decltype(types);
     constexpr int kBytes = kPairBytes<Types>;
     sides.device.allow_shared(pair_kernel<Types>, kBytes);
@@ -53,22 +53,30 @@ Tensor count_catalog(const Tensor& query, const Tensor& table, const Tensor& tar
 }
 
 // Stores the keys of the items that reach their query's bound to `keys`, int64 [B, capacity], in
-// any order and while there is room, and adds their number to `found`, int32 [B]. Rows that are not
-// `valid` are left out, and so is what scores NaN.
+// any order, and adds their number to `found`, int32 [B]. Where that is more than there is room
+// for, some of the best are kept, see Collect. Rows that are not `valid` are left out, and so are
+// the excluded pairs, as in `sum_catalog`, and what scores NaN. Nothing is done if `needed`, int32
+// [1], is 0.
 void collect_catalog(const Tensor& query, const Tensor& table, const Tensor& bounds,
-                     const OptionalTensor& valid, Tensor keys, Tensor found,
-                     const OptionalTensor& query_scale, const OptionalTensor& table_scale) {
-  const Sides sides(query, table, query_scale, table_scale);
+                     const OptionalTensor& valid, const OptionalTensor& pairs,
+                     const OptionalTensor& starts, const OptionalTensor& needed, Tensor keys,
+                     Tensor found, const OptionalTensor& query_scale,
+                     const OptionalTensor& table_scale) {
+  Sides sides(query, table, query_scale, table_scale);
   const int64_t num_queries = sides.query.rows;
   check(is_vector(bounds, query, ScalarType::Long, num_queries) &&
-            is_vector(found, query, ScalarType::Int, num_queries),
-        "bounds must be contiguous int64 [", num_queries, "] and found int32 on ", kDeviceName);
+            is_vector(found, query, ScalarType::Int, num_queries) &&
+            (!needed || is_vector(*needed, query, ScalarType::Int, 1)),
+        "bounds must be contiguous int64 [", num_queries, "], found and needed int32 on ",
+        kDeviceName);
   check(on_device(keys, query.get_device_index()) && keys.scalar_type() == ScalarType::Long &&
             keys.dim() == 2 && keys.size(0) == num_queries && keys.is_contiguous() &&
-            keys.size(1) <= std::numeric_limits<int32_t>::max(),
+            keys.size(1) > 0 && keys.size(1) <= std::numeric_limits<int32_t>::max(),
         "keys must be contiguous int64 [", num_queries, ", capacity] on ", kDeviceName);
+  if (needed) sides.needed = needed->const_data_ptr<int32_t>();
   score_tiles(sides, valid,
-              Collect{bounds.const_data_ptr<int64_t>(), keys.mutable_data_ptr<int64_t>(),
+              Collect{sides.excluded(pairs, starts), bounds.const_data_ptr<int64_t>(),
+                      static_cast<long long*>(keys.mutable_data_ptr()),
                       static_cast<int*>(found.mutable_data_ptr()), static_cast<int>(num_queries),
                       static_cast<int>(keys.size(1))});
 }
@@ -80,7 +88,8 @@ RL4REC_CUDA_OPERATOR(count_catalog,
                      "(Tensor query, Tensor table, Tensor target_scores, Tensor? valid, "
                      "Tensor? query_scale=None, Tensor? table_scale=None) -> Tensor")
 RL4REC_CUDA_OPERATOR(collect_catalog,
-                     "(Tensor query, Tensor table, Tensor bounds, Tensor? valid, Tensor(a!) keys, "
+                     "(Tensor query, Tensor table, Tensor bounds, Tensor? valid, Tensor? pairs, "
+                     "Tensor? starts, Tensor? needed, Tensor(a!) keys, "
                      "Tensor(b!) found, Tensor? query_scale=None, Tensor? table_scale=None) -> ()")
 
 }  // namespace

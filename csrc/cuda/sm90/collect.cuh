@@ -1,14 +1,16 @@
 // The epilogue that collects the items that reach a bound of their query, for topk_catalog.
 #pragma once
 
-#include "cuda/sm90/tiles.cuh"
+#include "cuda/sm90/excluded.cuh"
 
 namespace rl4rec {
 
 // A key is a score and an item in one number that sorts as results do, see
 // rl4rec_kernels/ops/triton/topk_catalog.py.
+//
+// Where there is no room left, the best key of each of many groups of items is kept, by a hash of
+// the item: k of them are a close bound of the k best items.
 struct Collect {
-  static constexpr bool kSplits = false;  // bounds are Triton's, whose float32 has other bits
   static constexpr bool kScales = true;
   static constexpr int kGroups = 4;  // of the columns of a thread, whose maxima are known
 
@@ -20,6 +22,12 @@ struct Collect {
   // To integers that sort as floats do, and back.
   static __device__ __forceinline__ int ordered(int bits) {
     return bits < 0 ? bits ^ 0x7fffffff : bits;
+  }
+
+  static __device__ __forceinline__ unsigned hash(unsigned item) {
+    item = (item ^ item >> 16) * 0x85ebca6bu;  // the last steps of MurmurHash3
+    item = (item ^ item >> 13) * 0xc2b2ae35u;
+    return item ^ item >> 16;
   }
 
   __device__ __forceinline__ void begin(State& s, int row) const {
@@ -54,8 +62,9 @@ struct Collect {
   }
 
   // The places of all keys of a tile are fetched at once: that takes longer than to compare.
-  __device__ __forceinline__ void tile(State& s, const float (&d)[kScores], int row, int first,
+  __device__ __forceinline__ void tile(State& s, float (&d)[kScores], int row, int first,
                                        Odd) const {
+    excluded.mask(d, row, first / kTileItems);
     float best[kGroups][2];
     bool any = false;
 #pragma unroll
@@ -76,18 +85,19 @@ struct Collect {
     for (int h = 0; h < 2; ++h)
       if (count[h] > 0) place[h] = atomicAdd(found + row + 8 * h, count[h]);
     visit(s, d, best, first, [&](int h, float score, int item) {
-      const int slot = place[h]++;
-      if (slot >= capacity) return;
+      int slot = place[h]++;
+      if (slot >= capacity) slot = static_cast<int>(hash(item) % capacity);
       const int bits = ordered(__float_as_int(score + 0.0f));  // -0 becomes 0
-      keys[static_cast<int64_t>(row + 8 * h) * capacity + slot] =
-          static_cast<int64_t>(bits) << 32 | (0x7fffffff - item);
+      atomicMax(keys + static_cast<int64_t>(row + 8 * h) * capacity + slot,
+                static_cast<long long>(bits) << 32 | (0x7fffffff - item));
     });
   }
 
   __device__ __forceinline__ void end(State&, int, int) const {}
 
+  Excluded excluded;
   const int64_t* bounds;  // keys [B]
-  int64_t* keys;          // [B, capacity]
+  long long* keys;        // [B, capacity]
   int* found;             // of each query [B], more than capacity if there was no room
   int num_queries, capacity;
 };

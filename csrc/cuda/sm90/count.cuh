@@ -6,7 +6,7 @@
 namespace rl4rec {
 
 struct Count {
-  static constexpr bool kSplits = true, kScales = true;
+  static constexpr bool kScales = true;
 
   struct State {
     float target[2];

@@ -17,24 +17,16 @@ Tensor sum_catalog(const Tensor& query, const Tensor& table, const OptionalTenso
                    const OptionalTensor& starts, double scale, OptionalTensor counts) {
   const Sides sides(query, table, std::nullopt, std::nullopt);
   const int64_t num_queries = sides.query.rows, tiles = sides.tiles();
-  const int64_t cells = sides.query_blocks() * tiles;
-  check(target_scores.has_value() == counts.has_value() && pairs.has_value() == starts.has_value(),
-        "target_scores go with counts, and pairs with starts");
+  check(target_scores.has_value() == counts.has_value(), "target_scores go with counts");
   check(!counts || (is_vector(*target_scores, query, ScalarType::Float, num_queries) &&
                     is_vector(*counts, query, ScalarType::Long, 2 * num_queries)),
         "target_scores must be contiguous float32 [", num_queries, "] and counts int64 [",
         2 * num_queries, "] on ", kDeviceName);
-  check(!pairs || (is_vector(*pairs, query, ScalarType::Int, pairs->numel()) &&
-                   is_vector(*starts, query, ScalarType::Long, cells + 1)),
-        "pairs must be contiguous int32 and starts int64 [", cells + 1, "] on ", kDeviceName);
   const int64_t tiles_a_range = (tiles + kMostRanges - 1) / kMostRanges;
   const int64_t ranges = tiles == 0 ? 0 : (tiles + tiles_a_range - 1) / tiles_a_range;
   const Tensor sums = torch::stable::new_empty(query, {2, num_queries, ranges}, ScalarType::Float);
   Sum sum = {};
-  if (pairs) {
-    sum.excluded = {pairs->const_data_ptr<int32_t>(), starts->const_data_ptr<int64_t>(),
-                    static_cast<int>(tiles)};
-  }
+  sum.excluded = sides.excluded(pairs, starts);
   sum.scale = static_cast<float>(scale);
   sum.largest_scores = sums.mutable_data_ptr<float>();
   sum.sums = sum.largest_scores + num_queries * ranges;

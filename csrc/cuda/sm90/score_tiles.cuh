@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "cuda/arguments.cuh"
+#include "cuda/sm90/excluded.cuh"
 #include "cuda/sm90/tensor_map.cuh"
-#include "cuda/sm90/tiles.cuh"
 
 namespace rl4rec {
 namespace {
@@ -24,7 +24,9 @@ __global__ void __launch_bounds__(kPackThreads)
 // the values.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    prepare_kernel(const Rows<T> rows, typename Multiplied<T>::Bits* prepared, int64_t width) {
+    prepare_kernel(const Rows<T> rows, typename Multiplied<T>::Bits* prepared, int64_t width,
+                   const int* needed) {
+  if (needed && *needed == 0) return;
   const int64_t row = blockIdx.x;
   for (int part = 0; part < kParts<T>; ++part)
     for (int64_t j = threadIdx.x; j < width; j += kThreads)
@@ -63,9 +65,8 @@ struct Sides {
               read_scales(table_scale, "table_scale", is_int8 || is_float8, tiles() * kTileItems)};
   }
 
-  // Calls fn(Operands<...>()). Without kSplits float32 is an error, without kScales quantized
-  // tables.
-  template <bool kSplits, bool kScales, typename Fn>
+  // Calls fn(Operands<...>()). Without kScales quantized tables are an error.
+  template <bool kScales, typename Fn>
   void with_types(const Fn& fn) const {
     const ScalarType type = query.owner.scalar_type(), other = table.owner.scalar_type();
     if (type == ScalarType::Half) return fn(Operands<Float16, Float16>());
@@ -73,10 +74,8 @@ struct Sides {
       if (type == ScalarType::Char) return fn(Operands<Int8, Int8>());
       if (other == ScalarType::Float8_e4m3fn) return fn(Operands<BFloat16, Float8>());
     }
-    if constexpr (kSplits) {
-      if (type == ScalarType::Float && other == type) return fn(Operands<Float32, Float32>());
-      if (type == ScalarType::Float) return fn(Operands<Float32, BFloat16>());
-    }
+    if (type == ScalarType::Float && other == type) return fn(Operands<Float32, Float32>());
+    if (type == ScalarType::Float) return fn(Operands<Float32, BFloat16>());
     check(type == ScalarType::BFloat16 && other == type,
           "this operator does not take the dtypes of query and table");
     fn(Operands<BFloat16, BFloat16>());
@@ -85,9 +84,22 @@ struct Sides {
   int64_t query_blocks() const { return (query.rows + kBlockQueries - 1) / kBlockQueries; }
   int64_t tiles() const { return (table.rows + kTileItems - 1) / kTileItems; }
 
+  // Excluded pairs, int32, and where those of each tile begin in them, int64, see Excluded.
+  Excluded excluded(const OptionalTensor& pairs, const OptionalTensor& starts) const {
+    check(pairs.has_value() == starts.has_value(), "pairs go with starts");
+    if (!pairs) return {};
+    const int64_t cells = query_blocks() * tiles();
+    check(is_vector(*pairs, query.owner, ScalarType::Int, pairs->numel()) &&
+              is_vector(*starts, query.owner, ScalarType::Long, cells + 1),
+          "pairs must be contiguous int32 and starts int64 [", cells + 1, "] on ", kDeviceName);
+    return {pairs->const_data_ptr<int32_t>(), starts->const_data_ptr<int64_t>(),
+            static_cast<int>(tiles())};
+  }
+
   const Device device;
   Matrix query, table;
   Scales scales;
+  const int* needed = nullptr;  // the kernels do nothing where this is 0
 
  private:
   // Of items as many as there are in all tiles, so that they are read in pairs.
@@ -154,7 +166,7 @@ struct Boxes {
     copy = torch::stable::new_empty(sides.query.owner, sizes, kBytes);
     Bits* data = static_cast<Bits*>(copy->mutable_data_ptr());
     sides.device.launch(prepare_kernel<T>, rows.count, kThreads, 0, rows, data,
-                        static_cast<int64_t>(width));
+                        static_cast<int64_t>(width), sides.needed);
     map = describe_matrix<Made>(data, rows.count, columns, columns, box_rows);
   }
 
@@ -193,13 +205,13 @@ void score_tiles(const Sides& sides, const OptionalTensor& valid, const Epilogue
                         static_cast<const uint8_t*>(valid->const_data_ptr()), num_items,
                         static_cast<uint32_t*>(words->mutable_data_ptr()));
   }
-  sides.with_types<Epilogue::kSplits, Epilogue::kScales>([&](auto types) {
+  sides.with_types<Epilogue::kScales>([&](auto types) {
     using Types = decltype(types);
     Work<Types> w = {};
     w.query = sides.query.as_rows<typename Types::Query>();
     w.table = sides.table.as_rows<typename Types::Item>();
     w.valid = words ? static_cast<const uint32_t*>(words->const_data_ptr()) : nullptr;
-    w.scales = sides.scales;
+    w.scales = sides.scales, w.needed = sides.needed;
     constexpr int kSlice = kSliceDim<typename Types::Product>;
     w.slices = w.query.dim == 0 ? 1 : static_cast<int>((w.query.dim + kSlice - 1) / kSlice);
     w.query_blocks = static_cast<int>(sides.query_blocks());

@@ -11,7 +11,7 @@
 // each part, and is multiplied with several parts of the queries.
 //
 // An epilogue is a struct with
-//   kSplits, kScales      whether it takes float32, and quantized tables
+//   kScales               whether it takes quantized tables
 //   State                 what a thread keeps
 //   begin(state, row)     a block of queries; the thread has rows `row` and `row + 8`
 //   tile(state, d, row, first, odd)   scores of a tile, which it may change; the first column of
@@ -50,6 +50,7 @@ struct Work {
   Rows<typename Types::Query> query;
   Rows<typename Types::Item> table;
   Scales scales;                 // of the items of all tiles, 0 after the last one
+  const int* needed;             // nothing is done where this is 0; or null
   int query_width, table_width;  // columns from part to part, in what is copied by boxes
   const uint32_t* valid;         // a bit for each item of all tiles, 0 after the last one; or null
   int slices;
@@ -318,6 +319,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
                 const __grid_constant__ CUtensorMap table, const Work<Types> w,
                 const Epilogue epilogue) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  if (w.needed && __ldg(w.needed) == 0) return;
   constexpr int kStages = Types::kStages;
   const uint32_t queries = aligned_shared();
   const uint32_t stages = queries + w.query_bytes();

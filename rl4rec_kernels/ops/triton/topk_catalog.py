@@ -12,9 +12,6 @@ the order of ties does not depend on chance, and a table of equal items is not a
 sample is asked for as many more items as are excluded; these are removed before the sort.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -276,7 +273,6 @@ def _best_keys(
     valid: Tensor | None,
     excluded: Tensor | None,
     first_row: int,
-    collect: Callable[..., Any] | None,
 ) -> Tensor:
     """Keys of the k best items of each query in order, int64 [B, k]; `_NO_KEY` fills up."""
     sides, tile, options = both
@@ -289,11 +285,8 @@ def _best_keys(
         keys = torch.full((num_queries, capacity), _NO_KEY, dtype=torch.int64, device=device)
         found = torch.zeros(num_queries, dtype=torch.int32, device=device)
         room, both_sides = (found, capacity), (sides, tile)
-        if collect is None:
-            programs, tiles = share_tiles(sides)
-            launch(_collect, programs, keys, *room, bounds, valid, tiles, *both_sides, **options)
-        else:
-            collect(sides.query, sides.table, bounds, valid, keys, found)
+        programs, tiles = share_tiles(sides)
+        launch(_collect, programs, keys, *room, bounds, valid, tiles, *both_sides, **options)
         size = 0 if excluded is None else excluded.numel()
         args = (k, excluded, size, size.bit_length(), first_row, valid)
         launch(_search_again, num_queries, keys, *room, *args, *both_sides, **options)
@@ -315,13 +308,8 @@ def topk_catalog(
     row_stats: Tensor | None,
     source: Tensor | None,
     bad: Tensor,
-    collect: Callable[..., Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `ops.reference.topk_catalog`, in float32; `bad` is set if an id is out of range.
-
-    `collect` may do the second step with the arithmetic of a tile; see `collect_catalog` in
-    csrc/cuda/sm90.
-    """
+    """As `ops.reference.topk_catalog`, in float32; `bad` is set if an id is out of range."""
     if source is not None:  # exact, and fast enough on the tensor cores
         table, row_stats = source, None
     valid = None if valid is None else valid.contiguous()
@@ -341,9 +329,7 @@ def topk_catalog(
     for first in range(0, num_queries, step):
         rows = slice(first, first + step)
         allowed = allowance[rows] if isinstance(allowance, Tensor) else allowance
-        keys[rows] = _best_keys(
-            both.part(rows), k, allowed, wanted, valid, excluded, first, collect
-        )
+        keys[rows] = _best_keys(both.part(rows), k, allowed, wanted, valid, excluded, first)
     ordered = (keys >> 32).to(torch.int32)
     scores = torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).view(torch.float32)
     missing = keys == _NO_KEY
