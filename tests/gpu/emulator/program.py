@@ -21,6 +21,9 @@ def bits_of(type_name: str) -> int:
 
 def split(text: str) -> list[str]:
     """Operands: parts between commas outside of brackets."""
+    if not any(bracket in text for bracket in "[{("):
+        parts = [part.strip() for part in text.split(",")]
+        return parts if parts[-1] else parts[:-1]
     parts, depth, start = [], 0, 0
     for at, char in enumerate(text):
         if char in "[{(":

@@ -40,6 +40,7 @@ class Registers:
         self.registers: dict[str, Array] = {}
         self._files: list[Array] = []
         self._rows: dict[str, int] = {}  # in the file of its size
+        self._constants: dict[tuple[str, np.dtype], Any] = {}
         for bits in (1, 16, 32, 64):
             names = [
                 n for n, b in program.registers.items() if (max(b, 16) if b > 1 else 1) == bits
@@ -99,7 +100,9 @@ class Registers:
             if register.dtype.itemsize < wanted.itemsize:
                 raise Fault(f"{self.program.name}: {operand} is read as {kind}")
             return register.view(wanted)[:: register.dtype.itemsize // wanted.itemsize]
-        return self._constant(operand, wanted)
+        if (operand, wanted) not in self._constants:
+            self._constants[operand, wanted] = self._constant(operand, wanted)
+        return self._constants[operand, wanted]
 
     def _constant(self, operand: str, wanted: np.dtype) -> Any:
         program = self.program
