@@ -2,9 +2,10 @@
 
 Torch computes all scores, and their log-softmax. The limit of the forward pass is the rank in the
 catalog, which needs the same scores, or the fastest product that gives them as exactly: torch's own
-in float32, or four in bfloat16, which is what CPUs with AMX compute here (two parts of the items,
-three of the queries). A step of training needs three products, of which two take three in bfloat16.
-A million items are scored for fewer queries and without torch.compile: that takes minutes less.
+in float32, or four in bfloat16 (two parts of the items, three of the queries); CPUs with AMX
+compute six in int8 here. A step of training needs three products, of which two take three in
+bfloat16. A million items are scored for fewer queries and without torch.compile: that takes minutes
+less.
 """
 
 import functools

@@ -294,11 +294,11 @@ int64_t score_and_collect(const uint32_t* panel, const void* items, int64_t stri
   return rows.finish();
 }
 
-void score_and_add(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
-                   float* scores, const Unsummed& others) {
+int64_t score_and_add(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                      const Int8Scales& scales, float* scores, const Unsummed& others) {
   softmax::GroupMeanwhile<32> rows(others, words / kInstructionWords);
-  BFloat16::score(panel, items, stride, words, {}, scores, rows);
-  rows.finish();
+  BFloat16::score(panel, items, stride, words, scales, scores, rows);
+  return rows.finish();
 }
 
 template <typename Kernel>
@@ -314,9 +314,10 @@ void set_kernels(Level& level, Arithmetic arithmetic, float cost,
                             nullptr,
                             nullptr,
                             score_and_count<Kernel>,
-                            score_and_collect<Kernel>};
-  level.narrow[arithmetic] = {16,     64,      16,      kInstructionWords, 0,      cost,
-                              narrow, nullptr, nullptr, nullptr,           nullptr};
+                            score_and_collect<Kernel>,
+                            nullptr};
+  level.narrow[arithmetic] = {16,     64,      16,      kInstructionWords, 0,       cost,
+                              narrow, nullptr, nullptr, nullptr,           nullptr, nullptr};
 }
 
 }  // namespace
@@ -327,7 +328,7 @@ void set_amx_kernels(Level& level) {
   set_kernels<Split>(level, kSplit, 0.05f, score_split_narrow);
   set_kernels<SplitInt8>(level, kSplitInt8, 0.027f, score_split_int8_narrow);
   set_kernels<Int8>(level, kInt8Quads, 0.012f, score_int8_narrow);
-  level.softmax.score_and_add = score_and_add;
+  level.wide[kBFloat16Pairs].score_and_add = score_and_add;
   level.enter = configure_tiles;
   level.leave = release_tiles;
 }

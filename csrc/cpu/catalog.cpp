@@ -27,6 +27,7 @@ TileKernels tile_for(Arithmetic arithmetic, int64_t num_queries) {
             level.lanes.count[log2],
             level.lanes.count_and_collect[log2],
             nullptr,
+            nullptr,
             nullptr};
   }
   const TileKernels& narrow = level.narrow[arithmetic];
@@ -49,6 +50,7 @@ int64_t words_of(Arithmetic arithmetic, int64_t dim, int64_t step) {
     case kBFloat16Pairs: return round_up(divide_up(dim, 2), step);
     case kSplit: return 2 * round_up(divide_up(dim, 2), step);
     case kSplitInt8: return 2 * round_up(divide_up(dim, 4), step);
+    case kThreeInt8: return 3 * round_up(divide_up(dim, 4), step);
     case kInt8Quads: return round_up(divide_up(dim, 4), step);
     case kFew: return round_up(dim, kStep);
     default: return dim;
@@ -181,11 +183,14 @@ void ItemTile::add(int64_t id) {
   const int64_t bytes = items.dim * items.value_bytes;
   float scale = catalog_.scale(id);
   if (catalog_.rounds) {
-    prefetch_row(items, std::min(id + kRoundedAhead, items.rows - 1));
+    if (catalog_.arithmetic != kThreeInt8)  // which is prefetched while scores are computed
+      prefetch_row(items, std::min(id + kRoundedAhead, items.rows - 1));
     uint32_t* second = catalog_.arithmetic == kBFloat16Pairs ? nullptr : to + catalog_.words / 2;
     RowNorms norms{};
     if (catalog_.arithmetic == kSplitInt8)
       items.to_split_int8(id, to, second, &scale, &norms);
+    else if (catalog_.arithmetic == kThreeInt8)
+      items.to_three_int8(id, to, catalog_.words / 3, &scale, &norms);
     else
       items.to_bfloat16(id, to, second, &norms.norm, &norms.error);
     include(norms);
@@ -248,6 +253,12 @@ int64_t ItemTile::multiply_and_collect(const Panels& panels, int64_t p, float* s
                                        const Uncollected& others) const {
   return catalog_.tile.score_and_collect(panels.panel(p), data_, data_stride_, catalog_.words,
                                          panels.scales(p, scales_), scores, others);
+}
+
+int64_t ItemTile::multiply_and_add(const Panels& panels, int64_t p, float* scores,
+                                   const Unsummed& others) const {
+  return catalog_.tile.score_and_add(panels.panel(p), data_, data_stride_, catalog_.words,
+                                     panels.scales(p, scales_), scores, others);
 }
 
 int64_t ItemTile::find(int64_t id) const {

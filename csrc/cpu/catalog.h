@@ -127,6 +127,8 @@ class ItemTile {
                           const Uncounted& others) const;
   int64_t multiply_and_collect(const Panels& panels, int64_t p, float* scores,
                                const Uncollected& others) const;
+  int64_t multiply_and_add(const Panels& panels, int64_t p, float* scores,
+                           const Unsummed& others) const;
   bool is_settled(const Panels& panels, int64_t p, const float* compared) const {
     if (catalog_.arithmetic == kBFloat16Pairs) return !compared && !panels.has_unusual(p);
     if (catalog_.items.storage != kInt8) return true;

@@ -53,8 +53,11 @@ class Pass {
     parallel_for(0, call_.queries.rows, kQueriesPerThread, [&](int64_t begin, int64_t end) {
       for (int64_t q = begin; q < end; ++q) {
         if (static_cast<bool>(is_chosen[q]) != chosen) continue;
-        for (int64_t b = 0; b < num_blocks_; ++b)
-          sums[q].add(partials_[q * num_blocks_ + b].reference, partials_[q * num_blocks_ + b].sum);
+        const double rounding = catalog_.rounds ? splits_.rounding(q) : 0.0;
+        for (int64_t b = 0; b < num_blocks_; ++b) {
+          const Partial& partial = partials_[q * num_blocks_ + b];
+          sums[q].add(partial.reference + rounding, partial.sum);
+        }
       }
     });
   }
@@ -101,22 +104,17 @@ class Pass::Range {
   }
 
   void run() {
-    if (pass_.catalog_.rounds) {
-      split_panels_.emplace(pass_.catalog_, call_.queries);
-      split_panels_->pack(range_.first_query, range_.first_query + range_.num_queries);
-    }
+    const Panels* split_panels =
+        pass_.catalog_.rounds ? &pack(split_panels_, pass_.catalog_) : nullptr;
     for (int64_t begin = range_.begin; begin < range_.end; begin += pass_.rows_) {
       const int64_t end = std::min(begin + pass_.rows_, range_.end);
       const auto before = std::make_tuple(above_, tied_, num_heavy_, heavy_.size());
-      if (!split_panels_ || !add_block(pass_.catalog_, begin, end)) {
+      if (!split_panels || !add_block(pass_.catalog_, *split_panels, begin, end)) {
         close_.clear();
         heavy_.resize(std::get<3>(before));
         std::tie(above_, tied_, num_heavy_, std::ignore) = before;
-        if (!exact_panels_) {
-          exact_panels_.emplace(call_.catalog, call_.queries);
-          exact_panels_->pack(range_.first_query, range_.first_query + range_.num_queries);
-        }
-        add_block(call_.catalog, begin, end);
+        const Panels& exact = exact_panels_ ? *exact_panels_ : pack(exact_panels_, call_.catalog);
+        add_block(call_.catalog, exact, begin, end);
       }
       decide();
       for (int64_t i = 0; i < range_.num_queries; ++i)
@@ -129,79 +127,42 @@ class Pass::Range {
   }
 
  private:
-  // Returns false if the items do not allow scores of this kind.
-  bool add_block(const Catalog& catalog, int64_t begin, int64_t end) {
-    std::fill(references_.begin(), references_.end(), -FLT_MAX);
-    std::fill(sums_.begin(), sums_.end(), 0.0);
-    return catalog.rounds ? add_split(catalog, begin, end) : add_exact(begin, end);
+  const Panels& pack(std::optional<Panels>& panels, const Catalog& catalog) {
+    panels.emplace(catalog, call_.queries);
+    panels->pack(range_.first_query, range_.first_query + range_.num_queries);
+    return *panels;
   }
 
-  bool add_exact(int64_t begin, int64_t end) {
-    const Catalog& catalog = call_.catalog;
-    const int64_t lanes = catalog.tile.lanes, num_panels = exact_panels_->size();
+  // Adds the scores of one panel while those of the next one are computed, if there are kernels
+  // that do. Returns false if the items do not allow scores of this kind.
+  bool add_block(const Catalog& catalog, const Panels& panels, int64_t begin, int64_t end) {
+    std::fill(references_.begin(), references_.end(), -FLT_MAX);
+    std::fill(sums_.begin(), sums_.end(), 0.0);
+    const int64_t lanes = catalog.tile.lanes, num_panels = panels.size();
+    const float* heavy = catalog.rounds ? &pass_.thresholds_->heavy[range_.first_query] : nullptr;
     auto entries = call_.exclusions.seek(range_.first_query, lanes, num_panels, begin);
     ItemTile tile(catalog);
     alignas(64) float buffers[2][kMaxTileScores];
-    const auto add_and_score = level().softmax.score_and_add;
     while ((begin = tile.load(begin, end)), tile.size() > 0) {
-      const bool adds_meanwhile = add_and_score && catalog.arithmetic == kBFloat16Pairs &&
-                                  lanes == kMaxLanes && tile.size() == catalog.tile.rows;
+      if (catalog.rounds && !pass_.splits_.allows(tile)) return false;
+      const bool adds_meanwhile = catalog.tile.score_and_add && tile.size() == catalog.tile.rows;
       for (int64_t p = 0; p < num_panels; ++p) {
         float* scores = buffers[p % 2];
-        if (p > 0 && adds_meanwhile)
-          add_and_score(exact_panels_->panel(p), tile.data(), tile.stride(), catalog.words, scores,
-                        unsummed(lanes, p - 1, buffers[(p - 1) % 2], nullptr));
-        else
-          tile.multiply(*exact_panels_, p, scores);
-        if (catalog.settles) tile.settle(*exact_panels_, p, nullptr, scores);
+        if (p > 0 && adds_meanwhile) {
+          const Unsummed last = unsummed(lanes, p - 1, buffers[(p - 1) % 2], heavy);
+          collect_heavy(tile, p - 1, last, tile.multiply_and_add(panels, p, scores, last));
+        } else {
+          tile.multiply(panels, p, scores);
+        }
+        if (catalog.settles) tile.settle(panels, p, nullptr, scores);
         prefetch_part(catalog, begin, p, num_panels);
-        if (pass_.has_counted()) count(tile, p, entries[p], scores);
+        if (pass_.has_counted() && !catalog.rounds) count(tile, p, entries[p], scores);
         call_.exclusions.apply(entries[p], range_.first_query + p * lanes, lanes, tile, -kInfinity,
                                scores);
-        if (!adds_meanwhile || p + 1 == num_panels)
-          add(catalog, tile.size(), unsummed(lanes, p, scores, nullptr));
-      }
-    }
-    return true;
-  }
-
-  // Adds the scores of one panel while those of the next one are computed.
-  bool add_split(const Catalog& catalog, int64_t begin, int64_t end) {
-    constexpr int64_t kTiles = SplitPanels::kTiles;
-    const int64_t lanes = catalog.tile.lanes, num_panels = split_panels_->size();
-    auto entries = call_.exclusions.seek(range_.first_query, lanes, num_panels, begin);
-    TileStrip strip(catalog, kTiles);
-    alignas(64) float buffers[2][kTiles * kMaxTileScores];
-    const auto last_scores = [&](int64_t p, int64_t t) {
-      return unsummed(lanes, p - 1, buffers[(p - 1) % 2] + t * kMaxTileScores,
-                      &pass_.thresholds_->heavy[range_.first_query]);
-    };
-    while ((begin = strip.load(begin, end)), strip.size() > 0) {
-      if (!pass_.splits_.allows(strip)) return false;
-      const auto is_added_meanwhile = [&](int64_t p, int64_t t) {
-        return 0 < p && p < num_panels && strip[t].size() == catalog.tile.rows;
-      };
-      for (int64_t p = 0; p <= num_panels; ++p) {
-        float* all = buffers[p % 2];
-        if (p < num_panels)
-          split_panels_->score(
-              strip, p, all,
-              [&](int64_t t) -> std::optional<Unsummed> {
-                if (!is_added_meanwhile(p, t)) return std::nullopt;
-                return last_scores(p, t);
-              },
-              [&](int64_t t, int64_t n) { collect_heavy(strip[t], p - 1, last_scores(p, t), n); });
-        for (int64_t t = 0; t < strip.size(); ++t) {
-          if (p > 0 && !is_added_meanwhile(p, t)) {
-            const Unsummed last = last_scores(p, t);
-            collect_heavy(strip[t], p - 1, last, add(catalog, strip[t].size(), last));
-          }
-          if (p == num_panels) continue;
-          float* own = all + t * kMaxTileScores;
-          call_.exclusions.apply(entries[p], range_.first_query + p * lanes, lanes, strip[t],
-                                 -kInfinity, own);
-          if (pass_.has_counted()) collect_close(catalog.tile, strip[t], p, own);
-        }
+        if (pass_.has_counted() && catalog.rounds) collect_close(catalog.tile, tile, p, scores);
+        if (adds_meanwhile && p + 1 < num_panels) continue;
+        const Unsummed own = unsummed(lanes, p, scores, heavy);
+        collect_heavy(tile, p, own, add(catalog, tile.size(), own));
       }
     }
     return true;
@@ -302,13 +263,13 @@ class Pass::Range {
   std::vector<Pair> close_;
   int64_t num_pairs_ = 0, num_close_ = 0;
   uint32_t positions_[kMaxPositions];
-  std::optional<SplitPanels> split_panels_;
-  std::optional<Panels> exact_panels_;
+  std::optional<Panels> split_panels_, exact_panels_;
 };
 
 void Pass::run() {
-  Partition ranges =
-      Partition::by_items(catalog_, call_.queries.rows, Partition::panels_at_once(catalog_));
+  // Rounding items takes so long that it pays to do it once, for more queries than usual.
+  const int64_t max_panels = Partition::panels_at_once(catalog_) * (catalog_.rounds ? 2 : 1);
+  Partition ranges = Partition::by_items(catalog_, call_.queries.rows, max_panels);
   ranges.range_rows = (ranges.range_rows + rows_ - 1) / rows_ * rows_;
   ranges.num_ranges = (catalog_.items.rows + ranges.range_rows - 1) / ranges.range_rows;
   heavy_.resize(ranges.size());
@@ -343,7 +304,7 @@ bool add_exactly(const SoftmaxCall& call, const SplitScores& splits, const Thres
   parallel_for(0, call.queries.rows, kQueriesPerThread, [&](int64_t begin, int64_t end) {
     ExactPairs exact(call.queries, call.catalog.items,
                      [&](int64_t query, int64_t, float approximate, float score) {
-                       sums[query].replace(approximate, score);
+                       sums[query].replace(approximate + splits.rounding(query), score);
                      });
     for (int64_t q = begin; q < end; ++q) {
       if (ends[q] == ends[q + 1]) continue;
@@ -365,7 +326,7 @@ bool sum_exponentials(const SoftmaxCall& call, std::vector<LogSum>& sums, Counts
   bool complete = false, has_counted = false;
   sums.assign(num_queries, LogSum(call.temperature));
   if (splits.any_split()) {
-    Catalog split(call.catalog, kSplit, call.queries);
+    Catalog split(call.catalog, kThreeInt8, call.queries);
     split.settles = false;
     if (!splits.all_split()) counts = nullptr;
     const Thresholds thresholds(call, split, splits, counts != nullptr);

@@ -4,6 +4,7 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
+#include <vector>
 
 namespace rl4rec {
 namespace {
@@ -73,6 +74,20 @@ void Embeddings::to_bfloat16(int64_t i, uint32_t* first, uint32_t* second, float
 void Embeddings::to_split_int8(int64_t i, uint32_t* first, uint32_t* second, float* scale,
                                RowNorms* norms) const {
   level().rows.to_split_int8[storage](row(i), dim, first, second, scale, norms);
+}
+
+void Embeddings::to_three_int8(int64_t i, uint32_t* words, int64_t part_words, float* scale,
+                               RowNorms* norms) const {
+  const auto* values = static_cast<const float*>(row(i));
+  if (storage != kFloat32 || dim % kProductVector != 0) {
+    thread_local std::vector<float> copy;
+    copy.resize(padded_dim());
+    copy_row(i, copy.data());
+    values = copy.data();
+  }
+  auto* bytes = reinterpret_cast<int8_t*>(words);
+  level().splits.split_three(values, dim, {{bytes, bytes + 4 * part_words, bytes + 8 * part_words}},
+                             scale, norms);
 }
 
 void Embeddings::to_int16(int64_t i, int16_t* values, float* scale, RowNorms* norms) const {

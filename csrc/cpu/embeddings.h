@@ -26,8 +26,14 @@ struct Embeddings {
   // Both have room for padded_dim() bytes.
   void to_split_int8(int64_t i, uint32_t* first, uint32_t* second, float* scale,
                      RowNorms* norms) const;
-  // The same as int16, the scale times 256 first parts plus second parts, for up to kMaxInt8Dim
-  // dimensions.
+  // Writes row i as a scale, a power of two, times three int8, the last ones worth 1, and each of
+  // the others 256 times the next. The parts are `part_words` words apart, which have room for all
+  // values. What this leaves out of a value is at most half the scale, which is about 2^-22 of the
+  // row's largest one or less.
+  void to_three_int8(int64_t i, uint32_t* words, int64_t part_words, float* scale,
+                     RowNorms* norms) const;
+  // As to_split_int8, but int16, the scale times 256 first parts plus second parts, for up to
+  // kMaxInt8Dim dimensions.
   void to_int16(int64_t i, int16_t* values, float* scale, RowNorms* norms) const;
   // Of row i of a bfloat16 matrix.
   Extremes extremes(int64_t i) const {

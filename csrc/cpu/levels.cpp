@@ -16,11 +16,11 @@
 namespace rl4rec {
 
 // A level's kernel files (see CMakeLists.txt) define some of these.
-#define RL4REC_DECLARE_LEVEL(level)                                                    \
-  namespace level {                                                                    \
-  void set_row_kernels(Level&), set_tile_kernels(Level&), set_softmax_kernels(Level&), \
-      set_dot_kernels(Level&), set_amx_kernels(Level&), set_product_kernels(Level&),   \
-      set_int8_kernels(Level&), set_split_kernels(Level&);                             \
+#define RL4REC_DECLARE_LEVEL(level)                                                        \
+  namespace level {                                                                        \
+  void set_row_kernels(Level&), set_tile_kernels(Level&), set_softmax_kernels(Level&),     \
+      set_dot_kernels(Level&), set_amx_kernels(Level&), set_product_kernels(Level&),       \
+      set_int8_kernels(Level&), set_split_kernels(Level&), set_three_int8_kernels(Level&); \
   }
 RL4REC_DECLARE_LEVEL(portable)
 RL4REC_DECLARE_LEVEL(avx2)
@@ -73,7 +73,7 @@ const LevelRow kTable[] = {
      [] { return true; },
      {avx2::set_row_kernels, avx2::set_tile_kernels, avx2::set_softmax_kernels,
       avx2::set_int8_kernels, amx_emulated::set_amx_kernels, amx_emulated::set_product_kernels,
-      amx_emulated::set_split_kernels}},
+      amx_emulated::set_split_kernels, amx_emulated::set_three_int8_kernels}},
     {"avx2",
      "portable",
      [] { return HAS("avx2") && HAS("fma") && HAS("f16c"); },
@@ -98,7 +98,8 @@ const LevelRow kTable[] = {
     {"amx",
      "avx512_bf16",
      has_amx,
-     {amx::set_amx_kernels, amx::set_product_kernels, amx::set_split_kernels}},
+     {amx::set_amx_kernels, amx::set_product_kernels, amx::set_split_kernels,
+      amx::set_three_int8_kernels}},
 #endif
 };
 

@@ -111,6 +111,11 @@ void Panels::pack_query(int64_t i, uint32_t* words) {
       scales_[i] /= 256.0f;
       return;
     }
+    if (catalog_.arithmetic == kThreeInt8) {
+      queries_.to_three_int8(begin_ + i, words, catalog_.words / 3, &scales_[i], &norms);
+      scales_[i] *= 65536.0f;
+      return;
+    }
     if (catalog_.arithmetic == kBFloat16Pairs) second = nullptr;
     return queries_.to_bfloat16(begin_ + i, words, second, &norms.norm, &norms.error);
   }

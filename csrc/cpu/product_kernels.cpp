@@ -2,7 +2,6 @@
 // see amx.h. As in row_kernels.cpp, no header with inline functions may be included.
 #include "cpu/amx.h"
 #include "cpu/levels.h"
-#include "cpu/softmax_rows.h"
 
 namespace rl4rec {
 namespace RL4REC_LEVEL {
@@ -75,11 +74,8 @@ inline QueryParts parts_of(const uint32_t* panel, const uint32_t* third, int64_t
     TILE_LOAD(6, queries[0].words[part] + 16 * w, 64); \
     TILE_LOAD(7, queries[1].words[part] + 16 * w, 64); \
   }
-template <typename Meanwhile>
-[[gnu::always_inline]] inline void score(const uint32_t* panel, const uint32_t* third,
-                                         const void* items, int64_t stride, int64_t words,
-                                         int64_t begin, int64_t end, float* scores,
-                                         Meanwhile& meanwhile) {
+void score_wide(const uint32_t* panel, const uint32_t* third, const void* items, int64_t stride,
+                int64_t words, int64_t begin, int64_t end, float* scores) {
   const QueryParts queries[2] = {parts_of(panel, third, words, 0),
                                  parts_of(panel, third, words, 1)};
   const char* item = static_cast<const char*>(items);
@@ -99,13 +95,10 @@ template <typename Meanwhile>
     TILE_LOAD(5, item + 16 * stride + 4 * w, stride);
     RL4REC_LOAD_QUERIES(2);
     RL4REC_FOUR_DOTS();
-    meanwhile.step();
     RL4REC_LOAD_QUERIES(1);
     RL4REC_FOUR_DOTS();
-    meanwhile.step();
     RL4REC_LOAD_QUERIES(0);
     RL4REC_FOUR_DOTS();
-    meanwhile.step();
     TILE_LOAD(4, item + 2 * words + 4 * w, stride);
     TILE_LOAD(5, item + 16 * stride + 2 * words + 4 * w, stride);
     RL4REC_FOUR_DOTS();
@@ -114,22 +107,6 @@ template <typename Meanwhile>
   TILE_STORE(1, scores + 16, 128);
   TILE_STORE(2, scores + 512, 128);
   TILE_STORE(3, scores + 528, 128);
-}
-
-struct Nothing {
-  void step() {}
-};
-int64_t score_wide(const uint32_t* panel, const uint32_t* third, const void* items, int64_t stride,
-                   int64_t words, int64_t begin, int64_t end, float* scores,
-                   const Unsummed* others) {
-  if (others) {
-    softmax::GroupMeanwhile<32> rows(*others, (end - begin) / 16 * 3);
-    score(panel, third, items, stride, words, begin, end, scores, rows);
-    return rows.finish();
-  }
-  Nothing nothing;
-  score(panel, third, items, stride, words, begin, end, scores, nothing);
-  return 0;
 }
 
 // The same sums in the same order.

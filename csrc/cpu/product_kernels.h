@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cpu/softmax_kernels.h"
+#include "cpu/row_kernels.h"
 
 namespace rl4rec {
 
@@ -28,11 +28,9 @@ struct ProductKernels {
   // Scores as those of TileKernels for kSplit, but for queries of three parts, which are exact but
   // for 2^-26 of them: `third` has the words of the last one, [vector, words / 2, 16]. The products
   // of the words [begin, end) of every part are added to the scores, which begin as 0 if `begin` is
-  // 0. For 32 and for 16 lanes. `score_wide` also adds, meanwhile, the exponentials of a whole tile
-  // of `others`, unless it is null, as one group, and returns what add_exponentials returns.
-  int64_t (*score_wide)(const uint32_t* panel, const uint32_t* third, const void* items,
-                        int64_t stride, int64_t words, int64_t begin, int64_t end, float* scores,
-                        const Unsummed* others);
+  // 0. For 32 and for 16 lanes.
+  void (*score_wide)(const uint32_t* panel, const uint32_t* third, const void* items,
+                     int64_t stride, int64_t words, int64_t begin, int64_t end, float* scores);
   void (*score_narrow)(const uint32_t* panel, const uint32_t* third, const void* items,
                        int64_t stride, int64_t words, int64_t begin, int64_t end, float* scores);
 };
@@ -42,6 +40,10 @@ struct SplitTile {
   uint16_t* rows[2];   // bfloat16, a row of the tile every `row_stride` values
   uint32_t* panel[2];  // words of two rows, every vector of lanes `vector_stride` words apart
   int64_t row_stride, vector_stride;
+};
+
+struct Int8Parts {
+  int8_t* part[3];
 };
 
 // What the factors are made by. Values that are not finite have no second part. Pointers to second
@@ -59,6 +61,9 @@ struct SplitKernels {
   // written to first[d * column_stride + i]. `dim` is even.
   void (*split_columns)(const float* rows, int64_t row_stride, int64_t dim, uint16_t* first,
                         uint16_t* second, int64_t column_stride);
+  // See Embeddings::to_three_int8. `values` are padded to a multiple of 16.
+  void (*split_three)(const float* values, int64_t dim, const Int8Parts& parts, float* scale,
+                      RowNorms* norms);
 };
 
 }  // namespace rl4rec

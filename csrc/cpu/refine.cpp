@@ -48,6 +48,8 @@ QueryNorms norms_of(const Catalog& catalog, const Embeddings& queries, int64_t q
     float scale;
     if (catalog.arithmetic == kSplitInt8)
       queries.to_split_int8(q, words, words + queries.padded_dim(), &scale, &norms);
+    else if (catalog.arithmetic == kThreeInt8)
+      queries.to_three_int8(q, words, queries.padded_dim() / 4, &scale, &norms);
     else
       queries.to_bfloat16(q, words, nullptr, &norms.norm, &norms.error);
     return {double{norms.norm} + norms.error, norms.error, norms.rest};
@@ -190,6 +192,10 @@ Approximation::Approximation(Catalog given, const Embeddings& queries)
       slope_norm[q] = round_up(error + exact * norm + rounded + lost);
       slope_error[q] = round_up(norm * (1 + exact));
       slope_rest[q] = round_up(rest + 2 * rounded);
+    } else if (catalog.arithmetic == kThreeInt8) {
+      slope_norm[q] = round_up(exact * norm + lost);
+      slope_error[q] = round_up(norm * (1 + exact));
+      slope_rest[q] = round_up(std::ldexp(rest, -19));
     } else if (is_split) {
       const double left_out = 3.1 * std::ldexp(1.0, -16);
       slope_norm[q] = round_up(norm * (left_out + exact + 1.02 * approximate) + lost);

@@ -23,6 +23,13 @@ namespace rl4rec {
 // their norms, |s b / 256| |s' b' / 256|. Its sums are whole numbers; turning them into a score
 // takes a few roundings.
 //
+// kThreeInt8 scores whole numbers a 2^16 + b 2^8 + c times a power of two u, which is at most 1.004
+// * 2^-22 max|q_j| for q and rounds each value by u / 2 at most. With M = sqrt(D) max|q_j|, M' for
+// t, rounding changes q.t by 1.01 * 2^-22 M M'. The products that are left out are those of b and
+// c', c and b', and c and c', at most u u' D (2 * 2^22 + 2^14), which is 1.02 * 2^-21 M M'. The
+// three sums are exact, and turning them into a score takes seven roundings of at most 1.1 M M'.
+// All that is below 2^-19 M M'.
+//
 // kFew takes queries as they are, but as int16 if items are int8.
 //
 // kSplit adds up q1.t1 + q2.t1 + q1.t2, where q1 is q rounded to bfloat16 and q2 is q - q1, rounded

@@ -14,7 +14,9 @@ constexpr int kNumFloatStorages = 3;
 constexpr int64_t kStep = 32;
 
 // Of a row that is rounded: at least its norm, that of what rounding removes, and that of the
-// second parts of kSplitInt8. Infinite if the row is not finite, or cannot be rounded in this way.
+// second parts of kSplitInt8; for kThreeInt8, which bounds both by it, the largest value times the
+// square root of how many there are. Infinite if the row is not finite, or cannot be rounded in
+// this way.
 struct RowNorms {
   float norm, error, rest;
 };

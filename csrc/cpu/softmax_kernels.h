@@ -37,10 +37,6 @@ struct SoftmaxKernels {
   SoftmaxLaneKernels lanes[6];  // for 1, 2, 4, 8, 16 and 32 lanes; null below those of a vector
   // Replaces n values by two to their power, n rounded up to a multiple of kStep.
   void (*exp2)(float* values, int64_t n);
-  // As TileKernels::score of a whole tile of bfloat16 [32, 32], and meanwhile as add_exponentials
-  // of another one, all in one group and without limits. Null without AMX.
-  void (*score_and_add)(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
-                        float* scores, const Unsummed& others);
 };
 
 }  // namespace rl4rec

@@ -126,11 +126,74 @@ void split_columns(const float* rows, int64_t row_stride, int64_t dim, uint16_t*
   }
 }
 
+using Bytes [[gnu::vector_size(16)]] = int8_t;
+[[gnu::always_inline]] inline Bytes low_bytes(const Words& words) {
+#if defined(__AVX512F__)
+  return (Bytes)_mm512_cvtepi32_epi8((__m512i)words);
+#else
+  return __builtin_convertvector(words, Bytes);
+#endif
+}
+
+float power_of_two(int exponent) {
+  const int32_t bits = (exponent + 127) << 23;
+  float power;
+  __builtin_memcpy(&power, &bits, sizeof(power));
+  return power;
+}
+
+// The row as whole numbers of up to kMost, whose digits to the base 256 are the parts.
+void split_three(const float* values, int64_t dim, const Int8Parts& parts, float* scale,
+                 RowNorms* norms) {
+  constexpr int32_t kMost = 0x7f7f7f, kOne = 0x3f800000;
+  Words magnitudes{};  // as whole numbers, of which NaN has the largest
+  for (int64_t i = 0; i < dim; i += kProductVector) {
+    const Words magnitude = (Words)load(values + i) & 0x7fffffff;
+    magnitudes = magnitudes > magnitude ? magnitudes : magnitude;
+  }
+  int32_t largest = 0;
+  for (int i = 0; i < kProductVector; ++i)
+    largest = largest > magnitudes[i] ? largest : magnitudes[i];
+  // kMost is just below 2^23: the largest value is below 2^exponent, or a bit more below.
+  const int32_t exponent = (largest - kOne + (1 << 24) - 2 * kMost) >> 23;
+  // Beyond these, scales and products of two of them might not be normal numbers.
+  constexpr int kMin = -60, kMax = 40;
+  *scale = 1.0f;
+  *norms = {__builtin_inff(), 0.0f, __builtin_inff()};
+  if (exponent >= kMax) return;
+  const int power = (exponent > kMin ? exponent : kMin) - 22;
+  *scale = power_of_two(power);
+  const float inverse = power_of_two(-power);
+
+  constexpr float kRounding = 0x1.8p23f;  // added and subtracted, it leaves a whole number
+  constexpr uint32_t kBits = 0x4b400000;
+  using Unsigned [[gnu::vector_size(64)]] = uint32_t;  // may overflow
+  Floats squares{};
+  for (int64_t i = 0; i < dim; i += kProductVector) {
+    const Floats value = load(values + i) * inverse;
+    const Floats high = value * 0x1p-16f + kRounding;
+    const Floats low = (value - (high - kRounding) * 0x1p16f) + kRounding;
+    squares += value * value;
+    const Words third = (Words)(((Unsigned)high << 16) + (Unsigned)low - ((kBits << 16) + kBits));
+    const Words second = (third + 128) >> 8, first = (second + 128) >> 8;
+    store(parts.part[0] + i, low_bytes(first));
+    store(parts.part[1] + i, low_bytes(second));
+    store(parts.part[2] + i, low_bytes(third));
+  }
+  float sum = 0.0f;
+  for (int i = 0; i < kProductVector; ++i) sum += squares[i];
+  const auto terms = static_cast<float>(dim);
+  float most;
+  __builtin_memcpy(&most, &largest, sizeof(most));
+  norms->norm = *scale * __builtin_sqrtf(sum * (1.0f + (terms / 16 + 32.0f) * 0x1p-23f));
+  norms->rest = most * __builtin_sqrtf(terms) * (1.0f + 0x1p-22f);
+}
+
 }  // namespace
 
 void set_split_kernels(Level&);
 void set_split_kernels(Level& level) {
-  level.splits = {split, split_pairs, split_tile, split_columns};
+  level.splits = {split, split_pairs, split_tile, split_columns, split_three};
 }
 
 }  // namespace RL4REC_LEVEL

@@ -1,12 +1,12 @@
-// Sums of exponentials of scores that are computed as kSplit, where that gives what float32 gives.
+// Sums of exponentials of scores that are computed from parts of float32: as kThreeInt8, or, for
+// gradients, from bfloat16 parts, three of the queries and two of the items.
 //
 // The log of a sum of e^(s / T) changes by the mean of ds / T, weighted by the probabilities p, if
-// every score changes by ds. Queries have three parts here: what is left out of a score comes from
-// the rest of its item, below 2^-18 of it. These rests are unrelated for different items, as are
-// the roundings of sums (Higham & Mary, A new approach to probabilistic rounding error analysis,
-// SIAM J. Sci. Comput. 2019). So ds is about e = 2^-19 max|q_j| |t|, as that of a sum of products
-// with random signs, and the mean over the items with p below P is about sqrt(P) e / T. (Scores in
-// float32 are no better for some hundred dimensions: they add up as many roundings.) Therefore:
+// every score changes by ds. The rests that are left out of items, and the roundings of sums, are
+// unrelated for different items (Higham & Mary, A new approach to probabilistic rounding error
+// analysis, SIAM J. Sci. Comput. 2019). If they change a score by about e, the mean over the items
+// with p below P is about sqrt(P) e / T. (Scores in float32 are no better for some hundred
+// dimensions: they add up as many roundings.) Therefore:
 //
 // - Queries whose e / T is more than kMaxError are scored exactly, for all items. So are tables of
 //   few items, of which many have large probabilities, and tables with few different items.
@@ -15,6 +15,23 @@
 //
 // That leaves errors below 1e-6. Which pairs are exact depends on the pair, the table and the
 // temperature only.
+//
+// With two bfloat16 parts of an item, what is left out of a value is below 2^-18 of it, and e is
+// about 2^-19 max|q_j| |t|, as that of a sum of products with random signs.
+//
+// kThreeInt8 writes a row as whole numbers below 2^23 times a power of two u, at most 2^-22 of the
+// row's largest value. Their digits to the base 256 are random but for the first one. So
+// - rounding an item leaves out u / sqrt(12) of a value: u_t |q| / 3.4 of a score, and
+// - the products of a second and a third digit, 256 u_q u_t * 74^2 each, and the smaller ones of
+// two
+//   third digits add up to sqrt(2 D) 2^20.4 u_q u_t at most.
+// Together that is below e = 2^-22 max|q_j| sqrt(D) max|t_j|, which is no more than that of
+// bfloat16 parts unless sqrt(D) max|t_j| exceeds 8 |t|. Then an eighth of it counts as the norm.
+//
+// What rounding a query leaves out, r with |r_j| <= u_q / 2, is the same for all items, and does
+// not average out: the log of the sum lacks r.m / T, with m the mean item by probability. So r.m /
+// T is added, with m the mean of a sample of the table. What remains is about u_q / sqrt(12) times
+// the distance of the two means, over T; at most 2^-24 * 16 / 1.5, and mostly far below it.
 #pragma once
 
 #include "cpu/exclusions.h"
@@ -27,7 +44,7 @@ constexpr double kMinHeavyShare = 1.0 / 1024, kMaxHeavyShare = 1.0 / 64;
 // Some tiles of items.
 class TileStrip {
  public:
-  TileStrip(const Catalog& catalog, int64_t max_tiles) : rows_(catalog.tile.rows) {
+  TileStrip(const Catalog& catalog, int64_t max_tiles) {
     for (int64_t t = 0; t < max_tiles; ++t) tiles_.emplace_back(catalog);
   }
 
@@ -39,17 +56,11 @@ class TileStrip {
     }
     return first;
   }
-  void load_ids(const int64_t* ids, int64_t n) {
-    size_ = 0;
-    for (int64_t i = 0; i < n; i += rows_)
-      tiles_[size_++].load_ids(ids + i, std::min(rows_, n - i));
-  }
 
   int64_t size() const { return size_; }
   const ItemTile& operator[](int64_t t) const { return tiles_[t]; }
 
  private:
-  const int64_t rows_;
   std::vector<ItemTile> tiles_;
   int64_t size_ = 0;
 };
@@ -69,23 +80,30 @@ class SplitScores {
   bool any_split() const { return any_split_; }
   bool all_split() const { return all_split_; }
   // Whether this holds for these items, too. They are scored exactly otherwise.
+  bool allows(const ItemTile& tile) const {
+    return tile.norms().norm <= norm_ && tile.norms().rest <= kSpread * norm_;
+  }
   bool allows(const TileStrip& strip) const {
     for (int64_t t = 0; t < strip.size(); ++t)
-      if (!(strip[t].norm() <= norm_)) return false;
+      if (!allows(strip[t])) return false;
     return true;
   }
-  float norm() const { return norm_; }
+  // What rounding a query to three int8 takes from the score of the mean of the items. The scores
+  // of all items lack about as much, which would not average out.
+  double rounding(int64_t q) const { return roundings_[q]; }
+  RowNorms norms() const { return {norm_, 0.0f, kSpread * norm_}; }
   // Some rows, evenly spaced.
   const std::vector<int64_t>& sample() const { return sample_; }
 
-  static constexpr int64_t kMinItems = 4096, kSample = 128;
+  static constexpr int64_t kMinItems = 4096, kSample = 128, kMaxDim = 1 << 15;
 
  private:
+  static constexpr float kSpread = 8.0f;
   static constexpr double kMaxError = 16 * 0x1p-19;  // with kMinHeavyShare, sqrt(P) e / T is 2^-20
 
   std::vector<int64_t> sample_;
-  float norm_ = 0.0f;           // above those of the sample, and of nearly all items
-  std::vector<double> slopes_;  // per query
+  float norm_ = 0.0f;                       // above those of the sample, and of nearly all items
+  std::vector<double> slopes_, roundings_;  // per query
   bool any_split_ = false, all_split_ = false;
 };
 
@@ -100,14 +118,6 @@ class SplitPanels {
   int64_t size() const { return panels_.size(); }
   // scores[tile, row, lane] of a strip: a part of the panel at a time, which stays in the cache.
   void score(const TileStrip& strip, int64_t p, float* scores) const {
-    score(strip, p, scores, [](int64_t) { return std::nullopt; }, [](int64_t, int64_t) {});
-  }
-  // The same, with the sums of the exponentials of others(t), for tile t, unless there are none;
-  // found(t, n) is called with the number of positions. Vectors are idle while tiles are
-  // multiplied.
-  template <typename Others, typename Found>
-  void score(const TileStrip& strip, int64_t p, float* scores, const Others& others,
-             const Found& found) const {
     const auto& kernels = level().products;
     const int64_t half = split_.words / 2;
     const uint32_t* third = thirds_.get() + p * half * split_.tile.lanes;
@@ -115,16 +125,9 @@ class SplitPanels {
       for (int64_t t = 0; t < strip.size(); ++t) {
         const int64_t end = std::min(w + kPartWords, half);
         float* own = scores + t * kMaxTileScores;
-        if (split_.tile.lanes == 16) {
-          kernels.score_narrow(panels_.panel(p), third, strip[t].data(), strip[t].stride(),
-                               split_.words, w, end, own);
-          continue;
-        }
-        const std::optional<Unsummed> unsummed = w == 0 ? others(t) : std::nullopt;
-        const int64_t n =
-            kernels.score_wide(panels_.panel(p), third, strip[t].data(), strip[t].stride(),
-                               split_.words, w, end, own, unsummed ? &*unsummed : nullptr);
-        if (unsummed) found(t, n);
+        const auto score = split_.tile.lanes == 16 ? kernels.score_narrow : kernels.score_wide;
+        score(panels_.panel(p), third, strip[t].data(), strip[t].stride(), split_.words, w, end,
+              own);
       }
   }
 

@@ -20,16 +20,20 @@ std::vector<float> heavy_scores(const SoftmaxCall& call, const Catalog& split,
   std::vector<float> result((num_queries + kMaxLanes - 1) / kMaxLanes * kMaxLanes, kInfinity);
   const auto of_panels = [&](int64_t begin, int64_t end) {
     const TileSession session;
-    SplitPanels panels(split, call.queries);
+    Panels panels(split, call.queries);
     const int64_t rows = split.tile.rows;
-    TileStrip strip(split, kSample / rows);
-    strip.load_ids(splits.sample().data(), kSample);
+    std::vector<ItemTile> tiles;
+    for (int64_t i = 0; i < kSample; i += rows) {
+      tiles.emplace_back(split);
+      tiles.back().load_ids(&splits.sample()[i], rows);
+    }
     std::vector<float> scores(kSample * lanes);
     float largest[3][kMaxLanes];
     for (int64_t p = begin; p < end; ++p) {
       const int64_t first = p * lanes, last = std::min(first + lanes, num_queries);
       panels.pack(first, last);
-      panels.score(strip, 0, scores.data());
+      for (size_t t = 0; t < tiles.size(); ++t)
+        tiles[t].multiply(panels, 0, &scores[t * kMaxTileScores]);
       // The largest three of each lane, and the sums of all but two, which count as the third.
       std::fill_n(largest[0], 3 * kMaxLanes, -FLT_MAX);
       for (int64_t i = 0; i < kSample; ++i)
@@ -69,14 +73,13 @@ Thresholds::Thresholds(const SoftmaxCall& call, const Catalog& split, const Spli
                        bool counts)
     : heavy(heavy_scores(call, split, splits)) {
   if (!counts) return;
-  const Approximation approximation(Catalog(call.catalog, kSplit, call.queries), call.queries);
+  const Approximation approximation(Catalog(call.catalog, kThreeInt8, call.queries), call.queries);
   low.assign(heavy.size(), kInfinity);
   high = low;
   for (int64_t q = 0; q < call.queries.rows; ++q) {
     const float target = call.target_scores[q];
-    const float norm = splits.norm();
     const float margin =
-        std::isfinite(target) ? approximation.bound(q, {norm, norm, 0.0f}, target) : 0.0f;
+        std::isfinite(target) ? approximation.bound(q, splits.norms(), target) : 0.0f;
     // An excluded score is -inf, and no other.
     low[q] = std::max(target - margin, -FLT_MAX);
     high[q] = std::max(target + margin, -FLT_MAX);

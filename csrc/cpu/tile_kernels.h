@@ -25,21 +25,24 @@ constexpr int64_t kFewRows = 16;
 // How scores are computed. The values index the arrays of Level. kSplit takes every float as the
 // sum of two bfloat16, the words of the first ones before those of the second ones, and adds up
 // three of the four products. kSplitInt8 does the same with a scale per row and two int8, the
-// second ones worth 1/256 of the first ones. kFew, which has its own kernels in RowKernels, is for
-// few queries: it takes rows of the table in place and adds up as dot_rows does.
+// second ones worth 1/256 of the first ones. kThreeInt8 takes three int8, each worth 1/256 of the
+// one before, and adds up the six products that are worth 2^-16 of the largest one or more. kFew,
+// which has its own kernels in RowKernels, is for few queries: it takes rows of the table in place
+// and adds up as dot_rows does.
 enum Arithmetic : int {
   kFloat,
   kBFloat16Pairs,
   kInt8Quads,
   kSplit,
   kSplitInt8,
+  kThreeInt8,
   kNumArithmetics,
   kFew
 };
 
 // What turns the sums of int8 products into scores: a sum less its lane's offset, times both
 // scales. Those of kSplitInt8 are sums of 256 times the first parts' products and the mixed ones;
-// the lane's scale accounts for the 256.
+// the lane's scale accounts for the 256. So it does for the last parts of kThreeInt8.
 struct Int8Scales {
   const int32_t* lane_offset;
   const float* lane_scale;
@@ -69,6 +72,8 @@ struct Uncollected {
   uint32_t* positions;
 };
 
+struct Unsummed;  // see softmax_kernels.h
+
 struct TileKernels {
   int64_t lanes, rows;
   int64_t vector_lanes;  // of the vectors that a panel is made of
@@ -90,6 +95,10 @@ struct TileKernels {
   int64_t (*score_and_collect)(const uint32_t* panel, const void* items, int64_t stride,
                                int64_t words, const Int8Scales& scales, float* scores,
                                const Uncollected& others);
+  // The same as `score` of a whole tile, and meanwhile as SoftmaxLaneKernels::add_exponentials of
+  // another one, all in one group. Null if there is nothing to gain, or nothing to add.
+  int64_t (*score_and_add)(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
+                           const Int8Scales& scales, float* scores, const Unsummed& others);
 };
 
 // Kernels for panels of 1, 2, 4, 8, 16 and 32 lanes.
