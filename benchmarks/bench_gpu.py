@@ -14,6 +14,7 @@ Scores that do not fit into memory are computed in blocks of queries.
 import argparse
 import datetime
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -245,6 +246,15 @@ def crossover(limits: Limits) -> Iterator[list[str]]:
         yield table(f"rank_candidates, B={batch:,}, C={columns:,}", limit, contestants)
 
 
+def in_clusters(blocks: int, query: Tensor, items: Tensor, scores: Tensor) -> None:
+    """Count by the kernel for Hopper, in clusters of so many blocks."""
+    os.environ["RL4REC_CLUSTER"] = str(blocks)
+    try:
+        _backends.kernels("cuda").count_catalog(query, items, scores, None)
+    finally:
+        del os.environ["RL4REC_CLUSTER"]
+
+
 def variants(limits: Limits) -> Iterator[list[str]]:
     """The kernel that counts, with other numbers of stages, warps, columns and registers."""
     yield ["## Variants of a tile", ""]
@@ -272,6 +282,9 @@ def variants(limits: Limits) -> Iterator[list[str]]:
                 options={**both.options, **{k: v for k, v in change.items() if k != "block_dim"}},
             )
             contestants[name] = partial(count_catalog, other, counts, scores, None)
+        for blocks in (1, 2) if HOPPER else ():
+            name = f"CUDA, {blocks} blocks share items" if blocks > 1 else "CUDA, each block alone"
+            contestants[name] = partial(in_clusters, blocks, query, items, scores)
         limit = limits.seconds(items.numel() * items.element_size(), 2 * B * items.numel(), dtype)
         yield table(f"B={B:,}, N={num_items:,}, D={dim}, {dtype}", limit, contestants)
 

@@ -55,11 +55,24 @@ class Device {
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
               const Arguments&... arguments) const {
+    launch_clusters(kernel, 1, blocks, threads, shared_bytes, arguments...);
+  }
+
+  // The same, where each `together` blocks are a cluster.
+  template <typename... Parameters, typename... Arguments>
+  void launch_clusters(void (*kernel)(Parameters...), int together, int64_t blocks, int threads,
+                       int64_t shared_bytes, const Arguments&... arguments) const {
     check(blocks <= std::numeric_limits<int32_t>::max(), "the call needs ", blocks,
           " blocks of threads, but a GPU launches at most 2^31 - 1; split the batch");
     if (blocks == 0) return;
-    kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream_>>>(arguments...);
-    const cudaError_t error = cudaGetLastError();
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {static_cast<unsigned>(together), 1, 1};
+    cudaLaunchConfig_t config = {};
+    config.gridDim = static_cast<unsigned>(blocks), config.blockDim = threads;
+    config.dynamicSmemBytes = shared_bytes, config.stream = stream_;
+    config.attrs = &cluster, config.numAttrs = together > 1 ? 1 : 0;
+    const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
     check<std::runtime_error>(error == cudaSuccess,
                               "cannot launch a kernel: ", cudaGetErrorString(error));
   }

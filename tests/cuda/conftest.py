@@ -67,14 +67,20 @@ def raw(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class OnGpu:
-    """Operators that move their arguments to the GPU, and results to the CPU."""
+    """Operators that move their arguments to the GPU, and back what they change and return."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
 
     def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any) -> Tensor:
+        def call(*arguments: Any) -> Tensor | None:
             moved = [part.cuda() if isinstance(part, Tensor) else part for part in arguments]
-            return getattr(self._raw, name)(*moved).cpu()
+            operator = getattr(self._raw, name)
+            result = operator(*moved)
+            schema = operator.default._schema.arguments
+            for argument, part, changed in zip(schema, arguments, moved, strict=False):
+                if part is not None and argument.alias_info and argument.alias_info.is_write:
+                    part.copy_(changed)
+            return result if result is None else result.cpu()
 
         return call

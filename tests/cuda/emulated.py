@@ -36,8 +36,8 @@ class Emulated:
         self._error: Exception | None = None
         self._mode = Mode()
         launches = ctypes.CFUNCTYPE(
-            ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_int, ctypes.c_int64,
-            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_int,
+            ctypes.c_int64, ctypes.POINTER(ctypes.c_void_p),
         )  # fmt: skip
         self._callback = launches(self._launch)
         self._library.set_launch(self._callback)
@@ -74,7 +74,9 @@ class Emulated:
             self._error = None
             self._library.note_allocations(0)
 
-    def _launch(self, name: bytes, blocks: int, threads: int, shared: int, pointers: Any) -> int:
+    def _launch(
+        self, name: bytes, together: int, blocks: int, threads: int, shared: int, pointers: Any
+    ) -> int:
         try:
             kernel = name.decode()
             if kernel not in self._programs:
@@ -87,7 +89,8 @@ class Emulated:
                 for i, parameter in enumerate(program.parameters)
             ]
             self.ran[kernel] = self.ran.get(kernel, 0) + blocks
-            launch(program, memory, arguments, (blocks, 1, 1), threads, shared, self._mode)
+            grid = (blocks, 1, 1)
+            launch(program, memory, arguments, grid, threads, shared, self._mode, together)
         except Exception as error:
             self._error = error
             return 1

@@ -196,6 +196,14 @@ HOPPER: dict[str, Source] = {
         "sm90/instructions.cuh", "((chunk ^ row % 8) << 4)", "(chunk << 4)"),
     "an unmasked last tile": Source(
         TILES, "if (left >= kTileItems) return true;", "if (left > 0) return true;"),
+    "a place that the other block of a cluster still reads": Source(
+        TILES, "arrive_in(rank_in_cluster() ^ 1)", "arrive_in(rank_in_cluster())"),
+    "copies to one block of a cluster": Source(
+        "sm90/instructions.cuh", "static_cast<uint16_t>(0b11)", "static_cast<uint16_t>(0b01)"),
+    "a block that begins without the other": Source(
+        TILES, "  sync_cluster();\n  // The producer", "  __syncthreads();\n  // The producer"),
+    "a block that ends before the other": Source(
+        TILES, "  sync_cluster();  // until then", "  // until then"),
     "a part of the queries that is used for all": Source(
         PARTS, "queries + p * step", "queries"),
     "pairs without the scale of their item": Source(

@@ -28,6 +28,16 @@ struct Barrier {
   __device__ __forceinline__ void arrive() const {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(address) : "memory");
   }
+  // Arrives at the barrier that another block of the cluster has here. It makes no writes visible
+  // to that block: this would wait for all of them.
+  __device__ __forceinline__ void arrive_in(uint32_t rank) const {
+    asm volatile(
+        "{\n.reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(address),
+        "r"(rank)
+        : "memory");
+  }
   __device__ __forceinline__ void arrive_and_expect(uint32_t bytes) const {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(address), "r"(bytes)
                  : "memory");
@@ -48,6 +58,16 @@ struct Barrier {
   uint32_t address;
 };
 
+// The number of this block in its cluster, and a barrier of all threads of the cluster.
+__device__ __forceinline__ uint32_t rank_in_cluster() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+__device__ __forceinline__ void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
 __device__ __forceinline__ void fence_barriers() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -64,6 +84,16 @@ __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, in
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
       " [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
       "l"(&map), "r"(x), "r"(y), "r"(barrier.address)
+      : "memory");
+}
+
+// The same to this place of both blocks of a cluster, and each one's barrier of this address.
+__device__ __forceinline__ void copy_box_to_both(uint32_t to, const CUtensorMap& map, int x, int y,
+                                                 Barrier barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(&map), "r"(x), "r"(y), "r"(barrier.address), "h"(static_cast<uint16_t>(0b11))
       : "memory");
 }
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 
 #include "cuda/arguments.cuh"
 #include "cuda/sm90/excluded.cuh"
@@ -116,24 +118,46 @@ struct Sides {
   }
 };
 
+// Blocks of a cluster: two where items are copied by boxes and it takes no longer, as counted in
+// docs/gpu.md; or as many as RL4REC_CLUSTER says, to measure it. A multiprocessor copies and
+// multiplies at the same time; a partner without queries takes as long as one with queries.
+template <typename Types>
+int blocks_together(const Work<Types>& w) {
+  constexpr int kItems = Types::kItemParts, kQueries = Types::kQueryParts;
+  constexpr int64_t kProducts = kItems * kQueries - kItems * (kItems - 1) / 2;
+  constexpr int64_t kMeanwhile = 29'600;  // bytes that L2 gives it during the products of a slice
+  const auto time = [&](int64_t together) {
+    const int64_t copied =
+        kItems * kItemBytes / together + (w.resident ? 0 : kQueries * kQueryBytes);
+    return std::max(copied, kProducts * kMeanwhile) * ((w.query_blocks + together - 1) / together) *
+           together;
+  };
+  const char* wanted = std::getenv("RL4REC_CLUSTER");
+  const bool is_given = wanted && *wanted;
+  check(!is_given || !std::strcmp(wanted, "1") || !std::strcmp(wanted, "2"),
+        "RL4REC_CLUSTER must be 1 or 2, got ", is_given ? wanted : "");
+  if (!w.by_boxes) return 1;
+  return is_given ? *wanted - '0' : time(2) <= time(1) ? 2 : 1;
+}
+
 // Shares the tiles among blocks, one of which runs on a multiprocessor at a time. Unless ranges are
 // given, of those that take up to eight rounds the ones are chosen whose rounds, the last one
 // included, take the least time.
 template <typename Types>
-int64_t share_tiles(Work<Types>& w, int64_t at_once, int64_t tiles_a_range) {
+int64_t share_tiles(Work<Types>& w, int64_t processors, int64_t tiles_a_range) {
+  const int64_t at_once = std::max<int64_t>(1, processors / w.together);  // clusters
   int64_t least = std::numeric_limits<int64_t>::max();
   for (int64_t rounds = 1; rounds <= 8; ++rounds) {
-    int64_t ranges = rounds * at_once / w.query_blocks;
+    int64_t ranges = rounds * at_once / w.groups();
     ranges = ranges < 1 ? 1 : ranges < w.tiles ? ranges : w.tiles;
     const int64_t tiles = tiles_a_range ? tiles_a_range : (w.tiles + ranges - 1) / ranges;
     ranges = (w.tiles + tiles - 1) / tiles;
-    const int64_t time = (w.query_blocks * ranges + at_once - 1) / at_once * tiles;
+    const int64_t time = (w.groups() * ranges + at_once - 1) / at_once * tiles;
     if (time >= least) continue;
     least = time;
     w.ranges = static_cast<int>(ranges), w.tiles_a_range = static_cast<int>(tiles);
   }
-  const int64_t units = static_cast<int64_t>(w.query_blocks) * w.ranges;
-  return units < at_once ? units : at_once;
+  return std::min<int64_t>(at_once, static_cast<int64_t>(w.groups()) * w.ranges) * w.together;
 }
 
 // A matrix as the copy engine reads it: itself, or a copy with padded rows, or with parts.
@@ -217,6 +241,7 @@ void score_tiles(const Sides& sides, const OptionalTensor& valid, const Epilogue
     w.query_blocks = static_cast<int>(sides.query_blocks());
     w.resident = w.slices * Types::kQueryParts <= kResidentSlices;
     w.by_boxes = !Types::kByValue || Boxes<typename Types::Item>::can_read(w.table);
+    w.together = blocks_together(w);
     const Boxes<typename Types::Query> queries(sides, w.query, kBlockQueries);
     w.query_width = queries.width;
     sides.device.allow_shared(tile_kernel<Types, Epilogue>, w.shared_bytes());
@@ -230,11 +255,12 @@ void score_tiles(const Sides& sides, const OptionalTensor& valid, const Epilogue
       own.count -= first * kTileItems;
       if (own.count > step * kTileItems) own.count = step * kTileItems;
       std::optional<Boxes<typename Types::Item>> items;
-      if (w.by_boxes) items.emplace(sides, own, kTileItems);
+      if (w.by_boxes) items.emplace(sides, own, kTileItems / w.together);
       if (items) w.table_width = items->width;
       const int64_t blocks = share_tiles(w, sides.device.processors(), tiles_a_range);
-      sides.device.launch(tile_kernel<Types, Epilogue>, blocks, kTileThreads, w.shared_bytes(),
-                          queries.map, items ? items->map : CUtensorMap{}, w, epilogue);
+      sides.device.launch_clusters(tile_kernel<Types, Epilogue>, w.together, blocks, kTileThreads,
+                                   w.shared_bytes(), queries.map,
+                                   items ? items->map : CUtensorMap{}, w, epilogue);
     }
   });
 }

@@ -7,6 +7,11 @@
 // one compares scores while the other multiplies. Blocks that run at the same time share a range of
 // items, so that these are read from memory once.
 //
+// Two blocks next to each other may be a cluster. They then have the same range of items at the
+// same time: each copies half of a slice to both, so that it is read from L2 once, and a slice is
+// replaced when both have multiplied it. If the number of blocks of queries is odd, the last one
+// has a partner without queries, whose scores are left out.
+//
 // float32 is multiplied as bfloat16 parts, see operands.cuh: a slice of items is then a stage for
 // each part, and is multiplied with several parts of the queries.
 //
@@ -56,8 +61,16 @@ struct Work {
   int slices;
   int query_blocks, tiles, tiles_a_range, ranges;
   int first_tile, first_range;  // others were before, in other launches
+  int together;                 // blocks of a cluster, which share items: 1 or 2
   bool resident;                // whether queries stay in shared memory
   bool by_boxes;  // whether items can be copied by boxes: rows are aligned to 16 bytes
+
+  // Of a unit of work the blocks of a cluster have a range of items, and a block of queries each.
+  __host__ __device__ int groups() const { return (query_blocks + together - 1) / together; }
+  __device__ __forceinline__ int block_of(int unit) const {
+    return unit % groups() * together + static_cast<int>(rank_in_cluster());
+  }
+  __device__ __forceinline__ int range_of(int unit) const { return unit / groups(); }
 
   __host__ __device__ int query_bytes() const {
     return (resident ? slices : Types::kQuerySlices) * Types::kQueryParts * kQueryBytes;
@@ -194,7 +207,7 @@ __device__ __forceinline__ void produce(const Work<Types>& w, const CUtensorMap&
   constexpr int kParts = Types::kQueryParts, kSlice = kSliceDim<typename Types::Product>;
   const bool leads = threadIdx.x == 0;
   if (w.by_boxes && !leads) return;
-  const int units = w.query_blocks * w.ranges;
+  const int units = w.groups() * w.ranges;
   int stage = 0, phase = 0, unit_phase = 0, place = 0;
   // A slice of all parts of a block of queries.
   const auto copy_queries = [&](int place, int k, int block, Barrier arrived) {
@@ -202,8 +215,8 @@ __device__ __forceinline__ void produce(const Work<Types>& w, const CUtensorMap&
       copy_box(queries + (place * kParts + p) * kQueryBytes, query, p * w.query_width + k * kSlice,
                block * kBlockQueries, arrived);
   };
-  for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
-    const int block = unit % w.query_blocks, range = unit / w.query_blocks;
+  for (int unit = blockIdx.x / w.together; unit < units; unit += gridDim.x / w.together) {
+    const int block = w.block_of(unit), range = w.range_of(unit);
     const int end = min((range + 1) * w.tiles_a_range, w.tiles);
     if (w.resident && leads) {
       const Barrier arrived{full.address + 8 * Types::kStages};
@@ -228,8 +241,15 @@ __device__ __forceinline__ void produce(const Work<Types>& w, const CUtensorMap&
             arrived.arrive_and_expect((brings_queries ? kParts * kQueryBytes : 0) +
                                       (w.by_boxes ? kItemBytes : 0));
             if (brings_queries) copy_queries(place, k, block, arrived);
-            if (w.by_boxes)
-              copy_box(items, table, part * w.table_width + k * kSlice, tile * kTileItems, arrived);
+            if (w.by_boxes) {
+              const int x = part * w.table_width + k * kSlice, y = tile * kTileItems;
+              const int rank = rank_in_cluster();
+              if (w.together == 1)
+                copy_box(items, table, x, y, arrived);
+              else  // one half of the items; the other block copies the other one
+                copy_box_to_both(items + rank * (kItemBytes / 2), table, x,
+                                 y + rank * (kTileItems / 2), arrived);
+            }
           }
           if constexpr (Types::kByValue) {
             if (!w.by_boxes) {  // value by value, by all threads
@@ -265,11 +285,16 @@ __device__ __forceinline__ void consume(const Work<Types>& w, const Epilogue& ep
     __syncwarp();
     if (lane == 0) barrier.arrive();
   };
+  const auto release_items = [&](int stage) {
+    const Barrier left{empty.address + 8 * stage};
+    release(left);
+    if (w.together == 2 && lane == 1) left.arrive_in(rank_in_cluster() ^ 1);
+  };
   queries += consumer * kProductRows * kSliceRow;
-  const int units = w.query_blocks * w.ranges;
+  const int units = w.groups() * w.ranges;
   int stage = 0, phase = 0, unit_phase = 0, place = 0;
-  for (int unit = blockIdx.x; unit < units; unit += gridDim.x) {
-    const int block = unit % w.query_blocks, range = unit / w.query_blocks;
+  for (int unit = blockIdx.x / w.together; unit < units; unit += gridDim.x / w.together) {
+    const int block = w.block_of(unit), range = w.range_of(unit);
     const int end = min((range + 1) * w.tiles_a_range, w.tiles);
     const int row = block * kBlockQueries + own_row;
     typename Epilogue::State state;
@@ -293,7 +318,7 @@ __device__ __forceinline__ void consume(const Work<Types>& w, const Epilogue& ep
           multiply_parts<Types>(d, own, kQueryBytes, stages + stage * kItemBytes, part, k == 0);
           if (before >= 0) {  // the stage before has been multiplied: its place is free
             wait_for_products<1>();
-            release(Barrier{empty.address + 8 * before});
+            release_items(before);
           }
           before = stage;
           if (++stage == Types::kStages) stage = 0, phase ^= 1;
@@ -301,7 +326,8 @@ __device__ __forceinline__ void consume(const Work<Types>& w, const Epilogue& ep
         if (++place == Types::kQuerySlices) place = 0;
       }
       wait_for_products<0>();
-      release(Barrier{empty.address + 8 * before});
+      release_items(before);
+      if (block >= w.query_blocks) continue;
       if constexpr (Types::kScales) {
         scale_tile(d, w, epilogue, state, row, w.first_tile + tile);
       } else {
@@ -328,11 +354,12 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i <= kStages; ++i) {
       Barrier{full.address + 8 * i}.init(w.by_boxes || i == kStages ? 1 : 1 + kWarpgroup);
-      Barrier{empty.address + 8 * i}.init(kConsumerWarps);
+      Barrier{empty.address + 8 * i}.init(i == kStages ? kConsumerWarps
+                                                       : kConsumerWarps * w.together);
     }
     fence_barriers();
   }
-  __syncthreads();
+  sync_cluster();
   // The producer needs few registers, the others many: a multiprocessor has 65,536.
   if (threadIdx.x < kWarpgroup) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
@@ -341,6 +368,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     consume(w, epilogue, queries, stages, full, empty);
   }
+  sync_cluster();  // until then the other block arrives at barriers of this one
 #endif
 }
 

@@ -29,7 +29,6 @@ class Cluster:
         if not all((b.turns > self.turn)[b.alive].all() for b in self.blocks):
             return
         for block in self.blocks:
-            block.copies.let_arrive()
             block.shared.barrier()
         self.turn += 1
 
@@ -83,5 +82,7 @@ def pass_barrier(block: Any, one: Instruction, mask: Mask) -> bool:
     block.turns[lanes] = cluster.turn + 1
     if "relaxed" not in one.options:
         block.flush()
+        for other in cluster.blocks:
+            other.copies.let_arrive()
     cluster.settle()
     return True

@@ -14,8 +14,8 @@
 
 namespace {
 
-using Launch = int (*)(const char* name, unsigned blocks, int threads, int64_t shared_bytes,
-                       void** arguments);
+using Launch = int (*)(const char* name, int together, unsigned blocks, int threads,
+                       int64_t shared_bytes, void** arguments);
 
 Launch launch;
 std::map<const void*, std::string>& names() {
@@ -65,9 +65,9 @@ EXPORT int64_t list_allocations(uint64_t* ranges, int64_t room) {
 
 extern "C" {
 
-int launch_emulated(const void* kernel, unsigned blocks, int threads, int64_t shared_bytes,
-                    void** arguments) {
-  return launch(names().at(kernel).c_str(), blocks, threads, shared_bytes, arguments);
+int launch_emulated(const void* kernel, int together, unsigned blocks, int threads,
+                    int64_t shared_bytes, void** arguments) {
+  return launch(names().at(kernel).c_str(), together, blocks, threads, shared_bytes, arguments);
 }
 
 void** __cudaRegisterFatBinary(void*) {

@@ -12,7 +12,7 @@
 #define RL4REC_CUDA_LIBRARY rl4rec_cuda_emulated
 #define RL4REC_CUDA_KEY CPU
 
-extern "C" int launch_emulated(const void* kernel, unsigned blocks, int threads,
+extern "C" int launch_emulated(const void* kernel, int together, unsigned blocks, int threads,
                                int64_t shared_bytes, void** arguments);
 
 namespace rl4rec {
@@ -39,20 +39,26 @@ class Device {
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
               const Arguments&... arguments) const {
+    launch_clusters(kernel, 1, blocks, threads, shared_bytes, arguments...);
+  }
+
+  template <typename... Parameters, typename... Arguments>
+  void launch_clusters(void (*kernel)(Parameters...), int together, int64_t blocks, int threads,
+                       int64_t shared_bytes, const Arguments&... arguments) const {
     check(shared_bytes <= allowed_, "a block has ", allowed_, " bytes of shared memory, not ",
           shared_bytes);
     if (blocks == 0) return;
-    run(kernel, blocks, threads, shared_bytes, Parameters(arguments)...);
+    run(kernel, together, blocks, threads, shared_bytes, Parameters(arguments)...);
   }
 
  private:
   template <typename... Parameters>
-  static void run(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes,
-                  Parameters... parameters) {
+  static void run(void (*kernel)(Parameters...), int together, int64_t blocks, int threads,
+                  int64_t shared_bytes, Parameters... parameters) {
     void* pointers[] = {static_cast<void*>(&parameters)...};
     const int failed =
-        launch_emulated(reinterpret_cast<const void*>(kernel), static_cast<unsigned>(blocks),
-                        threads, shared_bytes, pointers);
+        launch_emulated(reinterpret_cast<const void*>(kernel), together,
+                        static_cast<unsigned>(blocks), threads, shared_bytes, pointers);
     check<std::runtime_error>(!failed, "the emulated kernel failed");
   }
 
