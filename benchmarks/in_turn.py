@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 ROUND_SECONDS = 1e-3  # of each contestant
-CELL_SECONDS = 0.5  # of all of them and all rounds, but for the least number of rounds
-ROUNDS = (5, 40)
+CELL_SECONDS = 0.4  # of all of them and all rounds, but for the least number of rounds
+ROUNDS = (4, 40)
 
 
 def seconds_of(function: Callable[[], Any], calls: int) -> float:

@@ -43,7 +43,7 @@ def notes_of(run: dict[str, Any]) -> list[str]:
     if any("in_turn" in info for info in infos):
         notes.insert(
             0,
-            "Contestants were measured in turn, in 5 to 40 rounds. A time of ours is bold if a "
+            "Contestants were measured in turn, in 4 to 40 rounds. A time of ours is bold if a "
             "peer took less in at least three of four rounds.",
         )
     return list(dict.fromkeys(notes))
