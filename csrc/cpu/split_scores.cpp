@@ -13,7 +13,7 @@ constexpr float kNormMargin = 1.5f;
 
 // The nearest whole number, for magnitudes below 2^23.
 float nearest(float value) {
-  const float half = value < 0 ? -0x1p23f : 0x1p23f;
+  const float half = std::copysign(0x1p23f, value);
   return (value + half) - half;
 }
 // Values beyond these are scored exactly: what is flushed to zero, and overflow, need no thought.
@@ -64,7 +64,8 @@ SplitScores::SplitScores(const Catalog& exact, const Embeddings& queries, double
       if (!(kLeast < largest && largest < kMost)) continue;
       slopes_[q] = 0x1p-19 * largest / temperature;
       queries.copy_row(q, row.data());
-      for (float& value : row) value -= scale * nearest(value / scale);
+      const float inverse = 1.0f / scale;  // a power of two
+      for (float& value : row) value -= scale * nearest(value * inverse);
       roundings_[q] = float64_score(row.data(), mean.data(), queries.dim);
     }
   });

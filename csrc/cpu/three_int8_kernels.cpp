@@ -27,13 +27,15 @@ using Integers [[gnu::vector_size(64)]] = int32_t;
   TILE_LOAD(6, item + (row) * stride + 4 * (part) * third, stride)
 #define RL4REC_LOAD_QUERIES(part) TILE_LOAD_PASSING(7, query + 16 * (part) * third, 64)
 
-// Scores of 32 items and one vector of queries of a panel of kLanes.
-template <int kLanes, typename Meanwhile>
-[[gnu::always_inline]] inline void score_vector(const uint32_t* panel, const void* items,
-                                                int64_t stride, int64_t words,
-                                                const float* lane_scale, const float* item_scale,
-                                                float* scores, Meanwhile& meanwhile) {
-  alignas(64) int32_t sums[3][32][16];  // by weight
+// The sums of 32 items and one vector of queries, by weight.
+struct alignas(64) Sums {
+  int32_t of[3][32][16];
+};
+
+template <typename Meanwhile>
+[[gnu::always_inline]] inline void multiply(const uint32_t* panel, const void* items,
+                                            int64_t stride, int64_t words, Sums& sums,
+                                            Meanwhile& meanwhile) {
   const int64_t third = words / 3;
   TILE_ZERO(0);
   TILE_ZERO(1);
@@ -44,62 +46,114 @@ template <int kLanes, typename Meanwhile>
   for (int64_t w = 0; w < third; w += kInstructionWords) {
     const char* item = static_cast<const char*>(items) + 4 * w;
     const uint32_t* query = panel + 16 * w;
-    RL4REC_LOAD_ITEMS(0, 0);
-    RL4REC_LOAD_QUERIES(2);
-    TILE_DOT_INT8(2, 6, 7);
     RL4REC_LOAD_ITEMS(0, 16);
-    TILE_DOT_INT8(5, 6, 7);
-    RL4REC_LOAD_QUERIES(1);
-    TILE_DOT_INT8(4, 6, 7);
-    RL4REC_LOAD_ITEMS(0, 0);
-    TILE_DOT_INT8(1, 6, 7);
-    meanwhile.step();
-    RL4REC_LOAD_ITEMS(1, 0);
-    TILE_DOT_INT8(2, 6, 7);
-    RL4REC_LOAD_ITEMS(1, 16);
-    TILE_DOT_INT8(5, 6, 7);
     RL4REC_LOAD_QUERIES(0);
-    TILE_DOT_INT8(4, 6, 7);
-    RL4REC_LOAD_ITEMS(1, 0);
-    TILE_DOT_INT8(1, 6, 7);
-    meanwhile.step();
+    TILE_DOT_INT8(3, 6, 7);
+    RL4REC_LOAD_ITEMS(0, 0);
+    TILE_DOT_INT8(0, 6, 7);
     RL4REC_LOAD_ITEMS(2, 0);
     TILE_DOT_INT8(2, 6, 7);
     RL4REC_LOAD_ITEMS(2, 16);
     TILE_DOT_INT8(5, 6, 7);
+    meanwhile.step();
+    RL4REC_LOAD_ITEMS(1, 16);
+    TILE_DOT_INT8(4, 6, 7);
+    RL4REC_LOAD_ITEMS(1, 0);
+    TILE_DOT_INT8(1, 6, 7);
+    RL4REC_LOAD_QUERIES(1);
+    TILE_DOT_INT8(2, 6, 7);
+    RL4REC_LOAD_ITEMS(1, 16);
+    TILE_DOT_INT8(5, 6, 7);
+    meanwhile.step();
     RL4REC_LOAD_ITEMS(0, 16);
-    TILE_DOT_INT8(3, 6, 7);
+    TILE_DOT_INT8(4, 6, 7);
     RL4REC_LOAD_ITEMS(0, 0);
-    TILE_DOT_INT8(0, 6, 7);
+    TILE_DOT_INT8(1, 6, 7);
+    RL4REC_LOAD_QUERIES(2);
+    TILE_DOT_INT8(2, 6, 7);
+    RL4REC_LOAD_ITEMS(0, 16);
+    TILE_DOT_INT8(5, 6, 7);
     meanwhile.step();
   }
-  TILE_STORE(0, sums[0][0], 64);
-  TILE_STORE(3, sums[0][16], 64);
-  TILE_STORE(1, sums[1][0], 64);
-  TILE_STORE(4, sums[1][16], 64);
-  TILE_STORE(2, sums[2][0], 64);
-  TILE_STORE(5, sums[2][16], 64);
-  Floats lane_scales;
-  __builtin_memcpy(&lane_scales, lane_scale, sizeof(lane_scales));
-  for (int r = 0; r < 32; ++r) {
-    const Floats upper = 256.0f * load_floats(sums[0][r]) + load_floats(sums[1][r]);
-    const Floats sum = 256.0f * upper + load_floats(sums[2][r]);
-    const Floats score = sum * (lane_scales * item_scale[r]);
-    __builtin_memcpy(scores + r * kLanes, &score, sizeof(score));
-  }
+  TILE_STORE(0, sums.of[0][0], 64);
+  TILE_STORE(3, sums.of[0][16], 64);
+  TILE_STORE(1, sums.of[1][0], 64);
+  TILE_STORE(4, sums.of[1][16], 64);
+  TILE_STORE(2, sums.of[2][0], 64);
+  TILE_STORE(5, sums.of[2][16], 64);
 }
+
+// Turns sums into scores of a panel of kLanes, a row after the other.
+template <int kLanes>
+class Rows {
+ public:
+  [[gnu::always_inline]] Rows(const Sums& sums, const float* lane_scale, const float* item_scale,
+                              float* scores)
+      : sums_(sums), item_scale_(item_scale), scores_(scores) {
+    __builtin_memcpy(&lane_scales_, lane_scale, sizeof(lane_scales_));
+  }
+  [[gnu::always_inline]] void add(int64_t end) {
+    for (; row_ < end && row_ < 32; ++row_) {
+      const Floats upper = 256.0f * load_floats(sums_.of[0][row_]) + load_floats(sums_.of[1][row_]);
+      const Floats sum = 256.0f * upper + load_floats(sums_.of[2][row_]);
+      const Floats score = sum * (lane_scales_ * item_scale_[row_]);
+      __builtin_memcpy(scores_ + row_ * kLanes, &score, sizeof(score));
+    }
+  }
+  [[gnu::always_inline]] int64_t row() const { return row_; }
+
+ private:
+  const Sums& sums_;
+  Floats lane_scales_;
+  const float* item_scale_;
+  float* scores_;
+  int64_t row_ = 0;
+};
 
 struct Nothing {
   void step() {}
 };
+// What is stored takes a while to be loaded again. So the first vector's sums become scores while
+// the second one's are computed.
+template <int kLanes, typename Meanwhile>
+struct RowsAnd {
+  [[gnu::always_inline]] void step() {
+    rows.add(rows.row() + rows_per_step);
+    meanwhile.step();
+  }
+  Rows<kLanes>& rows;
+  const int64_t rows_per_step;
+  Meanwhile& meanwhile;
+};
+
+// 32 items and one vector of queries, half of what a kernel scores.
+struct Half {
+  const uint32_t* panel;
+  const void* items;
+  const float *lane_scale, *item_scale;
+  float* scores;
+};
+template <int kLanes, typename Meanwhile>
+[[gnu::always_inline]] inline void score_halves(const Half (&half)[2], int64_t stride,
+                                                int64_t words, Meanwhile& meanwhile) {
+  Sums sums[2];
+  multiply(half[0].panel, half[0].items, stride, words, sums[0], meanwhile);
+  Rows<kLanes> rows(sums[0], half[0].lane_scale, half[0].item_scale, half[0].scores);
+  const int64_t num_steps = words / kInstructionWords;
+  RowsAnd<kLanes, Meanwhile> both{rows, num_steps > 0 ? 31 / num_steps + 1 : 32, meanwhile};
+  multiply(half[1].panel, half[1].items, stride, words, sums[1], both);
+  rows.add(32);
+  Rows<kLanes>(sums[1], half[1].lane_scale, half[1].item_scale, half[1].scores).add(32);
+}
 
 template <typename Meanwhile>
 [[gnu::always_inline]] inline void score(const uint32_t* panel, const void* items, int64_t stride,
                                          int64_t words, const Int8Scales& scales, float* scores,
                                          Meanwhile& meanwhile) {
-  for (int v = 0; v < 32; v += 16)
-    score_vector<32>(panel + v * words, items, stride, words, scales.lane_scale + v,
-                     scales.item_scale, scores + v, meanwhile);
+  const Half halves[2] = {
+      {panel, items, scales.lane_scale, scales.item_scale, scores},
+      {panel + 16 * words, items, scales.lane_scale + 16, scales.item_scale, scores + 16}};
+  score_halves<32>(halves, stride, words, meanwhile);
 }
 
 void score_wide(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
@@ -111,9 +165,10 @@ void score_wide(const uint32_t* panel, const void* items, int64_t stride, int64_
 void score_narrow(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
                   const Int8Scales& scales, float* scores) {
   Nothing nothing;
-  for (int r = 0; r < 64; r += 32)
-    score_vector<16>(panel, static_cast<const char*>(items) + r * stride, stride, words,
-                     scales.lane_scale, scales.item_scale + r, scores + 16 * r, nothing);
+  const Half halves[2] = {{panel, items, scales.lane_scale, scales.item_scale, scores},
+                          {panel, static_cast<const char*>(items) + 32 * stride, scales.lane_scale,
+                           scales.item_scale + 32, scores + 16 * 32}};
+  score_halves<16>(halves, stride, words, nothing);
 }
 
 int64_t score_and_add(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
