@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rl4rec_kernels.ops import _backends, _hopper_topk
+from rl4rec_kernels.ops import _backends, _hopper_targets, _hopper_topk
 from rl4rec_kernels.ops._arguments import NO_IDS, Catalog, Ids
 from rl4rec_kernels.ops._backends import Backend
 from rl4rec_kernels.ops._exclusions import exclusion_keys
@@ -26,6 +26,7 @@ _DTYPES = {  # of queries and items that are multiplied
 }
 
 topk_catalog = _hopper_topk.topk_catalog
+rank_catalog_targets = _hopper_targets.rank_catalog_targets
 
 
 def resolve_backend(backend: Backend, query: Tensor, catalog: Catalog) -> Backend:
@@ -80,7 +81,7 @@ def _check_device(query: Tensor) -> None:
             "backend='cuda' scores a catalog on GPUs of compute capability 9.0 only, got "
             f"{'.'.join(map(str, capability))}; pass backend='triton' or 'auto'"
         )
-    if not hasattr(_backends.kernels("cuda"), "sum_catalog"):
+    if not hasattr(_backends.kernels("cuda"), "count_catalog_targets"):
         raise ValueError(
             "backend='cuda' needs kernels for catalogs, which were not compiled; install again "
             "with nvcc 12 or later, or pass backend='triton'"

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rl4rec_kernels.metrics import RankCounts
-from rl4rec_kernels.ops import _backends, reference
+from rl4rec_kernels.ops import _backends, _hopper, reference
 from rl4rec_kernels.ops._arguments import NO_IDS, Catalog, Ids, Targets
 from rl4rec_kernels.ops._backends import Backend
 from rl4rec_kernels.ops._blocks import (
@@ -100,4 +100,10 @@ def _explain(
     explain_ids(table.shape[0], Targets(targets, target_offsets), Ids(exclude, offsets), valid)
 
 
-_backends.register("rank_catalog_targets", _empty_counts, cuda=False, explain=_explain)
+_backends.register(
+    "rank_catalog_targets",
+    _empty_counts,
+    prefers_cuda=False,
+    explain=_explain,
+    kernel=_hopper.or_triton("rank_catalog_targets"),
+)

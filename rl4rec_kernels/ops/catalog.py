@@ -74,7 +74,7 @@ def rank_catalog(
         must be float32, finite and shorter than 1e18.
     backend : {"auto", "cpu", "cuda", "triton", "reference"}
         The implementation to use. ``"auto"`` uses C++ on the CPU and Triton on a GPU. ``"cuda"``
-        needs a GPU of compute capability 9.0 (Hopper), and one target per query.
+        needs a GPU of compute capability 9.0 (Hopper).
 
     Returns
     -------
@@ -114,7 +114,6 @@ def rank_catalog(
     query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
     wanted = split_targets(targets, query)
     if isinstance(wanted, Targets):
-        _refuse_several(backend)
         return rank_targets(query, catalog, wanted, excluded, backend)
     if backend == "reference":
         return reference.rank_catalog(query, _exact(catalog), wanted, *excluded, catalog.valid)
@@ -162,9 +161,9 @@ def reward_catalog(
     query, catalog, excluded, backend = _check(query, table, exclude, valid, refine, backend)
     wanted = split_targets(targets, query)
     if isinstance(wanted, Targets):
-        _refuse_several(backend)
         counts = rank_targets(query, catalog, wanted, excluded, backend)
-        return metrics_from_counts(counts, metrics, ties, offsets=wanted.offsets, backend=backend)
+        own = "auto" if backend == "cuda" else backend
+        return metrics_from_counts(counts, metrics, ties, offsets=wanted.offsets, backend=own)
     if backend == "reference":
         counts = reference.rank_catalog(query, _exact(catalog), wanted, *excluded, catalog.valid)
         return metrics_from_counts(counts, metrics, ties, backend=backend)
@@ -255,14 +254,6 @@ def _check(
     catalog = check_catalog(query, table, valid, refine)
     excluded = split_excluded(exclude, query)
     return query, catalog, excluded, _hopper.resolve_backend(backend, query, catalog)
-
-
-def _refuse_several(backend: str) -> None:
-    if backend == "cuda":
-        raise ValueError(
-            "backend='cuda' ranks one target per query, got targets as RaggedIds or lists of lists;"
-            " pass backend='triton' or 'auto'"
-        )
 
 
 def _exact(catalog: Catalog) -> Tensor:

@@ -24,7 +24,7 @@ struct Count {
 
   // Counted in float32, which is exact, and of which a multiprocessor adds twice as many at a time;
   // in two sums each, which do not wait for each other.
-  __device__ __forceinline__ void tile(State& s, const float (&d)[kScores], int, int, Odd) const {
+  static __device__ __forceinline__ void compare(State& s, const float (&d)[kScores]) {
     float above[2][2] = {}, tied[2][2] = {};
 #pragma unroll
     for (int i = 0; i < kScores; ++i) {
@@ -39,14 +39,24 @@ struct Count {
     }
   }
 
-  __device__ __forceinline__ void end(State& s, int row, int) const {
+  static __device__ __forceinline__ void add_lanes(State& s) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    for (int h = 0; h < 2; ++h)
 #pragma unroll
       for (int distance = 1; distance < 4; distance *= 2) {  // lanes that share a row
         s.above[h] += __shfl_xor_sync(kAllLanes, s.above[h], distance);
         s.tied[h] += __shfl_xor_sync(kAllLanes, s.tied[h], distance);
       }
+  }
+
+  __device__ __forceinline__ void tile(State& s, const float (&d)[kScores], int, int, Odd) const {
+    compare(s, d);
+  }
+
+  __device__ __forceinline__ void end(State& s, int row, int) const {
+    add_lanes(s);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
       const int own = row + 8 * h;
       if (lane_of_thread() % 4 == 0 && own < num_queries) {
         atomicAdd(counts + own, static_cast<unsigned long long>(s.above[h]));

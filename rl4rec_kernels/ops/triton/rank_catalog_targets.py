@@ -10,9 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rl4rec_kernels.ops._arguments import Targets
-from rl4rec_kernels.ops._blocks import have_repeats, row_of_each
-from rl4rec_kernels.ops._exclusions import exclusion_keys
+from rl4rec_kernels.ops._arguments import Ids, Targets
+from rl4rec_kernels.ops._target_lists import rank_in_lists
 from rl4rec_kernels.ops.triton.launch import launch
 from rl4rec_kernels.ops.triton.pairs import pair_scores
 from rl4rec_kernels.ops.triton.tile import (
@@ -87,29 +86,6 @@ def _remove_excluded(
             tl.atomic_add(counts + num_targets + begin + t, less, mask=tied)
 
 
-def _excluded_keys(
-    exclude: Tensor,
-    exclude_offsets: Tensor | None,
-    num_items: int,
-    targets: Tensor,
-    valid: Tensor | None,
-    num_queries: int,
-    bad: Tensor,
-) -> Tensor:
-    """Pairs to take out of the counts as numbers row * N + id: each once; -1 for what stays in.
-
-    `targets` are the pairs of targets, sorted. No shape depends on values, so that a CUDA graph can
-    be captured.
-    """
-    keys = exclusion_keys(exclude, exclude_offsets, num_queries, num_items, bad)
-    stays = keys == torch.nn.functional.pad(keys[:-1], (1, 0), value=-1)  # repeats
-    at = torch.searchsorted(targets, keys).clamp(max=len(targets) - 1)
-    stays |= targets[at] == keys
-    if valid is not None:
-        stays |= ~valid[keys.clamp(min=0) % num_items]
-    return keys.masked_fill(stays, -1)
-
-
 def rank_catalog_targets(
     query: Tensor,
     table: Tensor,
@@ -122,42 +98,25 @@ def rank_catalog_targets(
     source: Tensor | None,
     bad: Tensor,
 ) -> tuple[Tensor, ...]:
-    """As `ops.reference.rank_catalog_targets`.
-
-    `bad` is set if an id is out of range, or a target is not valid or repeated. The total of a
-    target that is out of range is negative.
-    """
+    """As `_target_lists.rank_in_lists`."""
     if source is not None:  # exact, and fast enough on the tensor cores
         table, row_stats = source, None
-    num_queries, num_items, num_targets = query.shape[0], table.shape[0], targets.shape[0]
-    counts = torch.zeros((2, num_targets), dtype=torch.int64, device=query.device)
-    if num_queries == 0 or num_targets == 0:
-        return counts[0], counts[1], counts[0].clone()
-    if num_items == 0:
-        bad.fill_(1)
-        return counts[0], counts[1], counts[0] - 1
-    offsets, own = target_offsets.contiguous(), Targets(targets.long(), target_offsets)
-    fits = (offsets[0] == 0) & (offsets[-1] == num_targets) & (offsets.diff() >= 0).all()
-    is_here = (own.values >= 0) & (own.values < num_items)
-    ids = torch.where(is_here, own.values, 0)
-    bad |= ~fits | ~is_here.all() | have_repeats(own, num_items)
-    if valid is not None:
-        valid = valid.contiguous()
-        bad |= ~valid[ids].all()
-    rows = row_of_each(own)
-    offsets = torch.where(fits, offsets, 0)  # else there is an error, whatever is counted
+    valid = None if valid is None else valid.contiguous()
     both = operands(query, table, row_stats)
-    scores = _score_all(both, ids, rows)
-    total = _count_all(both, counts, scores, offsets, valid)
-    if exclude is not None and exclude.numel():
-        pairs = (rows * num_items + ids).sort().values
-        keys = _excluded_keys(exclude, exclude_offsets, num_items, pairs, valid, num_queries, bad)
-        total = total - _remove(both, counts, scores, offsets, keys)[rows]
-    is_nan = scores.isnan()  # they share the last ranks
-    num_nan = counts.new_zeros(num_queries).index_add(0, rows, is_nan.long())[rows]
-    above = torch.where(is_nan, total - num_nan, counts[0])
-    tied = torch.where(is_nan, num_nan, counts[1]) - 1  # not with itself
-    return above, tied, torch.where(is_here, total, -1).expand(num_targets).contiguous()
+
+    def score(rows: Tensor, ids: Tensor) -> Tensor:
+        return _score_all(both, ids, rows)
+
+    def count(scores: Tensor, offsets: Tensor, keys: Tensor | None) -> Tensor:
+        counts = torch.zeros((2, len(scores)), dtype=torch.int64, device=scores.device)
+        _count_all(both, counts, scores, offsets, valid)
+        if keys is not None:
+            _remove(both, counts, scores, offsets, keys)
+        return counts
+
+    shape = query.shape[0], table.shape[0]
+    own, others = Targets(targets, target_offsets), Ids(exclude, exclude_offsets)
+    return rank_in_lists(shape, own, others, valid, bad, score, count)
 
 
 def _score_all(operands: Operands, ids: Tensor, rows: Tensor) -> Tensor:
@@ -170,21 +129,18 @@ def _score_all(operands: Operands, ids: Tensor, rows: Tensor) -> Tensor:
 
 def _count_all(
     operands: Operands, counts: Tensor, scores: Tensor, offsets: Tensor, valid: Tensor | None
-) -> Tensor:
-    """Count all valid items, the target and excluded ones too; return how many there are."""
+) -> None:
+    """Count all valid items, the target and excluded ones too."""
     sides, tile, options = operands
     programs, tiles_per_program = share_tiles(sides)
     args: Any = (scores, offsets, len(scores), valid, tiles_per_program, sides, tile)
     launch(_count_targets, programs, counts, *args, **{**options, "maxnreg": None})
-    return counts.new_tensor(sides.num_items) if valid is None else valid.sum()
 
 
 def _remove(
     operands: Operands, counts: Tensor, scores: Tensor, offsets: Tensor, keys: Tensor
-) -> Tensor:
-    """Take excluded pairs out of the counts; return how many each query has, int64 [B]."""
+) -> None:
+    """Take excluded pairs out of the counts."""
     sides, tile, options = operands
     args: Any = (scores, offsets, len(scores), keys, len(keys), sides, tile)
     launch(_remove_excluded, triton.cdiv(len(keys), BLOCK), counts, *args, **options)
-    num_excluded = counts.new_zeros(sides.num_queries)
-    return num_excluded.index_add(0, keys.clamp(min=0) // sides.num_items, (keys >= 0).long())
