@@ -160,11 +160,19 @@ bool ItemTile::load_in_place(int64_t first, int64_t end) {
   if (end - first < n) return false;
   for (int64_t r = 0; r < n; ++r)
     if (!catalog_.is_valid(first + r)) return false;
+  RowNorms norms{};  // in local variables, which stay in registers
+  Extremes range = kNoValues;
   for (int64_t r = 0; r < n; ++r) {
     ids_[r] = first + r;
     scales_[r] = catalog_.scale(first + r);
+    range.include(scales_[r]);
   }
-  for (int64_t r = 0; r < n && catalog_.row_stats; ++r) include_stats(first + r);
+  for (int64_t r = 0; r < n && catalog_.row_stats; ++r) {
+    norms.norm = std::max(norms.norm, catalog_.norm(first + r));
+    norms.error = std::max(norms.error, catalog_.error(first + r));
+  }
+  include(norms);
+  scale_range_ = range;
   size_ = n;
   data_ = catalog_.items.row(first);
   data_stride_ = catalog_.items.row_bytes;
@@ -294,6 +302,10 @@ Block Partition::operator[](int64_t i) const {
 }
 
 void prefetch_part(const Catalog& catalog, int64_t first, int64_t p, int64_t n) {
+  // A narrow tile is multiplied once, sooner than the next one is read. The processor's own
+  // prefetching reads it faster than many instructions at once.
+  const bool is_narrow = catalog.tile.lanes == catalog.tile.vector_lanes;
+  if (n == 1 && is_narrow && catalog.loads_in_place) return;
   const Embeddings& items = catalog.items;
   const int64_t rows = std::min(catalog.tile.rows, items.rows - first);
   for (int64_t r = rows * p / n; r < rows * (p + 1) / n; ++r) prefetch_row(items, first + r);

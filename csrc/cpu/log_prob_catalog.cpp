@@ -40,7 +40,7 @@ Found find(const Tensor& query, const Tensor& table, const Tensor& target_ids,
       counts ? &found.counts : nullptr);
   if (counts && !has_counted) {
     found.counts = Counts(queries.rows);
-    const Refinement refinement(catalog, queries, nullptr);
+    const Refinement refinement(catalog, queries, nullptr, 0);
     for_each_block(Partition::by_items(catalog, queries.rows, kRefinedPanels), [&](const Block& b) {
       refinement.count_block(exclusions, b, target_scores.data(), found.counts);
     });

@@ -44,20 +44,25 @@ float round_query(const Catalog& catalog, const float* query, int64_t dim, float
     if (rounded != query) std::copy(query, query + dim, rounded);
     return 1.0f;
   }
-  float largest = 0.0f;
-  bool finite = true;
-  for (int64_t j = 0; j < dim; ++j) {
-    largest = std::max(largest, std::fabs(query[j]));
-    finite = finite && std::isfinite(query[j]);
-  }
-  if (!finite) {  // int8 has no NaN; a scale of NaN makes every score NaN
+  // In lanes, so that the compiler uses vectors.
+  constexpr int64_t kSums = 16;
+  float magnitudes[kSums] = {}, zeros[kSums] = {};
+  for (int64_t j = 0; j < dim; j += kSums)
+    for (int64_t i = 0; i < std::min(kSums, dim - j); ++i) {
+      magnitudes[i] = std::max(magnitudes[i], std::fabs(query[j + i]));
+      zeros[i] += 0.0f * query[j + i];
+    }
+  if (std::any_of(zeros, zeros + kSums, [](float zero) { return zero != 0.0f; })) {
+    // int8 has no NaN; a scale of NaN makes every score NaN
     std::fill(rounded, rounded + dim, 0.0f);
     return std::numeric_limits<float>::quiet_NaN();
   }
+  const float largest = *std::max_element(magnitudes, magnitudes + kSums);
   constexpr float kLeast = std::numeric_limits<float>::denorm_min();
   const float scale = largest > 0.0f ? std::max(largest / 127.0f, kLeast) : 1.0f;
+  constexpr float kShift = 0x1.8p23f;  // adding it rounds to whole numbers, ties to even
   for (int64_t j = 0; j < dim; ++j)
-    rounded[j] = std::clamp(std::nearbyint(query[j] / scale), -127.0f, 127.0f);
+    rounded[j] = (std::min(std::max(query[j] / scale, -127.0f), 127.0f) + kShift) - kShift;
   return scale;
 }
 

@@ -1,75 +1,13 @@
 // rank_catalog and reward_catalog. Defined in rl4rec_kernels/ops/reference.py.
 #include <cmath>
-#include <limits>
 
-#include "cpu/exclusions.h"
+#include "cpu/exact_counts.h"
 #include "cpu/metrics_from_counts.h"
 #include "cpu/new_tensor.h"
 #include "cpu/refine.h"
 
 namespace rl4rec {
 namespace {
-
-// Adds to `counts` what the queries of a block find among its items.
-void count_block(const Catalog& catalog, const Exclusions& exclusions, const Panels& panels,
-                 const Block& block, const float* target_scores, Counts& counts) {
-  const TileKernels& tile = catalog.tile;
-  const int64_t num_panels = panels.size(), lanes = tile.lanes;
-  std::vector<float> targets(num_panels * tile.lanes);
-  std::copy_n(target_scores + block.first_query, block.num_queries, targets.begin());
-  std::vector<int32_t> above(num_panels * tile.lanes), tied(num_panels * tile.lanes);
-  auto entries = exclusions.seek(block.first_query, lanes, num_panels, block.begin);
-  std::vector<const float*> compared(num_panels);
-  for (int64_t p = 0; p < num_panels; ++p) {
-    const float* panel_targets = &targets[p * lanes];
-    const int64_t n = panels.num_queries(p);
-    if (std::any_of(panel_targets, panel_targets + n, is_tiny)) compared[p] = panel_targets;
-  }
-
-  ItemTile items(catalog);
-  alignas(64) float buffers[2][kMaxTileScores];
-  // Counts the scores of panel p, unless they `are_counted` but for the exclusions.
-  const auto count = [&](int64_t p, bool are_counted) {
-    float* scores = buffers[p % 2];
-    const float* target = &targets[p * lanes];
-    int32_t *more = &above[p * lanes], *same = &tied[p * lanes];
-    const auto count_all = [&](bool only_finite) {
-      return tile.count(scores, items.size(), target, only_finite, more, same);
-    };
-    if (!are_counted &&
-        (!items.is_settled(panels, p, compared[p]) || !count_all(/*only_finite=*/true))) {
-      items.settle(panels, p, compared[p], scores);
-      count_all(/*only_finite=*/false);
-    }
-    exclusions.for_each(entries[p], block.first_query + p * lanes, lanes, items,
-                        [&](int64_t row, int64_t lane) {
-                          const float score = scores[row * lanes + lane];
-                          more[lane] -= score > target[lane];
-                          same[lane] -= score == target[lane];
-                        });
-  };
-  int64_t begin = block.begin;
-  while ((begin = items.load(begin, block.end)), items.size() > 0) {
-    const bool counts_meanwhile = tile.score_and_count && items.size() == tile.rows;
-    // The scores of a panel are counted while those of the next one are computed.
-    for (int64_t p = 0; p < num_panels; ++p) {
-      bool are_counted = false;
-      if (p > 0 && counts_meanwhile && items.is_settled(panels, p - 1, compared[p - 1])) {
-        const int64_t last = (p - 1) * lanes;
-        are_counted = items.multiply_and_count(
-            panels, p, buffers[p % 2],
-            {buffers[(p - 1) % 2], &targets[last], &above[last], &tied[last]});
-      } else {
-        items.multiply(panels, p, buffers[p % 2]);
-      }
-      prefetch_part(catalog, begin, p, num_panels);
-      if (p > 0) count(p - 1, are_counted);
-    }
-    count(num_panels - 1, /*are_counted=*/false);
-  }
-  for (int64_t i = 0; i < block.num_queries; ++i)
-    counts.add(block.first_query + i, above[i], tied[i], 0);
-}
 
 Counts count_catalog(const Tensor& query, const Tensor& table, const Tensor& target_ids,
                      const OptionalTensor& exclude, const OptionalTensor& exclude_offsets,
@@ -88,16 +26,16 @@ Counts count_catalog(const Tensor& query, const Tensor& table, const Tensor& tar
                                                : score_targets(exact, queries, targets.data());
 
   Counts counts(queries.rows);
-  if (source || Refinement::pays(exact, queries)) {
-    const Refinement refinement(exact, queries, source ? &catalog : nullptr);
+  const auto refinement = Refinement::find(exact, queries, source ? &catalog : nullptr);
+  if (refinement) {
     for_each_block(Partition::by_items(exact, queries.rows, kRefinedPanels), [&](const Block& b) {
-      refinement.count_block(exclusions, b, target_scores.data(), counts);
+      refinement->count_block(exclusions, b, target_scores.data(), counts);
     });
   } else {
     const Partition partition =
         Partition::by_items(exact, queries.rows, Partition::panels_at_once(exact));
     for_each_block(exact, queries, partition, [&](const Block& block, const Panels& panels) {
-      count_block(exact, exclusions, panels, block, target_scores.data(), counts);
+      count_exactly(exact, exclusions, panels, block, target_scores.data(), counts);
     });
   }
 

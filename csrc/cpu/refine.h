@@ -68,20 +68,20 @@ struct Rescored {
 // The ways to score the items of a call: approximately, and exactly.
 class Refinement {
  public:
-  // Whether approximate scores are the faster way to exact results for a catalog without a copy.
-  static bool pays(const Catalog& catalog, const Embeddings& queries);
-
+  // What finds exact results in less time than exact scores of all pairs would take, or nothing.
   // `exact` has the scores that are asked for. `quantized`, if there is one, is made of the same
-  // items by quantize_table, which checks that all values are finite. Queries must be finite then.
-  // `compares` says that scores are compared only: then it may pay to approximate them closely.
-  Refinement(const Catalog& exact, const Embeddings& queries, const Catalog* quantized,
-             bool compares = true);
+  // items by quantize_table, which checks that all values are finite; queries must be finite then.
+  // `k` is how many best items are asked for; 0 if scores are compared with those of targets.
+  static std::optional<Refinement> find(const Catalog& exact, const Embeddings& queries,
+                                        const Catalog* quantized, int64_t k = 0);
+
+  Refinement(const Catalog& exact, const Embeddings& queries, const Catalog* quantized, int64_t k);
 
   const Catalog& exact() const { return exact_; }
   const Embeddings& queries() const { return queries_; }
   const std::vector<Approximation>& approximations() const { return approximations_; }
   // Whether all queries of a block are finite, and not huge.
-  bool is_bounded(const Block& block) const { return approximations_[0].is_bounded(block); }
+  bool is_bounded(const Block& block) const;
 
   // Adds to `counts` what the queries of a block find among its items.
   void count_block(const Exclusions& exclusions, const Block& block, const float* target_scores,
@@ -100,6 +100,8 @@ class Refinement {
   bool copies_items() const {
     return exact_.items.storage != kFloat32 || exact_.items.dim % kStep != 0;
   }
+  // Those that may take less time than exact scores.
+  void add_approximations(const Catalog* quantized, int64_t k);
   // How far the scores of dot_rows and of a tile may differ for one pair.
   float rounding(int64_t q, const RowNorms& items) const {
     return rounding_[q] * (items.norm + items.error) + rounding_constant_[q];
@@ -109,7 +111,8 @@ class Refinement {
   const Embeddings& queries_;
   std::vector<Approximation> approximations_;
   int64_t padded_dim_;
-  AlignedWords query_words_;  // as float32, padded
+  AlignedWords query_words_;        // as float32, padded
+  std::vector<float> query_norms_;  // at least; infinite or NaN if a query is not finite, or huge
   std::vector<float> rounding_, rounding_constant_;
 };
 

@@ -100,10 +100,17 @@ void Reservoir::prune() {
       bound_ == 0.0f ? std::nextafter(sure, kInfinity) : std::nextafter(sure - bound_, -kInfinity);
 }
 
-// A radix sort, byte by byte from the lowest, which keeps the order of items with equal scores.
+// If there are many a radix sort, byte by byte from the lowest, which keeps the order of items with
+// equal scores.
 void Reservoir::sort() {
   const auto key_of = [](const Entry& entry) { return ~to_key(entry.score); };
-  if (size_ < 64) {
+  if (k_ < 24 && k_ < size_) {
+    const auto order_of = [&](const Entry& entry) {
+      return uint64_t{key_of(entry)} << 32 | (entry.item & (kExact - 1));
+    };
+    std::partial_sort(entries_.begin(), entries_.begin() + k_, entries_.begin() + size_,
+                      [&](const Entry& a, const Entry& b) { return order_of(a) < order_of(b); });
+  } else if (size_ < 64) {
     std::stable_sort(entries_.begin(), entries_.begin() + size_,
                      [&](const Entry& a, const Entry& b) { return key_of(a) < key_of(b); });
   } else {

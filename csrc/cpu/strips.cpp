@@ -17,24 +17,17 @@ Strips::Strips(const Refinement& refinement, const Block& block)
   ways_.emplace_back();
   ways_.back().approximation = nullptr;
   ways_.back().catalog = &refinement.exact();
-  for (Way& way : ways_) way.fixed = fixed_cost(*way.catalog);
+  for (Way& way : ways_) way.fixed = scoring_cost(*way.catalog, block.num_queries);
+  strip_.way = ways_.size();  // none so far
 }
 
-float Strips::fixed_cost(const Catalog& catalog) const {
-  const auto num_queries = static_cast<float>(block_.num_queries);
-  const float reading = kReadingCost * static_cast<float>(catalog.items.value_bytes) / 4;
-  if (catalog.arithmetic == kFew) return reading / num_queries + kFewCost;
-  const int64_t lanes = catalog.tile.lanes;
-  const int64_t padded = (block_.num_queries + lanes - 1) / lanes * lanes;
-  const float multiplying = catalog.tile.cost * static_cast<float>(padded) / num_queries;
-  const float rounding = catalog.arithmetic == kBFloat16Pairs ? 1.5f : 2.5f;
-  return multiplying + (catalog.rounds ? rounding : reading) / num_queries;
+size_t Strips::cheapest() const {
+  const auto by_cost = [](const Way& a, const Way& b) { return a.cost() < b.cost(); };
+  return std::min_element(ways_.begin(), ways_.end(), by_cost) - ways_.begin();
 }
 
 const Strip& Strips::load(int64_t begin, int64_t end) {
-  const auto by_cost = [](const Way& a, const Way& b) { return a.cost() < b.cost(); };
-  size_t chosen = std::min_element(ways_.begin(), ways_.end(), by_cost) - ways_.begin();
-  for (;; chosen = ways_.size() - 1) {
+  for (size_t chosen = cheapest();; chosen = ways_.size() - 1) {
     Way& way = ways_[chosen];
     if (!way.panels) {
       way.panels.emplace(*way.catalog, refinement_.queries());
@@ -64,13 +57,19 @@ void Strips::load_tiles(Way& way, int64_t begin, int64_t end) {
   }
 }
 
-void Strips::learn(int64_t num_pairs, const Rescored& rescored) {
-  constexpr float kFade = 0.98f;  // so that a way which was not taken for long is tried again
-  for (Way& way : ways_) way.rescored *= kFade;
-  const float row = reads_source() ? 0.0f : kSingleReadingCost;
-  ways_[strip_.way].rescored =
-      (static_cast<float>(rescored.pairs) + row * static_cast<float>(rescored.items)) /
-      static_cast<float>(num_pairs);
+void Strips::learn(int64_t num_rows, const Rescored& rescored) {
+  forget(num_rows);
+  const bool reads_rows = !reads_source() && !is_cached(refinement_.exact().items);
+  const float row = reads_rows ? kSingleReadingCost : 0.0f;
+  ways_[strip_.way].rescored = (kRescoringCost * static_cast<float>(rescored.pairs) +
+                                row * static_cast<float>(rescored.items)) /
+                               static_cast<float>(num_rows * block_.num_queries);
+}
+
+void Strips::forget(int64_t num_rows) {
+  constexpr float kFade = 0.98f;  // per kStripRows
+  const float fade = std::pow(kFade, static_cast<float>(num_rows) / kStripRows);
+  for (Way& way : ways_) way.rescored *= fade;
 }
 
 }  // namespace rl4rec

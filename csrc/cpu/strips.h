@@ -1,6 +1,7 @@
 // How strips of items are scored: by the approximation that takes the least time, or exactly.
 #pragma once
 
+#include "cpu/cost.h"
 #include "cpu/refine.h"
 #include "cpu/tuning.h"
 
@@ -28,8 +29,19 @@ class Strips {
 
   // Whether the strip was read from the table whose rows are rescored.
   bool reads_source() const { return reads_source(*strip_.catalog); }
-  // Reports how many pairs the strip has, and which of them had to be rescored.
-  void learn(int64_t num_pairs, const Rescored& rescored);
+  // Reports how many rows the strip has, and which of its pairs had to be rescored.
+  void learn(int64_t num_rows, const Rescored& rescored);
+
+  // Whether exact scores have taken the least time lately.
+  bool prefers_exact() const { return cheapest() == ways_.size() - 1; }
+  // How many rows are best scored next, in one way: few if it was not the last one.
+  int64_t next_rows() const {
+    if (prefers_exact()) return kExactRows;
+    return cheapest() == strip_.way ? kStripRows : kTriedRows;
+  }
+  // Reports rows that were scored without a strip. What was learned fades, so that a way which was
+  // not taken for long is tried again.
+  void forget(int64_t num_rows);
 
   // Calls fn(tile, p) for every tile and panel of the strip: a few panels at a time, which stay in
   // the cache.
@@ -51,12 +63,11 @@ class Strips {
   }
 
  private:
-  // A way to score. Its cost per pair, in units of that of dot_rows, is that of the kernel, of
-  // reading or rounding items, which all queries of the block share, and of rescoring.
+  // A way to score, and its costs per pair.
   struct Way {
     const Approximation* approximation;
     const Catalog* catalog;
-    float fixed = 0.0f;
+    float fixed = 0.0f;     // see scoring_cost
     float rescored = 0.0f;  // as seen lately
     std::optional<Panels> panels;
     std::vector<ItemTile> tiles;
@@ -67,7 +78,7 @@ class Strips {
   bool reads_source(const Catalog& catalog) const {
     return catalog.items.data == refinement_.exact().items.data;
   }
-  float fixed_cost(const Catalog& catalog) const;
+  size_t cheapest() const;  // of the ways
   void load_tiles(Way& way, int64_t begin, int64_t end);
 
   const Refinement& refinement_;

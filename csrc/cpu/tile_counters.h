@@ -199,6 +199,36 @@ class Collector<kLanes, true> {
   __m512 low_[V], high_[V];
   __m512i more_[V];
 };
+
+// The same for n scores in rows of less than a vector: it takes several rows at once.
+template <int kLanes>
+int64_t collect_few(const float* scores, int64_t n, const float* low, const float* high,
+                    int32_t* above, uint32_t* positions) {
+  constexpr int kWidth = 16;
+  float lows[kWidth], highs[kWidth];
+  for (int i = 0; i < kWidth; ++i) {
+    lows[i] = low[i % kLanes];
+    highs[i] = high[i % kLanes];
+  }
+  const __m512 least = _mm512_loadu_ps(lows), most = _mm512_loadu_ps(highs);
+  __m512i more = _mm512_setzero_si512();
+  __m512i position = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  uint32_t* next = positions;
+  for (int64_t i = 0; i < n; i += kWidth) {
+    const __mmask16 exists = static_cast<__mmask16>(n - i < kWidth ? (1 << (n - i)) - 1 : -1);
+    const __m512 score = _mm512_maskz_loadu_ps(exists, scores + i);
+    const __mmask16 higher = _mm512_mask_cmp_ps_mask(exists, score, most, _CMP_GT_OQ);
+    const __mmask16 inside = _mm512_mask_cmp_ps_mask(exists, score, least, _CMP_GE_OQ) & ~higher;
+    more = _mm512_mask_add_epi32(more, higher, more, _mm512_set1_epi32(1));
+    _mm512_storeu_si512(next, _mm512_maskz_compress_epi32(inside, position));
+    next += __builtin_popcount(inside);
+    position = _mm512_add_epi32(position, _mm512_set1_epi32(kWidth));
+  }
+  int32_t counts[kWidth];
+  _mm512_storeu_si512(counts, more);
+  for (int i = 0; i < kWidth; ++i) above[i % kLanes] += counts[i];
+  return next - positions;
+}
 #endif
 
 }  // namespace

@@ -52,6 +52,10 @@ int64_t count_and_collect(const float* scores, int64_t num_rows, const float* lo
                           const float* high, bool only_finite, int32_t* above,
                           uint32_t* positions) {
   if (only_finite && !all_finite(scores, num_rows * kLanes)) return -1;
+#if defined(__AVX512F__)
+  if constexpr (kLanes < kWidth)
+    return collect_few<kLanes>(scores, num_rows * kLanes, low, high, above, positions);
+#endif
   Collector<kLanes> collector(low, high, above, positions);
   for (int64_t r = 0; r < num_rows; ++r) collector.add(r, scores + r * kLanes);
   return collector.store(above);

@@ -161,7 +161,7 @@ void search_block(const Refinement& refinement, const Exclusions& exclusions, co
       collector.collect(strip.catalog->tile, items, p, scores, /*only_finite=*/false);
       collector.add(strip.catalog->tile, items, p, scores, !strip.approximation, compact);
     });
-    strips.learn((end - begin) * block.num_queries, {num_rescored, num_rescored});
+    strips.learn(end - begin, {num_rescored, num_rescored});
   }
 
   // Strip by strip of the source, so that what the queries share of it is read once.
@@ -178,15 +178,6 @@ void search_block(const Refinement& refinement, const Exclusions& exclusions, co
     for (int64_t i = 0; i < block.num_queries; ++i)
       next[i] = reservoirs[i].rescore(next[i], end, exact_scores(i));
   collector.store(best);
-}
-
-// Whether rescoring the best k items of every query takes less time than scoring all exactly.
-bool pays_to_rescore(const Catalog& exact, const Catalog& given, int64_t k) {
-  const TileKernels& amx = level().wide[kSplit];
-  const float fastest = amx.score ? level().wide[kBFloat16Pairs].cost : given.tile.cost;
-  constexpr float kRescoredPerBest = 1.3f;
-  return kRescoredPerBest * static_cast<float>(k) <
-         (exact.tile.cost - fastest) * static_cast<float>(exact.items.rows);
 }
 
 // Merges the best items of all ranges for one query. Of equal scores, those of earlier ranges come
@@ -219,9 +210,7 @@ std::tuple<Tensor, Tensor> topk_catalog(const Tensor& query, const Tensor& table
   std::optional<Catalog> source_catalog;
   if (source) source_catalog.emplace(*source, std::nullopt, valid, queries);
   const Catalog& exact = source ? *source_catalog : catalog;
-  std::optional<Refinement> refinement;
-  if ((source || Refinement::pays(exact, queries)) && pays_to_rescore(exact, catalog, k))
-    refinement.emplace(exact, queries, source ? &catalog : nullptr, /*compares=*/false);
+  const auto refinement = Refinement::find(exact, queries, source ? &catalog : nullptr, k);
 
   const Tensor scores = new_tensor(aoti_torch_dtype_float32(), queries.rows, k);
   const Tensor ids = new_tensor(aoti_torch_dtype_int64(), queries.rows, k);

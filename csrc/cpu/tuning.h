@@ -22,6 +22,10 @@ constexpr int64_t kRefinedPanels = 256;
 
 // Rows of items that are scored in one way, and whose undecided pairs are rescored together.
 constexpr int64_t kStripRows = 256;
+// The same of a way that is tried, and of exact scores, which take time to begin with, if they cost
+// less than others did.
+constexpr int64_t kTriedRows = 64;
+constexpr int64_t kExactRows = 16 * kStripRows;
 // Rows that are prefetched ahead of the one that is rounded, and of the one that is rescored.
 constexpr int64_t kRoundedAhead = 6;
 constexpr int64_t kRescoredAhead = 6;
@@ -31,13 +35,6 @@ constexpr int64_t kStripBytes = kL2CacheBytes / 4;
 constexpr int64_t kStripItemsPerQuery = 64;
 // What the candidates for the best k of a block's queries may take, per thread.
 constexpr int64_t kReservoirBytes = 16 << 20;
-
-// In units of a dot product of two rows in the cache: that of reading a row of float32 from memory,
-// which a call of few queries shares among them, and of a query's part of kFew. Reading single rows
-// takes longer than reading one after the other.
-constexpr float kReadingCost = 4.0f;
-constexpr float kSingleReadingCost = 12.0f;
-constexpr float kFewCost = 0.25f;
 
 // Candidates that are scored together: their row pointers and scores stay in the L1 cache.
 constexpr int64_t kChunkSize = 512;

@@ -179,7 +179,6 @@ def _check_quantized(
             raise TypeError(
                 f"table.{name} must be a tensor, got {shown(part)}; make it with quantize_table"
             )
-    dtype = query.dtype if isinstance(query, Tensor) and query.dtype in _FLOATS else torch.float32
     if (
         values.dim() != 2
         or values.dtype not in (torch.int8, torch.bfloat16, torch.float8_e4m3fn)
@@ -190,15 +189,17 @@ def _check_quantized(
             f"table has values {values.dtype} {tuple(values.shape)} and row_stats "
             f"{row_stats.dtype} {tuple(row_stats.shape)}; make it with quantize_table"
         )
-    check_embeddings(query, values.new_empty((0, values.shape[1]), dtype=dtype))
     if not refine:
+        is_float = isinstance(query, Tensor) and query.dtype in _FLOATS
+        dtype = query.dtype if is_float else torch.float32
+        check_embeddings(query, values.new_empty((0, values.shape[1]), dtype=dtype))
         return values, row_stats, None
     if source is None:
         raise ValueError(
             "refine=True needs the table that was quantized; make the copy with "
             "quantize_table(..., keep_source=True)"
         )
-    if query.dtype != torch.float32:
+    if isinstance(query, Tensor) and query.dtype != torch.float32:
         raise TypeError(
             f"query must be float32 with refine=True, got {query.dtype}; convert it "
             "with query.float()"
@@ -208,6 +209,8 @@ def _check_quantized(
         raise ValueError(
             f"table.source is {tuple(source.shape)} but table.values is {tuple(values.shape)}"
         )
+    if not _share_device(values, source):
+        raise _on_two_devices("table.values", values, "table.source", source)
     return values, row_stats, source
 
 

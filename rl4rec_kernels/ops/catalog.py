@@ -201,8 +201,8 @@ def topk_catalog(
         From 1 to N.
     refine : bool
         For a quantized table: score in float32 again all items that could be among the best given
-        the rounding. Results are then exactly those of the table that was quantized. If k is more
-        than N / 32 that would be most of the work, and the table itself is scored instead.
+        the rounding. Results are then exactly those of the table that was quantized. The table
+        itself is scored instead if that takes less time: if it is small, or k a large part of it.
 
     Returns
     -------

@@ -40,6 +40,8 @@ def draw(kind: str, num_queries: int, num_items: int, dim: int) -> tuple[torch.T
 
 KINDS = ["normal", "ties", "equal items", "near items", "nan", "infinite", "huge", "subnormal"]
 
+UNCACHED = 600_000  # values: the source of a smaller table is scored, not its copy
+
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -102,9 +104,10 @@ def test_refined_counts_are_those_of_the_source_at_every_level(kind, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("dim", [33, 384, 4100])
 def test_few_refined_queries_have_the_counts_of_the_source_at_every_level(dim, dtype):
-    query, table = draw("near items", 8, 150, dim)
+    num_items = UNCACHED // dim
+    query, table = draw("near items", 8, num_items, dim)
     query[::2] *= 1e-15
-    targets, valid = torch.randint(150, (8,)), torch.ones(150, dtype=torch.bool)
+    targets, valid = torch.randint(num_items, (8,)), torch.ones(num_items, dtype=torch.bool)
     valid[40:45] = False
     targets[targets // 5 == 8] = 0
     copy = rk.quantize_table(table, dtype)
@@ -116,3 +119,25 @@ def test_few_refined_queries_have_the_counts_of_the_source_at_every_level(dim, d
                 refined = rk.rank_catalog(own[0], copy, own[1], valid=valid, refine=True)
                 for one, other in zip(refined, exact, strict=True):
                     assert torch.equal(one, other), level
+
+
+@pytest.mark.parametrize("kind", ["normal", "near items"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_what_runs_for_so_many_queries_does_not_change_results(kind, dtype):
+    """Copies, their source or both are scored, by the cost of each."""
+    query, table = draw(kind, 200, UNCACHED // 100, 100)
+    targets = torch.randint(len(table), (200,))
+    exclude = torch.randint(-1, len(table), (200, 12))
+    copy = rk.quantize_table(table, dtype)
+    with use_cpu_level("avx2"):
+        exact = rk.rank_catalog(query, table, targets, exclude)
+        best = rk.topk_catalog(query, table, 20, exclude)
+    for level in FUSED:
+        with use_cpu_level(level):
+            for few in (5, 20, 200) if level != "amx_emulated" else (20,):
+                own = (copy, targets[:few], exclude[:few])
+                refined = rk.rank_catalog(query[:few], *own, refine=True)
+                refined_best = rk.topk_catalog(query[:few], copy, 20, exclude[:few], refine=True)
+                expected = [part[:few] for part in (*exact, *best)]
+                for one, other in zip((*refined, *refined_best), expected, strict=True):
+                    assert torch.equal(one, other), (level, few)
