@@ -137,8 +137,8 @@ def hopper_quantized(raw: Emulated) -> None:
 
 
 def hopper_best(raw: Emulated) -> None:
-    """The best of items, more of which reach the bound of the sample than there is room for."""
-    case = make_catalog_case((2, 700, 16), (cases.BF16, cases.BF16))
+    """The best items, where many more reach the bound of the sample than there is room for."""
+    case = make_catalog_case((2, 3000, 16), (cases.BF16, cases.BF16))
     case.query[:, 0], case.table[:, 0] = 1.0, 50.0
     case.table[::5] = 0.0
     spare, _hopper_topk._SPARE = _hopper_topk._SPARE, 30
