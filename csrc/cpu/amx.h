@@ -1,12 +1,14 @@
 // The instructions of Intel AMX that the tile kernels use, with two bodies: the intrinsics, and an
 // emulation for machines without AMX, to the bit by Intel's definition (Intel 64 and IA-32
-// Architectures Software Developer's Manual, volume 2, TDPBF16PS and TDPBSSD).
+// Architectures Software Developer's Manual, volume 2, TDPBF16PS, TDPFP16PS and TDPBSSD).
 //
 // A tile register holds 16 rows of 64 bytes. With tiles A [16, 64 bytes] of items and B [16, 64
 // bytes] of queries, `TILE_DOT_BFLOAT16(c, a, b)` adds to C[m][n] (float32) the products of the
 // pairs of bfloat16 A[m][k] and B[k][n]: one chain of fused multiply-adds for the first of each
 // pair and one for the second, both from zero, are added up and then added to C. Denormal inputs
-// and results count as zero. `TILE_DOT_INT8` does the same for quadruples of signed int8 and int32.
+// and results count as zero. `TILE_DOT_FLOAT16` does the same for float16, whose denormals keep
+// their values: CPUs with AMX-FP16 have it. `TILE_DOT_INT8` does it for quadruples of signed int8
+// and int32.
 //
 // `TILE_LOAD_PASSING` is for what passes through many times, a tile at a time: it leaves the L1
 // cache to the other factor, which stays.
@@ -44,9 +46,15 @@ inline void release_tiles() { _tile_release(); }
 #define TILE_LOAD_PASSING(tile, from, stride) _tile_stream_loadd(tile, from, stride)
 #define TILE_STORE(tile, to, stride) _tile_stored(tile, to, stride)
 #define TILE_DOT_BFLOAT16(c, a, b) _tile_dpbf16ps(c, a, b)
+// tdpfp16ps %tmm<b>, %tmm<a>, %tmm<c>, which GCC 12 and older assemblers do not know:
+// VEX.128.F2.0F38.W0 5C 11:c:a, with b inverted in the prefix.
+#define TILE_DOT_FLOAT16(c, a, b) \
+  __asm__ volatile(".byte 0xc4, 0xe2, 0x7b ^ (" #b " << 3), 0x5c, 0xc0 | (" #c " << 3) | " #a ::)
 #define TILE_DOT_INT8(c, a, b) _tile_dpbssd(c, a, b)
 
 #else
+
+#include <immintrin.h>
 
 namespace rl4rec::RL4REC_LEVEL {
 namespace {
@@ -83,18 +91,25 @@ inline float flushed(float value) {
   __builtin_memcpy(&bits, &value, sizeof(bits));
   return from_bits(bits & 0x7f800000 ? bits : bits & 0x80000000);
 }
-inline float low_half(uint32_t word) { return flushed(from_bits(word << 16)); }
-inline float high_half(uint32_t word) { return flushed(from_bits(word & 0xffff0000)); }
+inline float from_bfloat16(uint32_t bits) { return flushed(from_bits(bits << 16)); }
+inline float from_float16(uint32_t bits) { return _cvtsh_ss(static_cast<uint16_t>(bits)); }
 
-inline void tile_dot_bfloat16(int c, int a, int b) {
+template <float (*kFromBits)(uint32_t)>
+inline void tile_dot_pairs(int c, int a, int b) {
+  float queries[2][16][16];  // the first of each pair, and the second
+  for (int k = 0; k < 16; ++k)
+    for (int n = 0; n < 16; ++n) {
+      queries[0][k][n] = kFromBits(emulated_tiles[b].word[k][n] & 0xffff);
+      queries[1][k][n] = kFromBits(emulated_tiles[b].word[k][n] >> 16);
+    }
   for (int m = 0; m < 16; ++m) {
     float first[16] = {}, second[16] = {};
     for (int k = 0; k < 16; ++k) {
       const uint32_t item = emulated_tiles[a].word[m][k];
+      const float item_first = kFromBits(item & 0xffff), item_second = kFromBits(item >> 16);
       for (int n = 0; n < 16; ++n) {
-        const uint32_t query = emulated_tiles[b].word[k][n];
-        first[n] = flushed(__builtin_fmaf(low_half(item), low_half(query), first[n]));
-        second[n] = flushed(__builtin_fmaf(high_half(item), high_half(query), second[n]));
+        first[n] = flushed(__builtin_fmaf(item_first, queries[0][k][n], first[n]));
+        second[n] = flushed(__builtin_fmaf(item_second, queries[1][k][n], second[n]));
       }
     }
     for (int n = 0; n < 16; ++n) {
@@ -123,7 +138,8 @@ inline void tile_dot_int8(int c, int a, int b) {
 #define TILE_LOAD(tile, from, stride) tile_load(tile, from, stride)
 #define TILE_LOAD_PASSING(tile, from, stride) tile_load(tile, from, stride)
 #define TILE_STORE(tile, to, stride) tile_store(tile, to, stride)
-#define TILE_DOT_BFLOAT16(c, a, b) tile_dot_bfloat16(c, a, b)
+#define TILE_DOT_BFLOAT16(c, a, b) tile_dot_pairs<from_bfloat16>(c, a, b)
+#define TILE_DOT_FLOAT16(c, a, b) tile_dot_pairs<from_float16>(c, a, b)
 #define TILE_DOT_INT8(c, a, b) tile_dot_int8(c, a, b)
 
 #endif

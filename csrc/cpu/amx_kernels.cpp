@@ -123,7 +123,18 @@ class CollectRows {
   int64_t row_ = 0;
 };
 
-struct BFloat16 {
+// Whose products are added up.
+enum class Pair { kBFloat16, kFloat16 };
+#define RL4REC_DOT_PAIRS(c, a, b)          \
+  {                                        \
+    if constexpr (kPair == Pair::kFloat16) \
+      TILE_DOT_FLOAT16(c, a, b);           \
+    else                                   \
+      TILE_DOT_BFLOAT16(c, a, b);          \
+  }
+
+template <Pair kPair>
+struct Pairs {
   template <typename Meanwhile>
   [[gnu::always_inline]] static void score(const uint32_t* panel, const void* items, int64_t stride,
                                            int64_t words, const Int8Scales&, float* scores,
@@ -131,18 +142,19 @@ struct BFloat16 {
     const uint32_t* second = panel + 16 * words;
     RL4REC_ZERO();
     for (int64_t w = 0; w < words; w += kInstructionWords) {
-      RL4REC_MULTIPLY_2X2(TILE_DOT_BFLOAT16, w, w);
+      RL4REC_MULTIPLY_2X2(RL4REC_DOT_PAIRS, w, w);
       meanwhile.step();
     }
     RL4REC_STORE_2X2(scores);
   }
 };
 
+template <Pair kPair>
 void score_narrow(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
                   const Int8Scales&, float* scores) {
   RL4REC_ZERO();
   for (int64_t w = 0; w < words; w += kInstructionWords)
-    RL4REC_MULTIPLY_4X1(TILE_DOT_BFLOAT16, w, w);
+    RL4REC_MULTIPLY_4X1(RL4REC_DOT_PAIRS, w, w);
   RL4REC_STORE_4X1(scores);
 }
 
@@ -297,7 +309,7 @@ int64_t score_and_collect(const uint32_t* panel, const void* items, int64_t stri
 int64_t score_and_add(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
                       const Int8Scales& scales, float* scores, const Unsummed& others) {
   softmax::GroupMeanwhile<32> rows(others, words / kInstructionWords);
-  BFloat16::score(panel, items, stride, words, scales, scores, rows);
+  Pairs<Pair::kBFloat16>::score(panel, items, stride, words, scales, scores, rows);
   return rows.finish();
 }
 
@@ -320,17 +332,26 @@ void set_kernels(Level& level, Arithmetic arithmetic, float cost,
                               narrow, nullptr, nullptr, nullptr,           nullptr, nullptr};
 }
 
+constexpr float kPairsCost = 0.018f;
+
 }  // namespace
 
 void set_amx_kernels(Level&);
 void set_amx_kernels(Level& level) {
-  set_kernels<BFloat16>(level, kBFloat16Pairs, 0.018f, score_narrow);
+  set_kernels<Pairs<Pair::kBFloat16>>(level, kBFloat16Pairs, kPairsCost,
+                                      score_narrow<Pair::kBFloat16>);
   set_kernels<Split>(level, kSplit, 0.05f, score_split_narrow);
   set_kernels<SplitInt8>(level, kSplitInt8, 0.027f, score_split_int8_narrow);
   set_kernels<Int8>(level, kInt8Quads, 0.012f, score_int8_narrow);
   level.wide[kBFloat16Pairs].score_and_add = score_and_add;
   level.enter = configure_tiles;
   level.leave = release_tiles;
+}
+
+void set_amx_fp16_kernels(Level&);
+void set_amx_fp16_kernels(Level& level) {
+  set_kernels<Pairs<Pair::kFloat16>>(level, kFloat16Pairs, kPairsCost,
+                                     score_narrow<Pair::kFloat16>);
 }
 
 }  // namespace RL4REC_LEVEL

@@ -47,7 +47,8 @@ int64_t round_up(int64_t n, int64_t multiple) { return divide_up(n, multiple) * 
 
 int64_t words_of(Arithmetic arithmetic, int64_t dim, int64_t step) {
   switch (arithmetic) {
-    case kBFloat16Pairs: return round_up(divide_up(dim, 2), step);
+    case kBFloat16Pairs:
+    case kFloat16Pairs: return round_up(divide_up(dim, 2), step);
     case kSplit: return 2 * round_up(divide_up(dim, 2), step);
     case kSplitInt8: return 2 * round_up(divide_up(dim, 4), step);
     case kThreeInt8: return 3 * round_up(divide_up(dim, 4), step);
@@ -193,14 +194,8 @@ void ItemTile::add(int64_t id) {
   if (catalog_.rounds) {
     if (catalog_.arithmetic != kThreeInt8)  // which is prefetched while scores are computed
       prefetch_row(items, std::min(id + kRoundedAhead, items.rows - 1));
-    uint32_t* second = catalog_.arithmetic == kBFloat16Pairs ? nullptr : to + catalog_.words / 2;
-    RowNorms norms{};
-    if (catalog_.arithmetic == kSplitInt8)
-      items.to_split_int8(id, to, second, &scale, &norms);
-    else if (catalog_.arithmetic == kThreeInt8)
-      items.to_three_int8(id, to, catalog_.words / 3, &scale, &norms);
-    else
-      items.to_bfloat16(id, to, second, &norms.norm, &norms.error);
+    RowNorms norms;
+    catalog_.round_row(items, id, to, &scale, &norms);
     include(norms);
   } else if (catalog_.arithmetic == kFloat) {
     items.copy_row(id, reinterpret_cast<float*>(to));

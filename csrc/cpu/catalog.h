@@ -25,8 +25,9 @@ struct Catalog {
           const Embeddings& queries)
       : Catalog(table, row_stats, valid, queries, std::nullopt) {}
   // The items of `source` in an arithmetic that approximates its own: kBFloat16Pairs and those in
-  // two parts round them when they are loaded, kFew takes them as they are. So `source` may be
-  // quantized for kFew; queries are taken as they are too, or as int16 if items are int8.
+  // two parts round them when they are loaded, kFloat16Pairs and kFew take them as they are. So
+  // `source` may be quantized for kFew; queries are taken as they are too, or as int16 if items are
+  // int8. kFloat16Pairs is for float16 only.
   Catalog(const Catalog& source, Arithmetic approximation, const Embeddings& queries)
       : Catalog(source.items.owner, source.row_stats_owner_, source.valid_owner_, queries,
                 approximation) {}
@@ -35,13 +36,17 @@ struct Catalog {
   float scale(int64_t id) const { return row_stats ? row_stats[3 * id] : 1.0f; }
   float norm(int64_t id) const { return row_stats[3 * id + 1]; }
   float error(int64_t id) const { return row_stats[3 * id + 2]; }
+  // Writes a row as an approximation scores it, in `words` words; second parts are the second half
+  // of them. Sets its norms and, if it has two parts of int8, its scale.
+  void round_row(const Embeddings& rows, int64_t i, uint32_t* to, float* scale,
+                 RowNorms* norms) const;
 
   Embeddings items;
   const float* row_stats = nullptr;
   const bool* valid = nullptr;
   Storage query_storage;  // what queries are rounded to before they are scored
   Arithmetic arithmetic;
-  bool rounds;          // items, when they are loaded
+  bool rounds;          // items, when they are loaded, or finds their norms
   bool settles = true;  // scores, see settle.h; those of an approximation need not be
   TileKernels tile;
   int64_t words;        // of an item

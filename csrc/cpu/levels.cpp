@@ -20,7 +20,8 @@ namespace rl4rec {
   namespace level {                                                                        \
   void set_row_kernels(Level&), set_tile_kernels(Level&), set_softmax_kernels(Level&),     \
       set_dot_kernels(Level&), set_amx_kernels(Level&), set_product_kernels(Level&),       \
-      set_int8_kernels(Level&), set_split_kernels(Level&), set_three_int8_kernels(Level&); \
+      set_int8_kernels(Level&), set_split_kernels(Level&), set_three_int8_kernels(Level&), \
+      set_amx_fp16_kernels(Level&);                                                        \
   }
 RL4REC_DECLARE_LEVEL(portable)
 RL4REC_DECLARE_LEVEL(avx2)
@@ -57,6 +58,13 @@ bool has_amx() {
   return false;
 #endif
 }
+
+// Whether the tiles of has_amx() multiply float16.
+bool has_amx_fp16() {
+  constexpr unsigned kFloat16 = 1u << 21;
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & kFloat16) != 0;
+}
 #endif
 
 // The best level is the last one that is supported and not slower than its base. A level is
@@ -73,7 +81,8 @@ const LevelRow kTable[] = {
      [] { return true; },
      {avx2::set_row_kernels, avx2::set_tile_kernels, avx2::set_softmax_kernels,
       avx2::set_int8_kernels, amx_emulated::set_amx_kernels, amx_emulated::set_product_kernels,
-      amx_emulated::set_split_kernels, amx_emulated::set_three_int8_kernels}},
+      amx_emulated::set_split_kernels, amx_emulated::set_three_int8_kernels,
+      amx_emulated::set_amx_fp16_kernels}},
     {"avx2",
      "portable",
      [] { return HAS("avx2") && HAS("fma") && HAS("f16c"); },
@@ -100,6 +109,7 @@ const LevelRow kTable[] = {
      has_amx,
      {amx::set_amx_kernels, amx::set_product_kernels, amx::set_split_kernels,
       amx::set_three_int8_kernels}},
+    {"amx_fp16", "amx", has_amx_fp16, {amx::set_amx_fp16_kernels}},
 #endif
 };
 

@@ -1,8 +1,9 @@
-// Panels of queries.
+// Panels of queries, and how rows are rounded.
 #include <torch/headeronly/util/BFloat16.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "cpu/catalog.h"
@@ -66,6 +67,23 @@ float round_query(const Catalog& catalog, const float* query, int64_t dim, float
   return scale;
 }
 
+void Catalog::round_row(const Embeddings& rows, int64_t i, uint32_t* to, float* scale,
+                        RowNorms* norms) const {
+  *norms = {};
+  uint32_t* second = to + words / 2;
+  switch (arithmetic) {
+    case kFloat16Pairs:  // rounded for the norms alone
+      rows.to_bfloat16(i, to, nullptr, &norms->norm, &norms->error);
+      *norms = {1.000001f * (norms->norm + norms->error), 0.0f, 0.0f};
+      std::memcpy(to, rows.row(i), rows.dim * rows.value_bytes);
+      return;
+    case kSplitInt8: return rows.to_split_int8(i, to, second, scale, norms);
+    case kThreeInt8: return rows.to_three_int8(i, to, words / 3, scale, norms);
+    case kBFloat16Pairs: second = nullptr; [[fallthrough]];
+    default: rows.to_bfloat16(i, to, second, &norms->norm, &norms->error);
+  }
+}
+
 Panels::Panels(const Catalog& catalog, const Embeddings& queries)
     : catalog_(catalog), queries_(queries) {}
 
@@ -109,20 +127,11 @@ void Panels::pack_query(int64_t i, uint32_t* words) {
     return queries_.to_int16(begin_ + i, reinterpret_cast<int16_t*>(words), &scales_[i], &norms);
   }
   if (catalog_.rounds) {
-    uint32_t* second = words + catalog_.words / 2;
     RowNorms norms;
-    if (catalog_.arithmetic == kSplitInt8) {
-      queries_.to_split_int8(begin_ + i, words, second, &scales_[i], &norms);
-      scales_[i] /= 256.0f;
-      return;
-    }
-    if (catalog_.arithmetic == kThreeInt8) {
-      queries_.to_three_int8(begin_ + i, words, catalog_.words / 3, &scales_[i], &norms);
-      scales_[i] *= 65536.0f;
-      return;
-    }
-    if (catalog_.arithmetic == kBFloat16Pairs) second = nullptr;
-    return queries_.to_bfloat16(begin_ + i, words, second, &norms.norm, &norms.error);
+    catalog_.round_row(queries_, begin_ + i, words, &scales_[i], &norms);
+    if (catalog_.arithmetic == kSplitInt8) scales_[i] /= 256.0f;
+    if (catalog_.arithmetic == kThreeInt8) scales_[i] *= 65536.0f;
+    return;
   }
   if (catalog_.arithmetic == kBFloat16Pairs) {
     auto* halves = reinterpret_cast<uint16_t*>(words);

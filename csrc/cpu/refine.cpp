@@ -44,17 +44,14 @@ QueryNorms norms_of(const Catalog& catalog, const Embeddings& queries, int64_t q
   }
   auto* words = reinterpret_cast<uint32_t*>(scratch);
   RowNorms norms{};
-  if (catalog.arithmetic == kSplitInt8 || catalog.arithmetic == kThreeInt8) {
-    float scale;
-    if (catalog.arithmetic == kSplitInt8)
-      queries.to_split_int8(q, words, words + queries.padded_dim(), &scale, &norms);
-    else
-      queries.to_three_int8(q, words, queries.padded_dim() / 4, &scale, &norms);
-    return {double{norms.norm} + norms.error, norms.error, norms.rest};
-  }
-  if (catalog.rounds || catalog.arithmetic == kFew) {
+  if (catalog.arithmetic == kFew) {
     queries.to_bfloat16(q, words, nullptr, &norms.norm, &norms.error);
-    return {double{norms.norm} + norms.error, catalog.rounds ? norms.error : 0.0, 0.0};
+    return {double{norms.norm} + norms.error, 0.0, 0.0};
+  }
+  if (catalog.rounds) {
+    float scale;
+    catalog.round_row(queries, q, words, &scale, &norms);
+    return {double{norms.norm} + norms.error, norms.error, norms.rest};
   }
   queries.copy_row(q, scratch);
   float* rounded = scratch + queries.padded_dim();
@@ -98,7 +95,10 @@ Approximation::Approximation(Catalog given, const Embeddings& queries)
   catalog.settles = false;
   const int64_t dim = queries.dim;
   const bool is_split = catalog.arithmetic == kSplit;
-  const double exact = gamma(dim + 1), approximate = gamma((is_split ? 3 : 1) * dim + 24);
+  // How many additions a product goes through, but for 24. In tiles these are up to 17 within an
+  // instruction and one in each later one, for 32 dimensions; kBFloat16Pairs may have no tiles.
+  const int64_t additions = catalog.arithmetic == kFloat16Pairs ? dim / 32 : dim;
+  const double exact = gamma(dim + 1), approximate = gamma((is_split ? 3 : 1) * additions + 24);
   const double lost = underflow(dim);
   for_each_query(queries, [&](int64_t q, float* scratch) {
     const auto [norm, error, rest] = norms_of(catalog, queries, q, scratch);
@@ -201,6 +201,10 @@ void Refinement::add_approximations(const Catalog* quantized, int64_t k) {
                      (takes_source || queries_.rows > kMaxLanes)))
     add(*quantized);
   if (!splits) return;
+  // Products of parts come no closer than those of float16 as it is.
+  if (exact_.items.storage == kFloat16 && queries_.storage == kFloat16 &&
+      level().wide[kFloat16Pairs].score)
+    return add_source(kFloat16Pairs);
   if (!copies_bfloat16) add_source(kBFloat16Pairs);
   if (k == 0 && queries_.dim <= kMaxSplitInt8) add_source(kSplitInt8);
   add_source(kSplit);

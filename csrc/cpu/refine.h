@@ -30,7 +30,8 @@ namespace rl4rec {
 // three sums are exact, and turning them into a score takes seven roundings of at most 1.1 M M'.
 // All that is below 2^-19 M M'.
 //
-// kFew takes queries as they are, but as int16 if items are int8.
+// kFew takes queries as they are, but as int16 if items are int8. kFloat16Pairs takes both as they
+// are, and float16 is never lost: products and sums are multiples of 2^-48, which float32 has.
 //
 // kSplit adds up q1.t1 + q2.t1 + q1.t2, where q1 is q rounded to bfloat16 and q2 is q - q1, rounded
 // again, so that |q - q1| <= 2^-8 |q| and |q - q1 - q2| <= 2^-16 |q|, and the same for t. What it

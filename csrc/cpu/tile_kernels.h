@@ -22,16 +22,18 @@ constexpr int64_t kMaxPositions = kMaxTileScores + kMaxLanes;
 constexpr int64_t kMaxFewQueries = 8;
 constexpr int64_t kFewRows = 16;
 
-// How scores are computed. The values index the arrays of Level. kSplit takes every float as the
-// sum of two bfloat16, the words of the first ones before those of the second ones, and adds up
-// three of the four products. kSplitInt8 does the same with a scale per row and two int8, the
-// second ones worth 1/256 of the first ones. kThreeInt8 takes three int8, each worth 1/256 of the
-// one before, and adds up the six products that are worth 2^-16 of the largest one or more. kFew,
-// which has its own kernels in RowKernels, is for few queries: it takes rows of the table in place
-// and adds up as dot_rows does.
+// How scores are computed. The values index the arrays of Level. kFloat16Pairs adds up in another
+// order than kFloat, which decides: it only approximates. kSplit takes every float as the sum of
+// two bfloat16, the words of the first ones before those of the second ones, and adds up three of
+// the four products. kSplitInt8 does the same with a scale per row and two int8, the second ones
+// worth 1/256 of the first ones. kThreeInt8 takes three int8, each worth 1/256 of the one before,
+// and adds up the six products that are worth 2^-16 of the largest one or more. kFew, which has its
+// own kernels in RowKernels, is for few queries: it takes rows of the table in place and adds up as
+// dot_rows does.
 enum Arithmetic : int {
   kFloat,
   kBFloat16Pairs,
+  kFloat16Pairs,
   kInt8Quads,
   kSplit,
   kSplitInt8,

@@ -67,12 +67,12 @@ def cpu_levels() -> list[str]:
 def cpu_level() -> str:
     """Return the level of CPU features in use.
 
-    One of ``"amx"``, ``"avx512_bf16"``, ``"avx512_vnni"``, ``"avx512"``, ``"avx2"`` and
-    ``"portable"``: the fastest one on this machine, unless the environment variable
+    One of ``"amx_fp16"``, ``"amx"``, ``"avx512_bf16"``, ``"avx512_vnni"``, ``"avx512"``,
+    ``"avx2"`` and ``"portable"``: the fastest one on this machine, unless the environment variable
     RL4REC_CPU_LEVEL named another one when the package was imported. On Intel's CPUs without AMX
     that is ``"avx512_vnni"``: their dot product of bfloat16 is slower than that of float32.
     ``"amx_emulated"`` is for tests: the kernels
-    of ``"amx"`` on emulated instructions, which are slow.
+    of ``"amx_fp16"`` on emulated instructions, which are slow.
     """
     return torch.ops.rl4rec.cpu_level("")
 

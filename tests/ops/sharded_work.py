@@ -193,7 +193,7 @@ def errors(rank: int, world: int, missing: Path) -> dict[str, Callable[[], Any]]
         "no file": lambda: rk.ShardedTable.open(
             missing if last else missing.with_name("index.safetensors")
         ),
-        **({"other level": level} if cpu_levels()[0] in ("amx", "avx512_bf16") else {}),
+        **({"other level": level} if cpu_levels()[0] in ("amx_fp16", "amx", "avx512_bf16") else {}),
         "nothing wrong": lambda: tuple(table.rank_catalog(query, targets)),
     }
 

@@ -1,7 +1,7 @@
 """Levels of CPU features against each other, to the bit.
 
 Every level with fused multiply-add computes the same float32 scores; `amx_emulated` runs the
-kernels for AMX on instructions that are emulated, on any machine with AVX2.
+kernels for AMX, float16 included, on instructions that are emulated, on any machine with AVX2.
 """
 
 import pytest
@@ -35,6 +35,8 @@ def draw(kind: str, num_queries: int, num_items: int, dim: int) -> tuple[torch.T
         table[some], query[::5] = 1e20 * table[some], 1e17 * query[::5]
     elif kind == "subnormal":
         table, query = 1e-39 * table, 1e-3 * query
+    elif kind == "float16 range":
+        table, query = 1e-6 * table, 1e4 * query.clamp(-6, 6)
     return query, table
 
 
@@ -43,7 +45,7 @@ KINDS = ["normal", "ties", "equal items", "near items", "nan", "infinite", "huge
 UNCACHED = 600_000  # values: the source of a smaller table is scored, not its copy
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "float16 range"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("shape", [(1, 600, 64), (6, 300, 40), (9, 520, 33), (40, 700, 64)])
 def test_levels_agree_to_the_bit(kind, dtype, shape):
