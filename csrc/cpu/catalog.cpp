@@ -192,8 +192,7 @@ void ItemTile::add(int64_t id) {
   const int64_t bytes = items.dim * items.value_bytes;
   float scale = catalog_.scale(id);
   if (catalog_.rounds) {
-    if (catalog_.arithmetic != kThreeInt8)  // which is prefetched while scores are computed
-      prefetch_row(items, std::min(id + kRoundedAhead, items.rows - 1));
+    prefetch_row(items, std::min(id + kRoundedAhead, items.rows - 1));
     RowNorms norms;
     catalog_.round_row(items, id, to, &scale, &norms);
     include(norms);

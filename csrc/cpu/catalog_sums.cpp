@@ -155,7 +155,7 @@ class Pass::Range {
           tile.multiply(panels, p, scores);
         }
         if (catalog.settles) tile.settle(panels, p, nullptr, scores);
-        prefetch_part(catalog, begin, p, num_panels);
+        if (!catalog.rounds) prefetch_part(catalog, begin, p, num_panels);
         if (pass_.has_counted() && !catalog.rounds) count(tile, p, entries[p], scores);
         call_.exclusions.apply(entries[p], range_.first_query + p * lanes, lanes, tile, -kInfinity,
                                scores);
