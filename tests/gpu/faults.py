@@ -88,8 +88,8 @@ def catalog(capability: int) -> None:
 
 
 def hopper(raw: Emulated) -> None:
-    """Catalogs of several units a block, by boxes and value by value, resident and in slices."""
-    for shape in ((130, 700, 72), (3, 300, 13), (3, 600, 400)):
+    """Catalogs by boxes, in clusters, and by value with several units a block; in slices."""
+    for shape in ((130, 700, 72), (130, 700, 13), (3, 600, 400)):
         case = make_catalog_case(shape, (cases.BF16, cases.BF16))
         scores = raw.raw.score_pairs(case.query, case.table, None, case.targets)
         above, tied = raw.raw.count_catalog(case.query, case.table, scores, None)
