@@ -5,7 +5,7 @@ catalog, which needs the same scores, or the fastest product that gives them as 
 in float32, or four in bfloat16 (two parts of the items, three of the queries); CPUs with AMX
 compute six in int8 here. A step of training needs three products, of which two take three in
 bfloat16. A million items are scored for fewer queries and without torch.compile: that takes minutes
-less.
+less. Contestants are measured in turn, see benchmarks/in_turn.py.
 """
 
 import functools
@@ -24,7 +24,7 @@ from rl4rec_kernels.ops import rank_with_log_prob
 
 D = 384
 QUERIES = {12_102: 1024, 1_000_000: 128}  # by the number of items
-ROUNDS = {12_102: 15, 1_000_000: 2}
+SECONDS = 5.0  # of a table with many rounds
 TEMPERATURE = 20.0  # of dot products of Gaussian embeddings: probabilities of all sizes
 
 
@@ -103,29 +103,30 @@ CANDIDATES: dict[str, tuple[str, Callable[..., Any]]] = {
 }
 
 
+def forward(function: Callable[..., Any], *arguments: Tensor) -> None:
+    with torch.no_grad():
+        function(*arguments)
+
+
 def step(function: Callable[..., Tensor], query: Tensor, table: Tensor, ids: Tensor) -> None:
     torch.autograd.grad(-function(query, table, ids).mean(), (query, table))
 
 
-@pytest.mark.parametrize("name", CATALOG)
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "step"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("num_items", QUERIES)
 def test_catalog(
-    contest: Callable[..., Any], num_items: int, name: str, dtype: torch.dtype, backward: bool
+    contest_in_turn: Callable[..., Any], num_items: int, dtype: torch.dtype, backward: bool
 ) -> None:
-    role, function = CATALOG[name]
-    if backward and role == "limit":
-        pytest.skip("has no gradient")
-    if "compile" in name and num_items > 10**5:
-        pytest.skip("takes too long")
     arguments = data(num_items)
     if dtype == torch.bfloat16:
         arguments = as_bfloat16(num_items)
-    what = "forward and backward of the log-probability" if backward else "log-probability"
     kind = "" if dtype == torch.float32 else ", bfloat16"
-    group = f"{what} in the whole catalog, {sizes(num_items)}{kind}"
-    run(contest, group, name, role, function, arguments, backward, ROUNDS[num_items])
+    group = f"{what(backward)} in the whole catalog, {sizes(num_items)}{kind}"
+    chosen = CATALOG
+    if num_items > 10**5:  # where compiling takes too long
+        chosen = {name: own for name, own in CATALOG.items() if "compile" not in name}
+    run(contest_in_turn, group, chosen, arguments, backward)
 
 
 BOTH: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -134,41 +135,37 @@ BOTH: dict[str, tuple[str, Callable[..., Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("num_items", QUERIES)
-def test_both(contest: Callable[..., Any], num_items: int, name: str) -> None:
-    role, function = BOTH[name]
+def test_both(contest_in_turn: Callable[..., Any], num_items: int) -> None:
     group = f"rank and log-probability in the whole catalog, {sizes(num_items)}"
-    run(contest, group, name, role, function, data(num_items), False, ROUNDS[num_items])
+    run(contest_in_turn, group, BOTH, data(num_items), False)
 
 
-@pytest.mark.parametrize("name", CANDIDATES)
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "step"])
-def test_candidates(contest: Callable[..., Any], name: str, backward: bool) -> None:
-    role, function = CANDIDATES[name]
-    if backward and role == "limit":
-        pytest.skip("has no gradient")
-    what = "forward and backward of the log-probability" if backward else "log-probability"
-    group = f"{what} among 100 candidates, {sizes(12_102)}"
-    run(contest, group, name, role, function, data(12_102, 100), backward, 15)
+def test_candidates(contest_in_turn: Callable[..., Any], backward: bool) -> None:
+    group = f"{what(backward)} among 100 candidates, {sizes(12_102)}"
+    run(contest_in_turn, group, CANDIDATES, data(12_102, 100), backward)
+
+
+def what(backward: bool) -> str:
+    return "forward and backward of the log-probability" if backward else "log-probability"
 
 
 def run(
-    contest: Callable[..., Any],
+    contest_in_turn: Callable[..., Any],
     group: str,
-    name: str,
-    role: str,
-    function: Callable[..., Any],
+    contestants: dict[str, tuple[str, Callable[..., Any]]],
     arguments: tuple[Tensor, ...],
     backward: bool,
-    rounds: int,
 ) -> None:
-    def forward() -> None:
-        with torch.no_grad():
-            function(*arguments)
-
-    work = functools.partial(step, function, *arguments) if backward else forward
-    contest(group, name, role, work, rounds=rounds)
+    """Measure a group; limits have no gradient."""
+    limits = [name for name, (role, _) in contestants.items() if role == "limit"]
+    work = {
+        name: functools.partial(step if backward else forward, function, *arguments)
+        for name, (_, function) in contestants.items()
+        if not (backward and name in limits)
+    }
+    contest_in_turn(group, work, limits=limits, cell_seconds=SECONDS)
 
 
 MEMORY = """

@@ -9,13 +9,13 @@ ratios.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.in_turn import measure_in_turn
+from benchmarks.in_turn import CELL_SECONDS, measure_in_turn
 
 THREADS = len(os.sched_getaffinity(0))
 
@@ -61,26 +61,30 @@ def contest(benchmark: Any) -> Callable[..., Any]:
 
 @pytest.fixture
 def contest_in_turn(benchmark: Any) -> Callable[..., Any]:
-    """Measure functions at one size, as ``contest_in_turn(group, {name: function, ...}, x)``.
+    """Measure functions in turn, as ``contest_in_turn(group, {name: function, ...})``.
 
-    The first is ours. Without functions the page has the `note` why this was not measured.
+    The first is ours; the others are peers unless they are `limits`. With `x` the group is measured
+    at several sizes. Without functions the page has the `note` why this was not measured.
     """
 
     def run(
         group: str,
         contestants: dict[str, Callable[[], Any]],
-        x: int,
-        axis: str,
+        x: int | None = None,
+        axis: str = "items",
         note: str | None = None,
+        limits: Collection[str] = (),
+        cell_seconds: float = CELL_SECONDS,
     ) -> None:
         benchmark.group = group
         measured: list[dict[str, Any]] = []
         if contestants:
-            measured = benchmark.pedantic(measure_in_turn, args=(contestants,), rounds=1)
+            arguments = (contestants, limits, cell_seconds)
+            measured = benchmark.pedantic(measure_in_turn, args=arguments, rounds=1)
         else:
             benchmark.pedantic(lambda: None, rounds=1)
-        own = [{**found, "x": x, "axis": axis, "plot": False} for found in measured]
-        benchmark.extra_info["in_turn"] = own
+        size = {} if x is None else {"x": x, "axis": axis, "plot": False}
+        benchmark.extra_info["in_turn"] = [{**found, **size} for found in measured]
         if note is not None:
             benchmark.extra_info["note"] = note
 

@@ -6,7 +6,7 @@ In every round each contestant runs for about a millisecond, or once if it takes
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 ROUND_SECONDS = 1e-3  # of each contestant
@@ -22,8 +22,12 @@ def seconds_of(function: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def measure_in_turn(contestants: dict[str, Callable[[], Any]]) -> list[dict[str, Any]]:
-    """Measure functions without arguments, of which the first is ours and the others are peers.
+def measure_in_turn(
+    contestants: dict[str, Callable[[], Any]],
+    limits: Collection[str] = (),
+    cell_seconds: float = CELL_SECONDS,
+) -> list[dict[str, Any]]:
+    """Measure functions without arguments: the first is ours, the others are peers or limits.
 
     Returns what benchmarks/report.py takes for each: name, role, median and iqr, and of ours
     whether it is behind.
@@ -37,20 +41,21 @@ def measure_in_turn(contestants: dict[str, Callable[[], Any]]) -> list[dict[str,
     times: dict[str, list[float]] = {name: [] for name in contestants}
     start, (least, most) = time.perf_counter(), ROUNDS
     for done in range(most):
-        if done >= least and time.perf_counter() - start > CELL_SECONDS:
+        if done >= least and time.perf_counter() - start > cell_seconds:
             break
         names = list(contestants)
         for name in names if done % 2 == 0 else reversed(names):
             if calls[name] > 1:  # the caches hold what another contestant left there
                 contestants[name]()
             times[name].append(seconds_of(contestants[name], calls[name]))
-    ours, *peers = times
+    ours, *others = times
     result = []
     for name, measured in times.items():
         low, median, high = statistics.quantiles(measured, n=4)
-        role = "ours" if name == ours else "peer"
+        role = "ours" if name == ours else "limit" if name in limits else "peer"
         result.append({"name": name, "role": role, "median": median, "iqr": high - low})
-    result[0]["behind"] = any(_is_behind(times[ours], times[peer]) for peer in peers)
+    peers = [times[name] for name in others if name not in limits]
+    result[0]["behind"] = any(_is_behind(times[ours], peer) for peer in peers)
     return result
 
 
