@@ -36,8 +36,8 @@ struct Catalog {
   float scale(int64_t id) const { return row_stats ? row_stats[3 * id] : 1.0f; }
   float norm(int64_t id) const { return row_stats[3 * id + 1]; }
   float error(int64_t id) const { return row_stats[3 * id + 2]; }
-  // Writes a row as an approximation scores it, in `words` words; second parts are the second half
-  // of them. Sets its norms and, if it has two parts of int8, its scale.
+  // Writes a row as an approximation scores it, in `words` words, which its parts share equally.
+  // Sets its norms and, if its parts are int8, its scale.
   void round_row(const Embeddings& rows, int64_t i, uint32_t* to, float* scale,
                  RowNorms* norms) const;
 

@@ -15,8 +15,13 @@ from torch import Tensor
 from rl4rec_kernels.ops import _backends, _hopper_targets, _hopper_topk
 from rl4rec_kernels.ops._arguments import NO_IDS, Catalog, Ids
 from rl4rec_kernels.ops._backends import Backend
-from rl4rec_kernels.ops._exclusions import exclusion_keys
-from rl4rec_kernels.ops._hopper_sides import excluded_pairs, operands_of, scales_of_tiles
+from rl4rec_kernels.ops._exclusions import exclusion_keys, sort_by_tile
+from rl4rec_kernels.ops._hopper_sides import (
+    TILE,
+    operands_of,
+    places_in_tiles,
+    scales_of_tiles,
+)
 
 _DTYPES = {  # of queries and items that are multiplied
     (torch.bfloat16, torch.bfloat16),
@@ -232,14 +237,8 @@ class _Call:
     ) -> tuple[Tensor, Tensor]:
         """The result of `log_prob_catalog`; `counts` [2, B] are added to, as `count_catalog`."""
         own = self.targets.clamp(0, max(0, self.num_items - 1))
-        ids, offsets = self.exclude
-        pairs = starts = None
-        if ids is not None:
-            keys = exclusion_keys(ids, offsets, self.num_queries, self.num_items, self.bad)
-            dropped = (keys < 0) | (
-                keys % self.num_items == own[keys.clamp(min=0) // self.num_items]
-            )
-            pairs, starts = excluded_pairs(keys, dropped, self.num_queries, self.num_items)
+        keys, starts = sort_by_tile(*self.exclude, own, self.num_items, self.bad, TILE)
+        pairs = None if keys is None else places_in_tiles(keys, self.num_items)
         sums = self.raw.sum_catalog(
             *self.sides,
             None if counts is None else scores,

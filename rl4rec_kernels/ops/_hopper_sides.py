@@ -37,5 +37,10 @@ def excluded_pairs(
     `keys` and `dropped` are those of `group_by_tile`.
     """
     keys, starts = group_by_tile(keys, dropped, num_queries, num_items, TILE)
+    return places_in_tiles(keys, num_items), starts
+
+
+def places_in_tiles(keys: Tensor, num_items: int) -> Tensor:
+    """Return where pairs are in their tiles, int32, from their numbers row * N + id."""
     rows, items = keys.clamp(min=0) // num_items, keys.clamp(min=0) % num_items
-    return ((rows % TILE[0]) * TILE[1] + items % TILE[1]).int(), starts
+    return ((rows % TILE[0]) * TILE[1] + items % TILE[1]).int()
