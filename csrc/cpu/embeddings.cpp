@@ -40,7 +40,7 @@ void store_as(void* to, const float* values, int64_t n) {
 
 Extremes extremes(const uint16_t* values, int64_t n) {
   uint16_t least, most;
-  level().rows.extremes(values, n, &least, &most);
+  level().rounding.extremes(values, n, &least, &most);
   using torch::headeronly::BFloat16;
   const auto to_float = [](uint16_t bits) -> float {
     return BFloat16(bits, BFloat16::from_bits());
@@ -68,12 +68,12 @@ void Embeddings::copy_row(int64_t i, float* out) const {
 
 void Embeddings::to_bfloat16(int64_t i, uint32_t* first, uint32_t* second, float* norm,
                              float* error) const {
-  level().rows.to_bfloat16[storage](row(i), dim, first, second, norm, error);
+  level().rounding.to_bfloat16[storage](row(i), dim, first, second, norm, error);
 }
 
 void Embeddings::to_split_int8(int64_t i, uint32_t* first, uint32_t* second, float* scale,
                                RowNorms* norms) const {
-  level().rows.to_split_int8[storage](row(i), dim, first, second, scale, norms);
+  level().rounding.to_split_int8[storage](row(i), dim, first, second, scale, norms);
 }
 
 void Embeddings::to_three_int8(int64_t i, uint32_t* words, int64_t part_words, float* scale,

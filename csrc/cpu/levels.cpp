@@ -16,12 +16,12 @@
 namespace rl4rec {
 
 // A level's kernel files (see CMakeLists.txt) define some of these.
-#define RL4REC_DECLARE_LEVEL(level)                                                        \
-  namespace level {                                                                        \
-  void set_row_kernels(Level&), set_tile_kernels(Level&), set_softmax_kernels(Level&),     \
-      set_dot_kernels(Level&), set_amx_kernels(Level&), set_product_kernels(Level&),       \
-      set_int8_kernels(Level&), set_split_kernels(Level&), set_three_int8_kernels(Level&), \
-      set_amx_fp16_kernels(Level&);                                                        \
+#define RL4REC_DECLARE_LEVEL(level)                                                     \
+  namespace level {                                                                     \
+  void set_row_kernels(Level&), set_rounding_kernels(Level&), set_tile_kernels(Level&), \
+      set_softmax_kernels(Level&), set_dot_kernels(Level&), set_amx_kernels(Level&),    \
+      set_product_kernels(Level&), set_int8_kernels(Level&), set_split_kernels(Level&), \
+      set_three_int8_kernels(Level&), set_amx_fp16_kernels(Level&);                     \
   }
 RL4REC_DECLARE_LEVEL(portable)
 RL4REC_DECLARE_LEVEL(avx2)
@@ -73,26 +73,27 @@ const LevelRow kTable[] = {
     {"portable",
      "",
      [] { return true; },
-     {portable::set_row_kernels, portable::set_tile_kernels, portable::set_softmax_kernels}},
+     {portable::set_row_kernels, portable::set_rounding_kernels, portable::set_tile_kernels,
+      portable::set_softmax_kernels}},
 #if defined(__x86_64__)
     // For tests of the kernels for AMX on any machine. It is never the best level.
     {"amx_emulated",
      "avx2",
      [] { return true; },
-     {avx2::set_row_kernels, avx2::set_tile_kernels, avx2::set_softmax_kernels,
-      avx2::set_int8_kernels, amx_emulated::set_amx_kernels, amx_emulated::set_product_kernels,
-      amx_emulated::set_split_kernels, amx_emulated::set_three_int8_kernels,
-      amx_emulated::set_amx_fp16_kernels}},
+     {avx2::set_row_kernels, avx2::set_rounding_kernels, avx2::set_tile_kernels,
+      avx2::set_softmax_kernels, avx2::set_int8_kernels, amx_emulated::set_amx_kernels,
+      amx_emulated::set_product_kernels, amx_emulated::set_split_kernels,
+      amx_emulated::set_three_int8_kernels, amx_emulated::set_amx_fp16_kernels}},
     {"avx2",
      "portable",
      [] { return HAS("avx2") && HAS("fma") && HAS("f16c"); },
-     {avx2::set_row_kernels, avx2::set_tile_kernels, avx2::set_softmax_kernels,
-      avx2::set_int8_kernels}},
+     {avx2::set_row_kernels, avx2::set_rounding_kernels, avx2::set_tile_kernels,
+      avx2::set_softmax_kernels, avx2::set_int8_kernels}},
     {"avx512",
      "avx2",
      [] { return HAS("avx512f") && HAS("avx512bw") && HAS("avx512vl") && HAS("avx512dq"); },
-     {avx512::set_row_kernels, avx512::set_tile_kernels, avx512::set_softmax_kernels,
-      avx512::set_int8_kernels}},
+     {avx512::set_row_kernels, avx512::set_rounding_kernels, avx512::set_tile_kernels,
+      avx512::set_softmax_kernels, avx512::set_int8_kernels}},
     {"avx512_vnni",
      "avx512",
      [] { return HAS("avx512vnni"); },

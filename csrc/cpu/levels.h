@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/product_kernels.h"
+#include "cpu/rounding_kernels.h"
 #include "cpu/row_kernels.h"
 #include "cpu/softmax_kernels.h"
 #include "cpu/tile_kernels.h"
@@ -14,6 +15,7 @@ constexpr int64_t kMaxInt8Dim = 4096;
 struct Level {
   const char* name;
   RowKernels rows;
+  RoundingKernels rounding;
   // By Arithmetic, for panels of two vectors, and of one for few queries.
   TileKernels wide[kNumArithmetics], narrow[kNumArithmetics];
   LaneKernels lanes;

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cpu/row_kernels.h"
+#include "cpu/rounding_kernels.h"
 
 namespace rl4rec {
 

@@ -13,14 +13,6 @@ constexpr int kNumFloatStorages = 3;
 // need care at their end.
 constexpr int64_t kStep = 32;
 
-// Of a row that is rounded: at least its norm, that of what rounding removes, and that of the
-// second parts of kSplitInt8; for kThreeInt8, which bounds both by it, the largest value times the
-// square root of how many there are. Infinite if the row is not finite, or cannot be rounded in
-// this way.
-struct RowNorms {
-  float norm, error, rest;
-};
-
 struct RowKernels {
   // out[i] = sum_j query[j] * rows[i][j] for i < n, accumulated in float32. A score depends on its
   // query and its row only, not on n or i. `prefetch`: rows are not in a cache; the
@@ -34,18 +26,6 @@ struct RowKernels {
 
   // out[j] = row[j], and 0 from dim to the next multiple of kStep.
   void (*to_float[kNumFloatStorages])(const void* row, int64_t dim, float* out);
-
-  // See Embeddings::to_bfloat16.
-  void (*to_bfloat16[kNumFloatStorages])(const void* row, int64_t dim, uint32_t* first,
-                                         uint32_t* second, float* norm, float* error);
-
-  // See Embeddings::to_split_int8.
-  void (*to_split_int8[kNumFloatStorages])(const void* row, int64_t dim, uint32_t* first,
-                                           uint32_t* second, float* scale, RowNorms* norms);
-
-  // The least and the most of the magnitudes of n bfloat16, as their bits; zeros count as 0xffff
-  // and 0.
-  void (*extremes)(const uint16_t* values, int64_t n, uint16_t* least, uint16_t* most);
 
   // scores[i * lanes + l] of n rows, `stride` bytes apart, and `lanes` queries of padded rows, with
   // the bits of dot_rows. `norm` becomes at least the norm of the longest row and at most the
