@@ -10,19 +10,16 @@
 namespace rl4rec {
 namespace {
 
-// The pairs of a strip of items whose approximate scores do not decide which is above, by item.
+// The pairs of a strip of items whose approximate scores do not decide which is above. They take as
+// much memory as there are: few of all pairs, and new memory takes longer than to sort them.
 class UndecidedPairs {
  public:
   UndecidedPairs(int64_t num_items, int64_t num_queries)
-      : num_queries_(num_queries),
-        sizes_(num_items),
-        items_(num_items),
-        queries_(new int32_t[num_items * num_queries]),
-        rows_(new const void*[num_items * num_queries + kPrefetchRows]),
-        scores_(num_queries) {}
+      : num_queries_(num_queries), sizes_(num_items), starts_(num_items), scores_(num_queries) {}
 
   void add(int64_t item, int64_t query) {
-    queries_[item * num_queries_ + sizes_[item]++] = static_cast<int32_t>(query);
+    pairs_.push_back({static_cast<int32_t>(item), static_cast<int32_t>(query)});
+    ++sizes_[item];
   }
 
   // Calls fn(item row, query, score) for each pair and removes them all. `item_row(item)` and
@@ -31,40 +28,54 @@ class UndecidedPairs {
   template <typename ItemRow, typename QueryRow, typename Prefetch, typename Fn, typename Done>
   Rescored rescore(int64_t dim, const ItemRow& item_row, const QueryRow& query_row,
                    const Prefetch& prefetch_item, const Fn& fn, const Done& done) {
-    // The rows of all items are in one list, so that those of the next item are prefetched in time.
-    int64_t count = 0, num_items = 0;
-    for (size_t item = 0; item < sizes_.size(); ++item) {
-      if (sizes_[item] == 0) continue;
-      items_[num_items++] = item;
-      for (int32_t j = 0; j < sizes_[item]; ++j)
-        rows_[count++] = query_row(queries_[item * num_queries_ + j]);
-    }
+    const auto count = static_cast<int64_t>(pairs_.size());
     if (count == 0) return {0, 0};
+    sort_by_item();
+    // The rows of all items are in one list, so that those of the next item are prefetched in time.
+    rows_.resize(count + kPrefetchRows);
+    for (int64_t j = 0; j < count; ++j) rows_[j] = query_row(queries_[j]);
     std::fill_n(&rows_[count], kPrefetchRows, rows_[count - 1]);
     const bool prefetch = num_queries_ * dim * 4 > kL2CacheBytes;
-    const void* const* rows = rows_.get();
+    const auto num_items = static_cast<int64_t>(items_.size());
+    int64_t first = 0;
     for (int64_t i = -kRescoredAhead; i < num_items; ++i) {
       if (i + kRescoredAhead < num_items) prefetch_item(items_[i + kRescoredAhead]);
       if (i < 0) continue;
       const int64_t item = items_[i], n = sizes_[item];
       const float* item_values = item_row(item);
-      level().rows.dot_rows[kFloat32](item_values, rows, n, dim, prefetch, scores_.data());
-      for (int64_t j = 0; j < n; ++j)
-        fn(item_values, queries_[item * num_queries_ + j], scores_[j]);
+      level().rows.dot_rows[kFloat32](item_values, &rows_[first], n, dim, prefetch, scores_.data());
+      for (int64_t j = 0; j < n; ++j) fn(item_values, queries_[first + j], scores_[j]);
       done();
-      rows += n;
+      first += n;
       sizes_[item] = 0;
     }
+    pairs_.clear();
     return {count, num_items};
   }
 
  private:
+  struct Pair {
+    int32_t item, query;
+  };
+
+  // Writes the queries of all pairs, those of the first item before those of the next, and the
+  // items that have any.
+  void sort_by_item() {
+    items_.clear();
+    int32_t start = 0;
+    for (size_t item = 0; item < sizes_.size(); ++item) {
+      starts_[item] = start;
+      start += sizes_[item];
+      if (sizes_[item] > 0) items_.push_back(static_cast<int32_t>(item));
+    }
+    queries_.resize(pairs_.size());
+    for (const Pair& pair : pairs_) queries_[starts_[pair.item]++] = pair.query;
+  }
+
   int64_t num_queries_;
-  std::vector<int32_t> sizes_;
-  std::vector<int64_t> items_;  // that have pairs, while these are rescored
-  // Without initial values: little of them is used.
-  std::unique_ptr<int32_t[]> queries_;
-  std::unique_ptr<const void*[]> rows_;
+  std::vector<Pair> pairs_;
+  std::vector<int32_t> sizes_, starts_, items_, queries_;
+  std::vector<const void*> rows_;
   std::vector<float> scores_;
 };
 
