@@ -41,8 +41,9 @@ void Reservoir::make_room() {
 
 // Finds a score that at least k entries reach, and few more than k, in a histogram.
 bool Reservoir::prune_by_histogram() {
-  constexpr int kBinBits = 9;
   if (some_exact_ || size_ <= k_) return false;
+  constexpr int kMaxBinBits = 9;
+  const int bin_bits = size_ < 256 ? 7 : kMaxBinBits;
   uint32_t least = ~uint32_t{0}, most = 0;
   for (int64_t i = 0; i < size_; ++i) {
     const uint32_t key = to_key(entries_[i].score);
@@ -50,8 +51,9 @@ bool Reservoir::prune_by_histogram() {
     most = std::max(most, key);
   }
   int shift = 0;
-  while ((most - least) >> shift >> kBinBits) ++shift;
-  int32_t counts[1 << kBinBits] = {};
+  while ((most - least) >> shift >> bin_bits) ++shift;
+  int32_t counts[1 << kMaxBinBits];
+  std::fill_n(counts, 1 << bin_bits, 0);
   for (int64_t i = 0; i < size_; ++i) ++counts[(to_key(entries_[i].score) - least) >> shift];
   uint32_t bin = (most - least) >> shift;
   for (int64_t reached = counts[bin]; reached < k_; reached += counts[bin]) --bin;

@@ -61,17 +61,21 @@ class Reservoir {
   // Returns the entry after them.
   template <typename Score>
   int64_t rescore(int64_t begin, int64_t end, const Score& score) {
-    std::vector<int64_t> entries, items;
-    for (; begin < size_ && item(begin) < end; ++begin) {
-      if (is_exact(entries_[begin])) continue;
-      entries.push_back(begin);
-      items.push_back(item(begin));
+    constexpr int64_t kAtOnce = 64;
+    int64_t entries[kAtOnce], items[kAtOnce];
+    float scores[kAtOnce];
+    while (begin < size_ && item(begin) < end) {
+      int64_t n = 0;
+      for (; n < kAtOnce && begin < size_ && item(begin) < end; ++begin) {
+        if (is_exact(entries_[begin])) continue;
+        entries[n] = begin;
+        items[n++] = item(begin);
+      }
+      if (n > 0) score(items, n, scores);
+      for (int64_t j = 0; j < n; ++j)
+        entries_[entries[j]] = {scores[j], static_cast<uint32_t>(items[j]) | kExact};
+      some_exact_ = some_exact_ || n > 0;
     }
-    std::vector<float> scores(entries.size());
-    if (!entries.empty()) score(items.data(), static_cast<int64_t>(items.size()), scores.data());
-    for (std::size_t j = 0; j < entries.size(); ++j)
-      entries_[entries[j]] = {scores[j], static_cast<uint32_t>(items[j]) | kExact};
-    some_exact_ = some_exact_ || !entries.empty();
     return begin;
   }
 
