@@ -24,4 +24,18 @@ float scoring_cost(const Catalog& catalog, int64_t num_queries) {
   return (per_item + catalog.tile.cost * static_cast<float>(padded)) / queries;
 }
 
+float bounding_cost(const Catalog& catalog, int64_t num_queries) {
+  if (catalog.arithmetic == kFew) return 0.0f;
+  return kBoundedQueryCost + kBoundedCallCost / static_cast<float>(num_queries);
+}
+
+float expected_rescoring(const Catalog& catalog) {
+  switch (catalog.arithmetic) {
+    case kBFloat16Pairs: return 0.03f;
+    case kInt8Quads: return 0.06f;
+    case kSplitInt8: return 0.005f;
+    default: return 0.0f;
+  }
+}
+
 }  // namespace rl4rec

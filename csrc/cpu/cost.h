@@ -22,11 +22,13 @@ constexpr float kFewInt8ItemCost = 0.2f, kFewInt8Cost = 0.24f;
 constexpr float kRescoringCost = 1.6f;
 // Of copying an item to a tile, and of rounding it to bfloat16, to two of them and to two int8.
 constexpr float kCopyingCost = 1.0f;
-constexpr float kRoundingCost = 3.7f;
-constexpr float kSplitRoundingCost = 6.0f;
-constexpr float kSplitInt8RoundingCost = 9.5f;
+constexpr float kRoundingCost = 3.1f;
+constexpr float kSplitRoundingCost = 5.2f;
+constexpr float kSplitInt8RoundingCost = 6.7f;
 // Of an item of the best k: more than k are rescored, one query at a time.
-constexpr float kBestItemCost = 4.0f;
+constexpr float kBestItemCost = 6.0f;
+// Of approximate scores of tiles, for a query and for a call: norms, panels, lists of pairs.
+constexpr float kBoundedQueryCost = 60.0f, kBoundedCallCost = 2000.0f;
 
 inline bool is_cached(const Embeddings& items) {
   return items.rows * items.dim * items.value_bytes <= kCachedBytes;
@@ -36,5 +38,12 @@ inline bool is_cached(const Embeddings& items) {
 // dot_rows: of the multiplications, and of reading, copying or rounding an item, which all
 // queries share. It depends on sizes and the level only.
 float scoring_cost(const Catalog& catalog, int64_t num_queries);
+
+// About the time per query, in the same unit, of what approximate scores take besides.
+float bounding_cost(const Catalog& catalog, int64_t num_queries);
+
+// About the time per pair that rescoring takes where scores are compared with those of targets:
+// that of vectors with independent normal values, until it is known better.
+float expected_rescoring(const Catalog& catalog);
 
 }  // namespace rl4rec

@@ -175,12 +175,16 @@ Refinement::Refinement(const Catalog& exact, const Embeddings& queries, const Ca
 
 void Refinement::add_approximations(const Catalog* quantized, int64_t k) {
   const auto num_items = static_cast<float>(std::max<int64_t>(exact_.items.rows, 1));
-  const float least =
-      scoring_cost(exact_, queries_.rows) - kBestItemCost * static_cast<float>(k) / num_items;
+  const float exact = scoring_cost(exact_, queries_.rows);
+  const float best = kBestItemCost * static_cast<float>(k);
   approximations_.reserve(4);
   const auto add = [&](const Catalog& way) {
     if (way.arithmetic == kFloat) return;  // as the source's: it would only be less to read
-    if (scoring_cost(way, queries_.rows) < least) approximations_.emplace_back(way, queries_);
+    const float expected = k == 0 ? expected_rescoring(way) : 0.0f;
+    const float besides = (best + bounding_cost(way, queries_.rows)) / num_items;
+    if (scoring_cost(way, queries_.rows) + expected + besides >= exact) return;
+    approximations_.emplace_back(way, queries_);
+    approximations_.back().expected = expected;
   };
   const auto add_source = [&](Arithmetic arithmetic) {
     add(Catalog(exact_, arithmetic, queries_));
@@ -206,8 +210,7 @@ void Refinement::add_approximations(const Catalog* quantized, int64_t k) {
       level().wide[kFloat16Pairs].score)
     return add_source(kFloat16Pairs);
   if (!copies_bfloat16) add_source(kBFloat16Pairs);
-  if (k == 0 && queries_.dim <= kMaxSplitInt8) add_source(kSplitInt8);
-  add_source(kSplit);
+  add_source(k == 0 && queries_.dim <= kMaxSplitInt8 ? kSplitInt8 : kSplit);
 }
 
 bool Refinement::is_bounded(const Block& block) const {
@@ -224,9 +227,10 @@ void Refinement::score(int64_t q, int64_t first, const int64_t* items, int64_t n
                        float* scores) const {
   const Embeddings& source = exact_.items;
   const bool copied = source.storage != kFloat32;
-  const int64_t at_once = copied ? 16 : n;
+  constexpr int64_t kAtOnce = 64;
+  const int64_t at_once = copied ? 16 : kAtOnce;
   std::vector<float> copies(copied ? at_once * padded_dim_ : 0);
-  std::vector<const float*> rows(at_once);
+  const float* rows[kAtOnce];
   for (int64_t i = 0; i < n; i += at_once) {
     const int64_t m = std::min(at_once, n - i);
     for (int64_t j = 0; j < m; ++j) {
@@ -235,7 +239,7 @@ void Refinement::score(int64_t q, int64_t first, const int64_t* items, int64_t n
       rows[j] =
           copied ? copies.data() + j * padded_dim_ : static_cast<const float*>(source.row(id));
     }
-    level().sequential_dot(query(q), rows.data(), m, source.dim, scores + i);
+    level().sequential_dot(query(q), rows, m, source.dim, scores + i);
     for (int64_t j = 0; j < m; ++j)
       if (!is_finite(scores[i + j])) scores[i + j] = float64_score(query(q), rows[j], source.dim);
   }

@@ -57,6 +57,7 @@ struct Approximation {
   bool is_bounded(const Block& block) const;
 
   Catalog catalog;
+  float expected = 0.0f;  // cost of rescoring per pair, see expected_rescoring
   // Per query; infinite without a bound.
   std::vector<float> slope_norm, slope_error, slope_rest, constant;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace rl4rec {
 
@@ -13,6 +14,7 @@ Strips::Strips(const Refinement& refinement, const Block& block)
     ways_.emplace_back();
     ways_.back().approximation = &approximation;
     ways_.back().catalog = &approximation.catalog;
+    ways_.back().rescored = approximation.expected;
   }
   ways_.emplace_back();
   ways_.back().approximation = nullptr;
@@ -22,8 +24,17 @@ Strips::Strips(const Refinement& refinement, const Block& block)
 }
 
 size_t Strips::cheapest() const {
-  const auto by_cost = [](const Way& a, const Way& b) { return a.cost() < b.cost(); };
-  return std::min_element(ways_.begin(), ways_.end(), by_cost) - ways_.begin();
+  // Of the cost of the last way, so that ways of about the same cost do not alternate.
+  constexpr float kStay = 0.9f;
+  size_t best = 0;
+  float least = std::numeric_limits<float>::infinity();
+  for (size_t way = 0; way < ways_.size(); ++way) {
+    const float cost = ways_[way].cost() * (way == strip_.way ? kStay : 1.0f);
+    if (cost >= least) continue;
+    least = cost;
+    best = way;
+  }
+  return best;
 }
 
 const Strip& Strips::load(int64_t begin, int64_t end) {

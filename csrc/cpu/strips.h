@@ -68,7 +68,7 @@ class Strips {
     const Approximation* approximation;
     const Catalog* catalog;
     float fixed = 0.0f;     // see scoring_cost
-    float rescored = 0.0f;  // as seen lately
+    float rescored = 0.0f;  // as expected, then as seen lately
     std::optional<Panels> panels;
     std::vector<ItemTile> tiles;
 
