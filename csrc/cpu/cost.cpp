@@ -29,7 +29,12 @@ float bounding_cost(const Catalog& catalog, int64_t num_queries) {
   return kBoundedQueryCost + kBoundedCallCost / static_cast<float>(num_queries);
 }
 
-float expected_rescoring(const Catalog& catalog) {
+float expected_rescoring(const Catalog& catalog, int64_t k) {
+  const Embeddings& items = catalog.items;
+  if (k > 0) {
+    const float cost = items.storage == kInt8 ? kBestInt8ItemCost : kBestItemCost;
+    return cost * static_cast<float>(k) / static_cast<float>(std::max<int64_t>(items.rows, 1));
+  }
   switch (catalog.arithmetic) {
     case kBFloat16Pairs: return 0.03f;
     case kInt8Quads: return 0.06f;

@@ -25,8 +25,9 @@ constexpr float kCopyingCost = 1.0f;
 constexpr float kRoundingCost = 3.1f;
 constexpr float kSplitRoundingCost = 5.2f;
 constexpr float kSplitInt8RoundingCost = 6.7f;
-// Of an item of the best k: more than k are rescored, one query at a time.
-constexpr float kBestItemCost = 6.0f;
+// Of an item of the best k: more than k are rescored, one query at a time, many more by an int8
+// copy (of real embeddings about a third, of independent normal values three times as many).
+constexpr float kBestItemCost = 6.0f, kBestInt8ItemCost = 20.0f;
 // Of approximate scores of tiles, for a query and for a call: norms, panels, lists of pairs.
 constexpr float kBoundedQueryCost = 60.0f, kBoundedCallCost = 2000.0f;
 
@@ -42,8 +43,8 @@ float scoring_cost(const Catalog& catalog, int64_t num_queries);
 // About the time per query, in the same unit, of what approximate scores take besides.
 float bounding_cost(const Catalog& catalog, int64_t num_queries);
 
-// About the time per pair that rescoring takes where scores are compared with those of targets:
-// that of vectors with independent normal values, until it is known better.
-float expected_rescoring(const Catalog& catalog);
+// About the time per pair that rescoring takes, until it is known better: for the best k items, or
+// if `k` is 0, for comparisons with scores of targets, as of vectors of independent normal values.
+float expected_rescoring(const Catalog& catalog, int64_t k);
 
 }  // namespace rl4rec

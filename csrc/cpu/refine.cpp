@@ -176,13 +176,12 @@ Refinement::Refinement(const Catalog& exact, const Embeddings& queries, const Ca
 void Refinement::add_approximations(const Catalog* quantized, int64_t k) {
   const auto num_items = static_cast<float>(std::max<int64_t>(exact_.items.rows, 1));
   const float exact = scoring_cost(exact_, queries_.rows);
-  const float best = kBestItemCost * static_cast<float>(k);
   approximations_.reserve(4);
   const auto add = [&](const Catalog& way) {
     if (way.arithmetic == kFloat) return;  // as the source's: it would only be less to read
-    const float expected = k == 0 ? expected_rescoring(way) : 0.0f;
-    const float besides = (best + bounding_cost(way, queries_.rows)) / num_items;
-    if (scoring_cost(way, queries_.rows) + expected + besides >= exact) return;
+    const float expected = expected_rescoring(way, k);
+    const float bounding = bounding_cost(way, queries_.rows) / num_items;
+    if (scoring_cost(way, queries_.rows) + expected + bounding >= exact) return;
     approximations_.emplace_back(way, queries_);
     approximations_.back().expected = expected;
   };
@@ -202,7 +201,7 @@ void Refinement::add_approximations(const Catalog* quantized, int64_t k) {
   const bool splits = has_amx() && approximates;
   const bool copies_bfloat16 = quantized && quantized->arithmetic == kBFloat16Pairs;
   if (quantized && !(splits && quantized->arithmetic == kInt8Quads &&
-                     (takes_source || queries_.rows > kMaxLanes)))
+                     (takes_source || (k == 0 && queries_.rows > kMaxLanes))))
     add(*quantized);
   if (!splits) return;
   // Products of parts come no closer than those of float16 as it is.
