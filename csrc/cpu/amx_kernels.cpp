@@ -177,18 +177,6 @@ struct Split {
   }
 };
 
-void score_split_narrow(const uint32_t* panel, const void* items, int64_t stride, int64_t words,
-                        const Int8Scales&, float* scores) {
-  const int64_t half = words / 2;
-  RL4REC_ZERO();
-  for (int64_t w = 0; w < half; w += kInstructionWords) {
-    RL4REC_MULTIPLY_4X1(TILE_DOT_BFLOAT16, w, w);
-    RL4REC_MULTIPLY_4X1(TILE_DOT_BFLOAT16, half + w, w);
-    RL4REC_MULTIPLY_4X1(TILE_DOT_BFLOAT16, w, half + w);
-  }
-  RL4REC_STORE_4X1(scores);
-}
-
 template <int kLanes>
 void scale_sums(const int32_t* sums, const Int8Scales& scales, float* scores) {
   for (int v = 0; v < kLanes; v += 16) {
@@ -227,9 +215,9 @@ void score_int8_narrow(const uint32_t* panel, const void* items, int64_t stride,
   scale_sums<16>(sums, scales, scores);
 }
 
-// Scores of 32 items and one vector of queries of a panel of kLanes, both in two parts. The order
-// of the instructions keeps additions to the same sum apart.
-template <int kLanes, typename Meanwhile>
+// Scores of 32 items and one vector of a panel's queries, both in two parts. The order of the
+// instructions keeps additions to the same sum apart.
+template <typename Meanwhile>
 [[gnu::always_inline]] inline void score_split_int8(const uint32_t* panel, const void* items,
                                                     int64_t stride, int64_t words,
                                                     const float* lane_scale,
@@ -259,7 +247,7 @@ template <int kLanes, typename Meanwhile>
   for (int r = 0; r < 32; ++r) {
     const Floats sum = 256.0f * load_floats(sums[0][r]) + load_floats(sums[1][r]);
     const Floats score = sum * (lane_scales * item_scale[r]);
-    __builtin_memcpy(scores + r * kLanes, &score, sizeof(score));
+    __builtin_memcpy(scores + 32 * r, &score, sizeof(score));
   }
 }
 
@@ -269,18 +257,10 @@ struct SplitInt8 {
                                            int64_t words, const Int8Scales& scales, float* scores,
                                            Meanwhile& meanwhile) {
     for (int v = 0; v < 32; v += 16)
-      score_split_int8<32>(panel + v * words, items, stride, words, scales.lane_scale + v,
-                           scales.item_scale, scores + v, meanwhile);
+      score_split_int8(panel + v * words, items, stride, words, scales.lane_scale + v,
+                       scales.item_scale, scores + v, meanwhile);
   }
 };
-
-void score_split_int8_narrow(const uint32_t* panel, const void* items, int64_t stride,
-                             int64_t words, const Int8Scales& scales, float* scores) {
-  Nothing nothing;
-  for (int r = 0; r < 64; r += 32)
-    score_split_int8<16>(panel, item_at(items, stride, r, 0), stride, words, scales.lane_scale,
-                         scales.item_scale + r, scores + 16 * r, nothing);
-}
 
 // Scores of 32 items and two vectors of queries.
 template <typename Kernel>
@@ -313,9 +293,10 @@ int64_t score_and_add(const uint32_t* panel, const void* items, int64_t stride, 
   return rows.finish();
 }
 
+// Without `narrow` there is no gain for few queries.
 template <typename Kernel>
 void set_kernels(Level& level, Arithmetic arithmetic, float cost,
-                 decltype(TileKernels::score) narrow) {
+                 decltype(TileKernels::score) narrow = nullptr) {
   level.wide[arithmetic] = {32,
                             32,
                             16,
@@ -328,6 +309,7 @@ void set_kernels(Level& level, Arithmetic arithmetic, float cost,
                             score_and_count<Kernel>,
                             score_and_collect<Kernel>,
                             nullptr};
+  if (!narrow) return;
   level.narrow[arithmetic] = {16,     64,      16,      kInstructionWords, 0,       cost,
                               narrow, nullptr, nullptr, nullptr,           nullptr, nullptr};
 }
@@ -340,8 +322,8 @@ void set_amx_kernels(Level&);
 void set_amx_kernels(Level& level) {
   set_kernels<Pairs<Pair::kBFloat16>>(level, kBFloat16Pairs, kPairsCost,
                                       score_narrow<Pair::kBFloat16>);
-  set_kernels<Split>(level, kSplit, 0.05f, score_split_narrow);
-  set_kernels<SplitInt8>(level, kSplitInt8, 0.027f, score_split_int8_narrow);
+  set_kernels<Split>(level, kSplit, 0.05f);
+  set_kernels<SplitInt8>(level, kSplitInt8, 0.027f);
   set_kernels<Int8>(level, kInt8Quads, 0.012f, score_int8_narrow);
   level.wide[kBFloat16Pairs].score_and_add = score_and_add;
   level.enter = configure_tiles;

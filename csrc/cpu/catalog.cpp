@@ -31,7 +31,7 @@ TileKernels tile_for(Arithmetic arithmetic, int64_t num_queries) {
             nullptr};
   }
   const TileKernels& narrow = level.narrow[arithmetic];
-  return num_queries <= narrow.lanes ? narrow : level.wide[arithmetic];
+  return narrow.score && num_queries <= narrow.lanes ? narrow : level.wide[arithmetic];
 }
 
 Arithmetic arithmetic_for(Storage items, Storage query) {

@@ -47,7 +47,9 @@ UNCACHED = 600_000  # values: the source of a smaller table is scored, not its c
 
 @pytest.mark.parametrize("kind", [*KINDS, "float16 range"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("shape", [(1, 600, 64), (6, 300, 40), (9, 520, 33), (40, 700, 64)])
+@pytest.mark.parametrize(
+    "shape", [(1, 600, 64), (6, 300, 40), (9, 520, 33), (16, 4000, 40), (100, 1500, 64)]
+)
 def test_levels_agree_to_the_bit(kind, dtype, shape):
     query, table = (part.to(dtype) for part in draw(kind, *shape))
     num_queries, num_items, _ = shape
@@ -90,15 +92,15 @@ def test_the_emulation_of_amx_has_the_bits_of_the_instructions(kind, shape):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("kind", ["normal", "ties", "equal items", "near items"])
 def test_refined_counts_are_those_of_the_source_at_every_level(kind, dtype):
-    query, table = draw(kind, 40, 700, 64)
-    targets = torch.randint(700, (40,))
+    query, table = draw(kind, 100, 1500, 64)  # for fewer items, exact scores take less time
+    targets = torch.randint(1500, (100,))
     copy = rk.quantize_table(table, dtype)
     for level in FUSED:
         with use_cpu_level(level):
             exact = rk.rank_catalog(query, table, targets)
             refined = rk.rank_catalog(query, copy, targets, refine=True)
-            best = rk.topk_catalog(query, table, 20)
-            refined_best = rk.topk_catalog(query, copy, 20, refine=True)
+            best = rk.topk_catalog(query, table, 5)
+            refined_best = rk.topk_catalog(query, copy, 5, refine=True)
         for one, other in zip((*refined, *refined_best), (*exact, *best), strict=True):
             assert torch.equal(one, other), level
 
