@@ -1,13 +1,7 @@
 // The kernels that make the factors of product_kernels.cpp. As in row_kernels.cpp, no header with
 // inline functions may be included.
+#include "cpu/intrinsics.h"
 #include "cpu/levels.h"
-
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms in GCC 12's AVX-512 headers
-#endif
-#endif
 
 namespace rl4rec {
 namespace RL4REC_LEVEL {

@@ -2,14 +2,8 @@
 // everything here is in an anonymous namespace of the level that is compiled.
 #pragma once
 
+#include "cpu/intrinsics.h"
 #include "cpu/levels.h"
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarms in GCC 12's AVX-512 headers
-#endif
 
 namespace rl4rec {
 namespace RL4REC_LEVEL {
