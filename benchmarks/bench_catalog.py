@@ -24,12 +24,9 @@ from benchmarks.baselines import (
 from benchmarks.data import beauty, gaussian
 from benchmarks.memory import peak_growth
 from benchmarks.peers import FAISS
-from rl4rec_kernels._utils.imports import is_installed
 
 B, N, D = 1024, 12_102, 384
 DATA = ("Beauty", "Gaussian")
-ROLES = ("ours", "limit", "peer")
-SECONDS = 6.0  # for all contestants of a table and all rounds
 
 
 class Problem(NamedTuple):
@@ -83,47 +80,33 @@ SEARCHERS: Contestants = {
     "OpenBLAS product alone": ("limit", lambda p, k: openblas_product(p.query, p.table)),
     "topk_catalog, bfloat16, refine": ("ours", best("bfloat16", refine=True)),
     "topk_catalog, int8, refine": ("ours", best("int8", refine=True)),
-    "FAISS IndexFlatIP": ("peer", lambda p, k: FAISS.run(*p[:2], k)),
+    "FAISS IndexFlatIP": ("peer", lambda p, k: FAISS.need().run(*p[:2], k)),
     "torch matmul and topk": ("peer", lambda p, k: lambda: matmul_and_topk(*p[:2], k)),
 }
 
 
-def compare(
-    contest_in_turn: Callable[..., None], group: str, contestants: Contestants, *arguments: Any
-) -> None:
-    """Measure contestants in turn: the speed of products changes with what else the host does."""
-    names = {role: [n for n, (own, _) in contestants.items() if own == role] for role in ROLES}
-    work = {
-        name: prepare(*arguments)
-        for name, (_, prepare) in contestants.items()
-        if not name.startswith("FAISS") or is_installed(FAISS.module)
-    }
-    contest_in_turn(
-        group,
-        work,
-        limits=names["limit"],
-        ours_too=names["ours"],
-        cell_seconds=SECONDS,
-        note="Contestants in the whole catalog were measured in turn, but for growth and memory.",
-    )
-
-
+@pytest.mark.parametrize("name", RANKERS)
 @pytest.mark.parametrize("source", DATA)
-def test_rank(contest_in_turn: Callable[..., None], source: str) -> None:
+def test_rank(contest: Callable[..., Any], source: str, name: str) -> None:
+    role, prepare = RANKERS[name]
     group = f"rank in the whole catalog, {source}, B={B:,}, N={N:,}, D={D}"
-    compare(contest_in_turn, group, RANKERS, data(source))
+    contest(group, name, role, prepare(data(source)), rounds=15)
 
 
+@pytest.mark.parametrize("name", LOW_PRECISION_RANKERS)
 @pytest.mark.parametrize("source", DATA)
-def test_rank_in_low_precision(contest_in_turn: Callable[..., None], source: str) -> None:
+def test_rank_in_low_precision(contest: Callable[..., Any], source: str, name: str) -> None:
+    role, prepare = LOW_PRECISION_RANKERS[name]
     group = f"the same rank from low-precision tables, {source}"
-    compare(contest_in_turn, group, LOW_PRECISION_RANKERS, data(source))
+    contest(group, name, role, prepare(data(source)), rounds=15)
 
 
+@pytest.mark.parametrize("name", SEARCHERS)
 @pytest.mark.parametrize("k", [10, 100, 1000])
 @pytest.mark.parametrize("source", DATA)
-def test_topk(contest_in_turn: Callable[..., None], source: str, k: int) -> None:
-    compare(contest_in_turn, f"best {k:,} items, {source}", SEARCHERS, data(source), k)
+def test_topk(contest: Callable[..., Any], source: str, k: int, name: str) -> None:
+    role, prepare = SEARCHERS[name]
+    contest(f"best {k:,} items, {source}", name, role, prepare(data(source), k), rounds=15)
 
 
 @pytest.mark.parametrize("name", ["rank_catalog, float32", "topk_catalog, k=10, float32"])

@@ -64,8 +64,7 @@ def contest_in_turn(benchmark: Any) -> Callable[..., Any]:
     """Measure functions in turn, as ``contest_in_turn(group, {name: function, ...})``.
 
     The first is ours; the others are peers unless they are `limits`. With `x` the group is measured
-    at several sizes. `ours_too` are further ones of ours. Without functions the page has the `note`
-    why this was not measured.
+    at several sizes. Without functions the page has the `note` why this was not measured.
     """
 
     def run(
@@ -76,12 +75,11 @@ def contest_in_turn(benchmark: Any) -> Callable[..., Any]:
         note: str | None = None,
         limits: Collection[str] = (),
         cell_seconds: float = CELL_SECONDS,
-        ours_too: Collection[str] = (),
     ) -> None:
         benchmark.group = group
         measured: list[dict[str, Any]] = []
         if contestants:
-            arguments = (contestants, limits, cell_seconds, ours_too)
+            arguments = (contestants, limits, cell_seconds)
             measured = benchmark.pedantic(measure_in_turn, args=arguments, rounds=1)
         else:
             benchmark.pedantic(lambda: None, rounds=1)

@@ -2,6 +2,9 @@
 
 In every round each contestant runs for about a millisecond, or once if it takes longer. It is
 `behind` a peer that took less time in at least three of four rounds: that is not noise.
+
+Only for contestants that use torch's threads: those of OpenBLAS and oneDNN wait busily after a call
+and slow down the next contestant, so bench_catalog.py measures one contestant after the other.
 """
 
 import statistics
@@ -26,11 +29,8 @@ def measure_in_turn(
     contestants: dict[str, Callable[[], Any]],
     limits: Collection[str] = (),
     cell_seconds: float = CELL_SECONDS,
-    ours_too: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Measure functions without arguments: the first is ours, the others are peers or limits.
-
-    `ours_too` names further ones of ours.
 
     Returns what benchmarks/report.py takes for each: name, role, median and iqr, and of ours
     whether it is behind.
@@ -55,10 +55,9 @@ def measure_in_turn(
     result = []
     for name, measured in times.items():
         low, median, high = statistics.quantiles(measured, n=4)
-        is_ours = name == ours or name in ours_too
-        role = "ours" if is_ours else "limit" if name in limits else "peer"
+        role = "ours" if name == ours else "limit" if name in limits else "peer"
         result.append({"name": name, "role": role, "median": median, "iqr": high - low})
-    peers = [times[name] for name in others if name not in (*limits, *ours_too)]
+    peers = [times[name] for name in others if name not in limits]
     result[0]["behind"] = any(_is_behind(times[ours], peer) for peer in peers)
     return result
 
