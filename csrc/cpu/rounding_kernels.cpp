@@ -73,24 +73,7 @@ void store_bytes(Floats shifted, int8_t* to) {
 #endif
 }
 
-template <typename Vector>
-Vector larger(const Vector& a, const Vector& b) {
-  return a > b ? a : b;
-}
-
-// The largest lane.
-[[maybe_unused]] float most_of(const Floats4& v) {
-  const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
-  return a > b ? a : b;
-}
-[[maybe_unused]] float most_of(const Floats8& v) {
-  return most_of(
-      larger(__builtin_shufflevector(v, v, 0, 1, 2, 3), __builtin_shufflevector(v, v, 4, 5, 6, 7)));
-}
-[[maybe_unused]] float most_of(const Floats16& v) {
-  return most_of(larger(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
-                        __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)));
-}
+constexpr auto larger = [](const auto& a, const auto& b) { return a > b ? a : b; };
 
 template <typename T>
 float largest_magnitude(const T* row, int64_t dim) {
@@ -103,7 +86,7 @@ float largest_magnitude(const T* row, int64_t dim) {
     }
   });
   for (int p = 1; p < kParts; ++p) magnitudes[0] = larger(magnitudes[0], magnitudes[p]);
-  return most_of(magnitudes[0]);
+  return fold(magnitudes[0], larger);
 }
 
 template <typename T>

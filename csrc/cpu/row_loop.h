@@ -3,20 +3,13 @@
 // anonymous namespace of the level that is compiled.
 #pragma once
 
-#include "cpu/intrinsics.h"
 #include "cpu/levels.h"
+#include "cpu/vectors.h"
 
 namespace rl4rec {
 namespace RL4REC_LEVEL {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
 constexpr int kWidth = kVectorBytes / sizeof(float);
 constexpr int kParts = kStep / kWidth;
 
@@ -92,17 +85,22 @@ using Floats4 [[gnu::vector_size(16)]] = float;
 using Floats8 [[gnu::vector_size(32)]] = float;
 using Floats16 [[gnu::vector_size(64)]] = float;
 
-// Adds the lanes of a vector, its upper half to its lower one, until one is left.
-[[maybe_unused, gnu::always_inline]] inline float fold(const Floats4& v) {
-  return (v[0] + v[2]) + (v[1] + v[3]);
+// Combines the lanes of a vector, its upper half with its lower one, until one is left.
+template <typename Combine>
+[[gnu::always_inline]] inline float fold(const Floats4& v, const Combine& combine) {
+  return combine(combine(v[0], v[2]), combine(v[1], v[3]));
 }
-[[maybe_unused, gnu::always_inline]] inline float fold(const Floats8& v) {
-  return fold(__builtin_shufflevector(v, v, 0, 1, 2, 3) +
-              __builtin_shufflevector(v, v, 4, 5, 6, 7));
+template <typename Combine>
+[[gnu::always_inline]] inline float fold(const Floats8& v, const Combine& combine) {
+  return fold(
+      combine(__builtin_shufflevector(v, v, 0, 1, 2, 3), __builtin_shufflevector(v, v, 4, 5, 6, 7)),
+      combine);
 }
-[[maybe_unused, gnu::always_inline]] inline float fold(const Floats16& v) {
-  return fold(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-              __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+template <typename Combine>
+[[gnu::always_inline]] inline float fold(const Floats16& v, const Combine& combine) {
+  return fold(combine(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
+                      __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)),
+              combine);
 }
 
 // kStep partial sums. All loops over them are unrolled, so that they stay in registers.
@@ -124,7 +122,7 @@ struct Sums {
     for (int half = kParts / 2; half > 0; half /= 2)
 #pragma GCC unroll 4
       for (int p = 0; p < half; ++p) folded[p] += folded[p + half];
-    return fold(folded[0]);
+    return fold(folded[0], [](const auto& a, const auto& b) { return a + b; });
   }
 };
 

@@ -2,21 +2,15 @@
 // everything here is in an anonymous namespace of the level that is compiled.
 #pragma once
 
-#include "cpu/intrinsics.h"
 #include "cpu/levels.h"
+#include "cpu/vectors.h"
 
 namespace rl4rec {
 namespace RL4REC_LEVEL {
 namespace {
 namespace softmax {
 
-#if defined(__AVX512F__)
-constexpr int kWidth = 16;
-#elif defined(__AVX2__)
-constexpr int kWidth = 8;
-#else
-constexpr int kWidth = 4;
-#endif
+constexpr int kWidth = kVectorBytes / sizeof(float);
 using Floats [[gnu::vector_size(4 * kWidth)]] = float;
 using Words [[gnu::vector_size(4 * kWidth)]] = int32_t;
 

@@ -1,7 +1,7 @@
 // The kernels that make the factors of product_kernels.cpp. As in row_kernels.cpp, no header with
 // inline functions may be included.
-#include "cpu/intrinsics.h"
 #include "cpu/levels.h"
+#include "cpu/vectors.h"
 
 namespace rl4rec {
 namespace RL4REC_LEVEL {

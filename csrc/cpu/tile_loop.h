@@ -2,25 +2,17 @@
 // everything here is in an anonymous namespace of the level that is compiled.
 #pragma once
 
-#include "cpu/intrinsics.h"
 #include "cpu/levels.h"
+#include "cpu/vectors.h"
 
 namespace rl4rec {
 namespace RL4REC_LEVEL {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64;
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kAccumulators = 24;  // of 32 registers
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-constexpr int kAccumulators = 12;  // of 16 registers
-#elif defined(__aarch64__)
-constexpr int kVectorBytes = 16;
-constexpr int kAccumulators = 24;
 #else
-constexpr int kVectorBytes = 16;
-constexpr int kAccumulators = 12;
+constexpr int kAccumulators = 12;  // of 16 registers
 #endif
 constexpr int kWidth = kVectorBytes / 4;
 
